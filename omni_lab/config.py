@@ -6,8 +6,9 @@ Two defaults of the reference's classes are not the published values (vision and
 default is the published 7B value.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Mapping
+from typing import Any
 
 from .errors import ConfigError
 
@@ -292,9 +293,10 @@ def validate(config: OmniConfig) -> None:
     need(dit.mel_dim == vocoder.mel_dim, "DiT and BigVGAN must agree on mel_dim")
 
 
+# fmt: off  (presets read as tables)
 def nano() -> OmniConfig:
     """The shipped model: about 15 M parameters, under 32 MB in bf16, trained on the nano world."""
-    ids = {name: NANO_SPECIAL_TOKENS.index(name) + NANO_FIRST_SPECIAL for name in NANO_SPECIAL_TOKENS}
+    ids = {name: NANO_FIRST_SPECIAL + i for i, name in enumerate(NANO_SPECIAL_TOKENS)}
     media = dict(
         audio_token_index=ids["<|AUDIO|>"],
         image_token_index=ids["<|IMAGE|>"],
@@ -304,30 +306,19 @@ def nano() -> OmniConfig:
         vision_start_token_id=ids["<|vision_bos|>"],
         vision_end_token_id=ids["<|vision_eos|>"],
     )
-    thinker = ThinkerConfig(
-        audio_config=AudioConfig(
-            encoder_layers=4, encoder_attention_heads=3, encoder_ffn_dim=640, d_model=192, output_dim=256
-        ),
-        vision_config=VisionConfig(
-            depth=4,
-            hidden_size=160,
-            intermediate_size=448,
-            num_heads=5,
-            out_hidden_size=256,
-            fullatt_block_indexes=(1, 3),
-        ),
-        text_config=TextConfig(
-            vocab_size=2048,
-            hidden_size=256,
-            intermediate_size=576,
-            num_hidden_layers=6,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=8192,
-            mrope_section=(8, 12, 12),
-        ),
-        user_token_id=ids["user"],
-        **media,
+    audio = AudioConfig(encoder_layers=4, encoder_attention_heads=3, encoder_ffn_dim=640, d_model=192, output_dim=256)
+    vision = VisionConfig(
+        depth=4, hidden_size=160, intermediate_size=448, num_heads=5, out_hidden_size=256, fullatt_block_indexes=(1, 3)
+    )
+    text = TextConfig(
+        vocab_size=2048,
+        hidden_size=256,
+        intermediate_size=576,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=8192,
+        mrope_section=(8, 12, 12),
     )
     talker = TalkerConfig(
         vocab_size=1056,
@@ -364,32 +355,25 @@ def nano() -> OmniConfig:
         enc_se_channels=32,
     )
     return OmniConfig(
-        thinker,
+        ThinkerConfig(audio, vision, text, user_token_id=ids["user"], **media),
         talker,
         Token2WavConfig(dit, BigVGANConfig(upsample_initial_channel=128)),
         SpeechTokenizerConfig(codebook_size=1024, hidden_size=128, num_hidden_layers=4),
     )
 
 
-# The nano tokenizer: byte-level BPE below NANO_FIRST_SPECIAL, these above it. "user" is a word that the talker must
-# find by its id, so it has one; speaker tokens open a reply in that speaker's voice.
-NANO_FIRST_SPECIAL = 2016
-NANO_SPECIAL_TOKENS = (
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|box_start|>",
-    "<|box_end|>", "<|vision_bos|>", "<|vision_eos|>", "<|vision_pad|>", "<|IMAGE|>", "<|VIDEO|>", "<tts_pad>",
-    "<tts_text_bos>", "<tts_text_eod>", "user", "<spk_0>", "<spk_1>", "<spk_2>", "<spk_3>", "<spk_4>", "<spk_5>",
-    "<spk_6>", "<spk_7>", "<think>", "</think>",
-)  # fmt: skip
-
-
 def small() -> OmniConfig:
-    """Between nano and the published sizes: about 150 M parameters, for one T4 from scratch."""
+    """Between nano and the published sizes: about 170 M parameters, for one T4 from scratch."""
     base = nano()
-    thinker, talker, t2w = base.thinker_config, base.talker_config, base.token2wav_config
+    thinker, talker, token2wav = base.thinker_config, base.talker_config, base.token2wav_config
     text = replace(
-        thinker.text_config, hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12,
+        thinker.text_config,
+        hidden_size=768,
+        intermediate_size=2048,
+        num_hidden_layers=12,
+        num_attention_heads=12,
         num_key_value_heads=4,
-    )  # fmt: skip
+    )
     audio = replace(
         thinker.audio_config,
         encoder_layers=6,
@@ -399,17 +383,35 @@ def small() -> OmniConfig:
         output_dim=768,
     )
     vision = replace(
-        thinker.vision_config, depth=8, hidden_size=384, intermediate_size=1024, num_heads=6, out_hidden_size=768,
+        thinker.vision_config,
+        depth=8,
+        hidden_size=384,
+        intermediate_size=1024,
+        num_heads=6,
+        out_hidden_size=768,
         fullatt_block_indexes=(1, 3, 5, 7),
-    )  # fmt: skip
+    )
     talker = replace(
-        talker, embedding_size=768, hidden_size=512, intermediate_size=1536, num_hidden_layers=8, num_attention_heads=8,
+        talker,
+        embedding_size=768,
+        hidden_size=512,
+        intermediate_size=1536,
+        num_hidden_layers=8,
+        num_attention_heads=8,
         num_key_value_heads=4,
-    )  # fmt: skip
+    )
     dit = replace(
-        t2w.dit_config, hidden_size=384, num_hidden_layers=10, num_attention_heads=6, head_dim=64, emb_dim=256,
-        look_ahead_layers=(4,), look_backward_layers=(0, 8), enc_dim=128, enc_channels=(128, 128, 128, 128, 384),
-    )  # fmt: skip
+        token2wav.dit_config,
+        hidden_size=384,
+        num_hidden_layers=10,
+        num_attention_heads=6,
+        head_dim=64,
+        emb_dim=256,
+        look_ahead_layers=(4,),
+        look_backward_layers=(0, 8),
+        enc_dim=128,
+        enc_channels=(128, 128, 128, 128, 384),
+    )
     return replace(
         base,
         thinker_config=replace(thinker, text_config=text, audio_config=audio, vision_config=vision),
@@ -420,23 +422,64 @@ def small() -> OmniConfig:
 
 
 def qwen2_5_omni_7b() -> OmniConfig:
-    """The released 7B: every default above."""
+    """The released 7B (10.73 B parameters in all): every default above."""
     return OmniConfig()
 
 
 def qwen2_5_omni_3b() -> OmniConfig:
-    """The released 3B."""
+    """The released 3B (5.5 B parameters in all)."""
     text = TextConfig(
-        vocab_size=151936, hidden_size=2048, intermediate_size=11008, num_hidden_layers=36, num_attention_heads=16,
+        vocab_size=151936,
+        hidden_size=2048,
+        intermediate_size=11008,
+        num_hidden_layers=36,
+        num_attention_heads=16,
         num_key_value_heads=2,
-    )  # fmt: skip
-    thinker = ThinkerConfig(AudioConfig(output_dim=2048), VisionConfig(out_hidden_size=2048), text)
+    )
     talker = TalkerConfig(
-        embedding_size=2048, hidden_size=896, intermediate_size=4864, num_attention_heads=14, num_key_value_heads=2,
-        head_dim=64, mrope_section=(16, 16, 0),
-    )  # fmt: skip
-    return OmniConfig(thinker, talker)
+        embedding_size=2048,
+        hidden_size=896,
+        intermediate_size=4864,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        head_dim=64,
+        mrope_section=(16, 16, 0),
+    )
+    return OmniConfig(ThinkerConfig(AudioConfig(output_dim=2048), VisionConfig(out_hidden_size=2048), text), talker)
 
+
+# The nano tokenizer: byte-level BPE below NANO_FIRST_SPECIAL, these above it. "user" is a word that the talker must
+# find by its id, so it has one; speaker tokens open a reply in that speaker's voice.
+NANO_FIRST_SPECIAL = 2016
+NANO_SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|AUDIO|>",
+    "<|audio_bos|>",
+    "<|audio_eos|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|vision_bos|>",
+    "<|vision_eos|>",
+    "<|vision_pad|>",
+    "<|IMAGE|>",
+    "<|VIDEO|>",
+    "<tts_pad>",
+    "<tts_text_bos>",
+    "<tts_text_eod>",
+    "user",
+    "<spk_0>",
+    "<spk_1>",
+    "<spk_2>",
+    "<spk_3>",
+    "<spk_4>",
+    "<spk_5>",
+    "<spk_6>",
+    "<spk_7>",
+    "<think>",
+    "</think>",
+)
 
 PRESETS = {
     "nano": nano,
@@ -444,6 +487,7 @@ PRESETS = {
     "qwen2_5_omni_3b": qwen2_5_omni_3b,
     "qwen2_5_omni_7b": qwen2_5_omni_7b,
 }
+# fmt: on
 
 
 def preset(name: str) -> OmniConfig:

@@ -5,9 +5,9 @@ Everything else asks here, so that a lab, a recipe and a test agree on what "thi
 
 import os
 import random
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Iterator
 
 import numpy as np
 import torch
