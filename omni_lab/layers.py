@@ -1,0 +1,320 @@
+"""What thinker, talker and encoders share: RMSNorm, SwiGLU, rotary positions, attention with a KV cache, the decoder.
+
+Notable:
+- parameter names are those of the released checkpoints, so a state dict needs no mapping;
+- rotary tables are functions of the configuration, not buffers: a model on the meta device has nothing to lose;
+- the KV cache is allocated once and written in place; what decoding costs per token is then mostly the matrices;
+- one mask is built per forward pass, and none at all where plain causality is enough (also for right padding).
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .config import TalkerConfig, TextConfig
+from .errors import InputError
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang and Sennrich 2019, eq. 4)."""
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad and x.device.type == "cpu" and x.dtype == self.weight.dtype:
+            return RMSNormOnCPU.apply(x, self.weight, self.eps)
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+class RMSNormOnCPU(torch.autograd.Function):
+    """RMSNorm in few passes over memory: on a CPU, torch has a fused kernel for LayerNorm but none for RMSNorm.
+
+    Backward borrows LayerNorm's kernel with the mean set to zero. LayerNorm's gradient holds one term more, that of its
+    mean, -rstd * mean(weight * grad); adding it back leaves RMSNorm's gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        rstd = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()  # (..., 1)
+        ctx.save_for_backward(x, weight, rstd)
+        return (x * rstd).mul_(weight)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight, rstd = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_x, grad_weight, _ = torch.ops.aten.native_layer_norm_backward(
+            grad, x, weight.shape, torch.zeros_like(rstd), rstd, weight, None, [True, True, False]
+        )
+        of_mean = (grad @ weight).unsqueeze(-1).mul_(rstd).div_(x.shape[-1])  # (..., 1)
+        return grad_x.add_(of_mean), grad_weight, None
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)) (Shazeer 2020, eq. 6): (..., dim) -> (..., dim)."""
+
+    def __init__(self, dim: int, hidden: int, bias: bool = False) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(dim, hidden, bias=bias)
+        self.up_proj = nn.Linear(dim, hidden, bias=bias)
+        self.down_proj = nn.Linear(hidden, dim, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+@functools.lru_cache(maxsize=32)
+def inverse_frequencies(head_dim: int, theta: float, device: torch.device) -> Tensor:
+    """theta^(-2i / head_dim) for each pair i: (head_dim / 2,), float32 (Su et al. 2021, section 3.2.2)."""
+    with torch.inference_mode(False):  # a cached inference tensor could not take part in training later
+        pairs = torch.arange(0, head_dim, 2, dtype=torch.float32)
+        return (1.0 / (theta ** (pairs / head_dim))).to(device)
+
+
+def rotary_tables(
+    position_ids: Tensor, head_dim: int, theta: float, sections: Sequence[int], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Cosines and signed sines of TMRoPE: (3, batch, length) ids -> two tensors (batch, 1, length, head_dim).
+
+    `sections` says how many pairs turn with time, height and width (report, section 2.2). The first half of the sines
+    is negated, so that turning needs no second negation: see `apply_rotary`.
+    """
+    angles = position_ids[..., None].float() * inverse_frequencies(head_dim, theta, position_ids.device)
+    parts = [part[i % 3] for i, part in enumerate(angles.split(list(sections), dim=-1))]
+    angle = torch.cat(parts, dim=-1).unsqueeze(1)  # (batch, 1, length, head_dim / 2)
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
+
+
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (i, i + head_dim / 2) of x by its angle: (batch, heads, length, head_dim), tables as above."""
+    half = x.shape[-1] // 2
+    return torch.addcmul(x * cos, x.roll(half, dims=-1), sin)  # roll swaps the halves
+
+
+class KVCache:
+    """Keys and values of all layers, allocated once, written in place.
+
+    `length` tokens are held by every row of the batch; `key_mask` (batch, capacity), True for real tokens, exists only
+    once padding has come in. When the capacity is exceeded the cache grows by half.
+    """
+
+    def __init__(
+        self,
+        config: TextConfig | TalkerConfig,
+        batch: int,
+        capacity: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        shape = (batch, config.num_key_value_heads, max(capacity, 1), config.head_dim)
+        layers = range(config.num_hidden_layers)
+        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
+        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
+        self.key_mask: Tensor | None = None
+        self.length = 0
+
+    @property
+    def capacity(self) -> int:
+        return self.keys[0].shape[2]
+
+    def reserve(self, count: int) -> None:
+        """Make room for `count` more tokens."""
+        if self.length + count <= self.capacity:
+            return
+        extra = max(self.length + count, self.capacity * 3 // 2) - self.capacity
+        self.keys = [F.pad(k, (0, 0, 0, extra)) for k in self.keys]
+        self.values = [F.pad(v, (0, 0, 0, extra)) for v in self.values]
+        if self.key_mask is not None:
+            self.key_mask = F.pad(self.key_mask, (0, extra), value=True)
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put (batch, kv_heads, new, head_dim) behind what `layer` holds; returns all of it, as views."""
+        end = self.length + keys.shape[2]
+        self.keys[layer][:, :, self.length : end] = keys
+        self.values[layer][:, :, self.length : end] = values
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+    def mark(self, mask: Tensor | None, count: int) -> None:
+        """Remember which of the next `count` tokens are real: (batch, count), or None when all are."""
+        if mask is None and self.key_mask is None:
+            return
+        if self.key_mask is None:
+            self.key_mask = torch.ones(self.keys[0].shape[0], self.capacity, dtype=torch.bool, device=mask.device)
+        self.key_mask[:, self.length : self.length + count] = True if mask is None else mask.bool()
+
+    def crop(self, length: int) -> None:
+        """Forget all tokens from `length` on."""
+        self.length = min(self.length, length)
+        if self.key_mask is not None:
+            self.key_mask[:, self.length :] = True
+
+
+def attention_bias(
+    inputs: Tensor, attention_mask: Tensor | None, segment_ids: Tensor | None, cache: KVCache | None
+) -> tuple[Tensor | None, bool]:
+    """What scaled_dot_product_attention needs: (additive mask or None, is_causal), for all layers at once.
+
+    inputs: (batch, new, dim). attention_mask: (batch, new) or (batch, past + new), 1 for real tokens. segment_ids:
+    (batch, new), tokens see only their own segment. The mask is (batch, 1, new, past + new).
+    Queries that are padding see themselves, so that no row of the softmax is empty.
+    """
+    batch, new = inputs.shape[:2]
+    past = cache.length if cache is not None else 0
+    real = None
+    if attention_mask is not None:
+        if attention_mask.shape[0] != batch or attention_mask.shape[1] not in (new, past + new):
+            raise InputError(
+                f"attention_mask is {tuple(attention_mask.shape)}, expected ({batch}, {new}) as the tokens"
+                + (f" or ({batch}, {past + new}) with those in the cache" if past else "")
+            )
+        real = attention_mask[:, -new:].bool()
+        if cache is None and bool((real[:, :-1] | ~real[:, 1:]).all()):
+            real = None  # right padding only: causality alone hides it from all real tokens
+        elif cache is not None and bool(real.all()):
+            real = None
+    if cache is not None:
+        cache.mark(real, new)
+        real = None if cache.key_mask is None else cache.key_mask[:, : past + new]
+    if real is None and segment_ids is None and (past == 0 or new == 1):
+        return None, new > 1
+    dtype = inputs.dtype
+    if torch.is_autocast_enabled(inputs.device.type):
+        dtype = torch.get_autocast_dtype(inputs.device.type)
+    places = torch.arange(past + new, device=inputs.device)
+    own = places[past:, None] == places
+    allowed = (places[past:, None] >= places)[None, None]  # (1, 1, new, past + new)
+    if real is not None:
+        allowed = allowed & (real[:, None, None, :] | own)
+    if segment_ids is not None:
+        if past or segment_ids.shape != (batch, new):
+            raise InputError(f"segment_ids is {tuple(segment_ids.shape)}, expected ({batch}, {new}) and an empty cache")
+        allowed = allowed & (segment_ids[:, None, :, None] == segment_ids[:, None, None, :])
+    bias = torch.zeros(allowed.shape, dtype=dtype, device=inputs.device)
+    return bias.masked_fill_(~allowed, -math.inf), False
+
+
+class Attention(nn.Module):
+    """Causal self-attention with grouped queries (Ainslie et al. 2023): `heads` queries share `kv_heads` keys."""
+
+    def __init__(self, dim: int, heads: int, kv_heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.grouped = heads != kv_heads
+        self.q_proj = nn.Linear(dim, heads * head_dim, bias=True)
+        self.k_proj = nn.Linear(dim, kv_heads * head_dim, bias=True)
+        self.v_proj = nn.Linear(dim, kv_heads * head_dim, bias=True)
+        self.o_proj = nn.Linear(heads * head_dim, dim, bias=False)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        mask: tuple[Tensor | None, bool],
+        cache: KVCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        """(batch, length, dim) -> the same; rotary tables (batch, 1, length, head_dim); mask from `attention_bias`."""
+        batch, length, _ = x.shape
+        shape = (batch, length, -1, self.head_dim)
+        query = apply_rotary(self.q_proj(x).view(shape).transpose(1, 2), *rotary)  # (batch, heads, length, head_dim)
+        key = apply_rotary(self.k_proj(x).view(shape).transpose(1, 2), *rotary)  # (batch, kv_heads, length, head_dim)
+        value = self.v_proj(x).view(shape).transpose(1, 2)
+        if cache is not None:
+            key, value = cache.write(layer, key, value)
+        out = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask[0], is_causal=mask[1], enable_gqa=self.grouped
+        )
+        return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm attention and SwiGLU, each with a residual path: (batch, length, dim) -> the same."""
+
+    def __init__(self, config: TextConfig | TalkerConfig) -> None:
+        super().__init__()
+        dim, eps = config.hidden_size, config.rms_norm_eps
+        self.self_attn = Attention(dim, config.num_attention_heads, config.num_key_value_heads, config.head_dim)
+        self.mlp = SwiGLU(dim, config.intermediate_size)
+        self.input_layernorm = RMSNorm(dim, eps)
+        self.post_attention_layernorm = RMSNorm(dim, eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        mask: tuple[Tensor | None, bool],
+        cache: KVCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rotary, mask, cache, layer)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(nn.Module):
+    """The transformer of thinker and talker: `embed_tokens`, `layers`, `norm`, as in the released checkpoints.
+
+    `embedding_size` is the width of the table where it differs from the layers' (the talker's does).
+    """
+
+    def __init__(self, config: TextConfig | TalkerConfig, embedding_size: int | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, embedding_size or config.hidden_size)
+        self.layers = nn.ModuleList([DecoderLayer(config) for _ in range(config.num_hidden_layers)])
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.gradient_checkpointing = False  # recompute each layer in backward: less memory, a third more time
+
+    def forward(
+        self,
+        inputs_embeds: Tensor,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        cache: KVCache | None = None,
+        collect: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Last hidden states after the norm, (batch, length, dim), for inputs_embeds of that shape.
+
+        position_ids: (3, batch, length) from `tmrope`, default: counting on from the cache. attention_mask:
+        (batch, length) or (batch, past + length). segment_ids: (batch, length), for packed rows. `cache` is written
+        and advanced.
+        `collect` receives the input of every layer and then the normed output (the reference's `hidden_states`).
+        """
+        batch, length, _ = inputs_embeds.shape
+        past = cache.length if cache is not None else 0
+        if cache is not None:
+            cache.reserve(length)
+        if position_ids is None:
+            places = torch.arange(past, past + length, device=inputs_embeds.device)
+            position_ids = places.expand(3, batch, length)
+        elif position_ids.shape[-1] != length:
+            raise InputError(f"position_ids is {tuple(position_ids.shape)}, expected (3, {batch}, {length})")
+        config = self.config
+        rotary = rotary_tables(
+            position_ids, config.head_dim, config.rope_theta, config.mrope_section, inputs_embeds.dtype
+        )
+        mask = attention_bias(inputs_embeds, attention_mask, segment_ids, cache)
+        hidden = inputs_embeds
+        for i, layer in enumerate(self.layers):
+            if collect is not None:
+                collect.append(hidden)
+            if self.gradient_checkpointing and self.training and cache is None:
+                hidden = checkpoint(layer, hidden, rotary, mask, use_reentrant=False)
+            else:
+                hidden = layer(hidden, rotary, mask, cache, i)
+        if cache is not None:
+            cache.length += length
+        hidden = self.norm(hidden)
+        if collect is not None:
+            collect.append(hidden)
+        return hidden
