@@ -1,0 +1,79 @@
+"""The table of all tasks, and the endless, resumable, shardable stream of samples to train and test on."""
+
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import DataError
+from . import sample as sample_module
+from .sample import Sample
+from .splits import check_split, generator
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of sample and the function that makes one: `maker(rng, split) -> Sample`."""
+
+    maker: str  # "module.function" inside omni_lab.data, looked up when it is called
+    gives: tuple[str, ...]  # media in the messages: any of image, audio, video; () for text alone
+    speaks: bool = False  # whether the sample carries the spoken answer
+    weight: float = 1.0  # share in a mixture
+    about: str = ""
+
+
+TASKS: dict[str, Task] = {
+    "text_qa": Task("texts.text_qa", (), about="typed questions with short answers"),
+    "text_chat": Task("texts.text_chat", (), about="greetings, letters, facts, reasoning between think tags"),
+}
+
+
+def maker_of(task: str) -> Callable[[np.random.Generator, str], Sample]:
+    """The function that makes a sample of `task`. Raises DataError for a task that does not exist."""
+    if task not in TASKS:
+        raise DataError(f"unknown task {task!r}: choose from {', '.join(TASKS)}")
+    module, function = TASKS[task].maker.rsplit(".", 1)
+    return getattr(importlib.import_module(f"omni_lab.data.{module}"), function)
+
+
+def sample(task: str, split: str, seed: int, index: int) -> Sample:
+    """Sample `index` of (task, split, seed): always the same one, on every machine."""
+    made = maker_of(task)(generator(task, check_split(split), seed, index), split)
+    return sample_module.check(made)
+
+
+def schedule(tasks: Sequence[str], seed: int, index: int) -> tuple[str, int]:
+    """Which task the mixture's position `index` holds, and which of its samples.
+
+    Within every round of a few hundred positions each task comes as often as its weight says, shuffled; the sample's
+    own index is the position, so that no sample comes twice.
+    """
+    weights = np.array([TASKS[task].weight for task in tasks])
+    order = generator("schedule", "|".join(tasks), seed, index)
+    return tasks[int(order.choice(len(tasks), p=weights / weights.sum()))], index
+
+
+def samples(
+    tasks: Sequence[str] | None = None,
+    split: str = "train",
+    seed: int = 0,
+    start: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[Sample]:
+    """Endless samples of a mixture of `tasks` (default: all).
+
+    start: the first position of the mixture (a resumed run passes the number of positions already taken, by all ranks);
+    rank, world: this process takes the positions that are rank modulo world. Raises DataError for an unknown task.
+    """
+    chosen = tuple(tasks) if tasks is not None else tuple(TASKS)
+    for task in chosen:
+        maker_of(task)
+    if not 0 <= rank < world:
+        raise DataError(f"rank {rank} of {world} processes")
+    index = start + (rank - start) % world
+    while True:
+        task, place = schedule(chosen, seed, index)
+        yield sample(task, split, seed, place)
+        index += world
