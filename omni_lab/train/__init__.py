@@ -1,0 +1,1 @@
+"""Everything that trains: one loop (loop.py), one file per recipe (recipes/), checkpoints and processes."""

@@ -1,0 +1,102 @@
+"""Past one process: torchrun starts the processes, FSDP2 shards the model over them, each takes its own micro-batches.
+
+    torchrun --nproc-per-node 8 -m omni_lab.train thinker_2 --scale gpu --out runs/a
+
+The same recipe files run unchanged. The micro-batches of a step are numbered over all processes, and randomness is
+drawn by that number, so two processes compute what one would, up to the order in which gradients are added.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ..errors import ConfigError, OmniLabError
+from ..runtime import Hardware, hardware
+
+PATIENCE = timedelta(minutes=10)  # a collective that waits longer has lost a process
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's place among those of the run."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+
+@contextmanager
+def processes(device: str | torch.device | None = None) -> Iterator[tuple[Processes, Hardware]]:
+    """Join the other processes if torchrun started this one; leave them at the end.
+
+    A process that dies takes its connections along: the survivors stop with an OmniLabError that says so.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ and "WORLD_SIZE" not in os.environ:
+        yield Processes(), hardware(device)
+        return
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if device is None and torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    here = hardware(device if device is not None else "cpu")
+    dist.init_process_group("nccl" if here.device.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield Processes(rank, world), here
+    except (dist.DistError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or not lost_peer(error):
+            raise
+        raise OmniLabError(
+            f"process {rank} of {world} stops: another process of this run has died or hangs; its own message stands "
+            "above. Start the same command with --resume to go on from the last checkpoint"
+        ) from error
+    finally:
+        dist.destroy_process_group()
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Is this what a collective says when the other end of a connection has gone?"""
+    text = str(error).lower()
+    signs = ("connection closed", "connection reset", "connection refused", "broken pipe", "timed out", "nccl")
+    return isinstance(error, dist.DistError) or any(sign in text for sign in signs)
+
+
+def shard(model: nn.Module, blocks: list[nn.Module], here: Hardware, dtype: torch.dtype) -> None:
+    """FSDP2: each block, then the rest, over all processes; gathered in `dtype`, gradients reduced in float32."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    if dtype == torch.float16:
+        raise ConfigError("fp16 with loss scaling runs on one process; several processes need bf16 (--dtype float32?)")
+    mesh = init_device_mesh(here.device.type, (dist.get_world_size(),))
+    policy = MixedPrecisionPolicy(param_dtype=dtype if dtype != torch.float32 else None, reduce_dtype=torch.float32)
+    for block in [*blocks, model]:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+
+
+def total(value: float, device: torch.device) -> float:
+    """Sum of `value` over all processes."""
+    if not dist.is_initialized():
+        return value
+    tensor = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor)
+    return tensor.item()
+
+
+def whole_model(recipe: object, model: nn.Module) -> nn.Module:
+    """An unsharded copy of a sharded model on the CPU of the first process (others get one with empty weights)."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    whole = recipe.build().eval()
+    if dist.get_rank() == 0:
+        whole.load_state_dict(state)
+    return whole

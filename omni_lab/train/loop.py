@@ -1,0 +1,303 @@
+"""The one training loop: any recipe, any scale, one process or many; killed at any moment, it resumes to the same bits.
+
+What makes that exact: micro-batch i is a pure function of (settings, seed, i); all random generators are seeded from
+(seed, i) before its loss; a checkpoint holds weights, their average, both Adam moments, the loss scale and the account
+of bad data; the learning rate is a function of the step.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError, OmniLabError
+from ..runtime import Hardware, seed_everything
+from . import checkpoints
+from .distributed import Processes, processes, shard, total
+from .loader import BadData, indexes, load, to_device
+from .log import RunLog
+from .optimise import ExponentialAverage, adamw, recompute_in_backward, warmup_cosine
+from .recipe import Batch, Recipe, Settings
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+FREE_TO_CHANGE = {"workers", "log_every", "evaluate_every", "save_every", "compile", "checkpoint_activations"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended."""
+
+    model: nn.Module  # with the averaged weights, in eval mode
+    step: int  # optimiser steps done
+    finished: bool  # False: stopped by a signal or by the clock, to be resumed
+    seconds: float  # of training, all sittings together
+    figures: dict[str, float]  # the last evaluation
+
+
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    resume: bool = False,
+    device: str | torch.device | None = None,
+    minutes: float = math.inf,
+    progress: bool = True,
+    tensorboard: bool = False,
+) -> Result:
+    """Run `recipe`; checkpoints and `log.csv` go to the folder `out`.
+
+    resume: go on from the newest checkpoint in `out`, if there is one. minutes: save and stop after so long.
+    Raises ConfigError if `out` holds a run and `resume` is not asked for, or if its settings were others.
+    """
+    with processes(device) as (group, here), stop_signal() as stop:
+        run = Run(recipe, Path(out), resume, group, here, progress, tensorboard)
+        try:
+            return run.go(stop, minutes)
+        finally:
+            run.log.close()
+
+
+class Run:
+    """A run in progress: model, optimisers, average and where it stands."""
+
+    def __init__(
+        self, recipe: Recipe, out: Path, resume: bool, group: Processes, here: Hardware, progress: bool, board: bool
+    ):
+        self.recipe, self.out, self.group, self.here = recipe, out, group, here
+        self.settings = check(recipe.settings, group)
+        self.dtype = here.dtype if self.settings.dtype == "auto" else DTYPES[self.settings.dtype]
+        seed_everything(recipe.seed)
+        self.model = recipe.build().to(here.device).train()
+        self.prepare_model()
+        self.optimisers = {
+            name: adamw(groups, self.settings, here.device) for name, groups in recipe.groups(self.model).items()
+        }
+        self.learning = self.freeze_the_rest()
+        self.average = ExponentialAverage(self.learning, self.settings.ema)
+        self.scaler = torch.amp.GradScaler(here.device.type, enabled=self.dtype == torch.float16)
+        self.step, self.seconds, self.bad, self.figures = 0, 0.0, BadData(), {}
+        self.restore(resume)
+        self.sums: dict[str, Tensor] = {}
+        self.reported = self.seconds  # when the log was last written
+        title = f"{recipe.name} on {here.name}"
+        self.log = RunLog(out, self.step, self.settings.steps, title, progress and group.first, board and group.first)
+
+    def prepare_model(self) -> None:
+        """Recompute, compile and shard, in this order, each where the settings or the processes ask for it."""
+        blocks = self.recipe.blocks(self.model)
+        if self.settings.checkpoint_activations:
+            for block in blocks:
+                recompute_in_backward(block)
+        if self.settings.compile:
+            self.recipe.compile(self.model)
+        if self.group.world > 1:
+            shard(self.model, blocks, self.here, self.dtype)
+
+    def freeze_the_rest(self) -> dict[str, Tensor]:
+        """Switch gradients off for what no optimiser holds; return what learns, by name."""
+        chosen = {id(p) for o in self.optimisers.values() for group in o.param_groups for p in group["params"]}
+        for p in self.model.parameters():
+            p.requires_grad_(id(p) in chosen)
+        return {name: p for name, p in self.model.named_parameters() if id(p) in chosen}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return checkpoints.run_tensors(self.model, self.optimisers, self.average)
+
+    def restore(self, resume: bool) -> None:
+        """Load the newest checkpoint if there is one and `resume` was asked for."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        steps = checkpoints.saved_steps(self.out)
+        if not steps:
+            return
+        if not resume:
+            raise ConfigError(
+                f"{self.out} holds a run at step {steps[-1]}: resume it (--resume) or name another folder"
+            )
+        state = checkpoints.read_state(self.out, steps[-1])
+        same_run(state, self.describe(), self.out)
+        checkpoints.load(self.out, steps[-1], self.tensors())
+        self.step, self.seconds, self.bad = state["step"], state["seconds"], BadData(state["bad_data"])
+        self.figures = state["figures"]
+        self.scaler.load_state_dict(state["scaler"])
+
+    def describe(self) -> dict[str, Any]:
+        return {"recipe": self.recipe.name, "seed": self.recipe.seed, "settings": self.settings.as_dict()}
+
+    def save(self) -> None:
+        """Write a checkpoint of this step, unless the weights have stopped being numbers."""
+        for name, p in self.learning.items():
+            if not torch.isfinite(p.detach().sum()):
+                raise OmniLabError(f"{name} is not finite at step {self.step}: lower the learning rate, then --resume")
+        state = self.describe() | {
+            "step": self.step,
+            "seconds": self.seconds,
+            "scaler": self.scaler.state_dict(),
+            "bad_data": self.bad.state,
+            "figures": self.figures,
+            "processes": self.group.world,
+            "torch": torch.__version__,
+        }
+        checkpoints.save(self.out, self.step, self.tensors(), state)
+
+    def go(self, stop: list[int], minutes: float) -> Result:
+        """Train to the end, or until a signal or the clock says to stop; save, evaluate and log on the way."""
+        settings, world = self.settings, self.group.world
+        order = indexes(self.step, settings.steps, settings.accumulate, self.group.rank, world)
+        batches = load(self.recipe, order, pin=self.here.device.type == "cuda")
+        started = last = time.monotonic()
+        while self.step < settings.steps:
+            self.one_step(list(islice(batches, settings.accumulate // world)))
+            now = time.monotonic()
+            self.seconds, last = self.seconds + now - last, now
+            done = self.step == settings.steps
+            # Every process must take the same turn, so all follow the first one to hear a signal or the clock.
+            leave = total(bool(stop) or now - started > 60 * minutes, self.here.device) > 0
+            if self.step % settings.log_every == 0 or done:
+                self.report()
+            if done or (settings.evaluate_every and self.step % settings.evaluate_every == 0):
+                self.evaluate()
+            if done or leave or self.step % settings.save_every == 0:
+                self.save()
+            last = time.monotonic()
+            if leave and not done:
+                self.log.say(f"stopped at step {self.step} of {settings.steps}; --resume goes on from here")
+                break
+        finished = self.step == settings.steps
+        self.average.swap()  # for good: what leaves the run is the average
+        self.model.eval()
+        if finished:
+            self.finish()
+        return Result(self.model, self.step, finished, self.seconds, self.figures)
+
+    def one_step(self, micro: list[tuple[int, Batch]]) -> None:
+        """One optimiser step per optimiser over this process's micro-batches."""
+        samples = sum(batch.get("samples", 1) for _, batch in micro)
+        for _, batch in micro:
+            for line in self.bad.count(batch):
+                self.log.say(f"skipped: {line}")
+        weights = [float(batch.pop("weight", 1.0)) for _, batch in micro]
+        share = self.group.world / max(total(sum(weights), self.here.device), 1e-12)
+        micro = [(index, to_device(batch, self.here.device)) for index, batch in micro]
+        for name, optimiser in self.optimisers.items():
+            self.model.zero_grad(set_to_none=True)
+            for (index, batch), weight in zip(micro, weights, strict=True):
+                seed_everything(batch_seed(self.recipe.seed, index))
+                with self.autocast():
+                    loss, metrics = self.recipe.loss(self.model, batch, name)
+                self.scaler.scale(loss * (weight * share)).backward()
+                label = "loss" if name == "main" else f"{name} loss"
+                self.add({label: loss.detach(), **metrics}, weight * share / self.group.world)
+            self.update(optimiser)
+        if self.scaler.is_enabled():
+            self.scaler.update()
+        self.average.update(self.step)
+        self.step += 1
+        self.add({"samples": torch.tensor(float(samples))}, 1)
+        self.log.advance()
+
+    def autocast(self) -> Any:
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.here.device.type, self.dtype)
+
+    def update(self, optimiser: torch.optim.Optimizer) -> None:
+        """Clip the gradients and take the step at this moment's learning rate."""
+        factor = warmup_cosine(self.step, self.settings)
+        parameters = []
+        for group in optimiser.param_groups:
+            group["lr"] = group["base_lr"] * factor
+            parameters += group["params"]
+        self.scaler.unscale_(optimiser)
+        norm = nn.utils.clip_grad_norm_(parameters, self.settings.clip)
+        self.add({"gradient norm": norm.full_tensor() if hasattr(norm, "full_tensor") else norm}, 1)
+        self.scaler.step(optimiser)
+
+    @torch.no_grad()
+    def add(self, values: dict[str, Tensor], weight: float) -> None:
+        """Sum up for the log without waiting for the device."""
+        for name, value in values.items():
+            value = value.detach().float() * weight
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def report(self) -> None:
+        """Log the means since the last report; stop when the loss is no number."""
+        steps = self.step % self.settings.log_every or self.settings.log_every
+        names = sorted(self.sums)
+        means = {name: total(self.sums[name].item(), self.here.device) / steps for name in names}
+        means["gradient norm"] /= self.group.world
+        means["samples/s"] = means.pop("samples") * steps / max(self.seconds - self.reported, 1e-9)
+        if self.bad.skipped:
+            means["skipped"] = self.bad.skipped
+        self.sums, self.reported = {}, self.seconds
+        for name, value in means.items():
+            if name.endswith("loss") and not math.isfinite(value):
+                raise OmniLabError(f"{name} is {value} near step {self.step}: lower the learning rate, then --resume")
+        if self.group.first:
+            self.log.write(self.step, self.seconds, means)
+
+    def evaluate(self) -> None:
+        """Figures of the averaged model on held-out data."""
+        self.model.eval()
+        seed_everything(self.recipe.seed)
+        with torch.no_grad(), self.average.swapped(), self.autocast():
+            self.figures = self.recipe.evaluate(self.model)
+        self.model.train()
+        if self.figures and self.group.first:
+            self.log.write(self.step, self.seconds, {f"held-out {k}": v for k, v in self.figures.items()})
+            self.log.say(f"step {self.step}: " + ", ".join(f"{k} {v:.4g}" for k, v in self.figures.items()))
+
+    def finish(self) -> None:
+        """Let the first process leave the trained parts."""
+        if self.group.world > 1:
+            from .distributed import whole_model
+
+            self.model = whole_model(self.recipe, self.model)
+        if self.group.first:
+            self.recipe.finish(self.model)
+
+
+def batch_seed(seed: int, index: int) -> int:
+    """A seed of its own for each micro-batch, far from its neighbours' (multiplicative hashing)."""
+    return (seed * 0x9E3779B97F4A7C15 + index * 0xD1B54A32D192ED03 + 1) % 2**63
+
+
+def check(settings: Settings, group: Processes) -> Settings:
+    """Raise ConfigError for settings that no run can have."""
+    if settings.dtype != "auto" and settings.dtype not in DTYPES:
+        raise ConfigError(f"dtype {settings.dtype!r}: choose auto or one of {', '.join(DTYPES)}")
+    if settings.accumulate % group.world:
+        raise ConfigError(
+            f"{settings.accumulate} micro-batches a step do not divide among {group.world} processes: "
+            f"set --accumulate to a multiple of {group.world}"
+        )
+    return settings
+
+
+def same_run(saved: dict[str, Any], now: dict[str, Any], out: Path) -> None:
+    """Raise ConfigError naming the first setting in which a saved run differs from the one that wants to resume it."""
+    flat = [{"recipe": d["recipe"], "seed": d["seed"], **d["settings"]} for d in (saved, now)]
+    for name in flat[1]:
+        if name not in FREE_TO_CHANGE and flat[0].get(name) != flat[1][name]:
+            raise ConfigError(f"{out} was trained with {name} {flat[0].get(name)}, not {flat[1][name]}: cannot resume")
+
+
+@contextmanager
+def stop_signal() -> Iterator[list[int]]:
+    """A list that a first Ctrl-C or SIGTERM makes non-empty, so that the loop can save before it leaves."""
+    heard: list[int] = []
+    try:
+        before = {s: signal.signal(s, lambda n, _: heard.append(n)) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: signals go elsewhere, and nobody can send us one
+        before = {}
+    try:
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

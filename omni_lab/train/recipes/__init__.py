@@ -1,0 +1,19 @@
+"""One file per recipe; `find` gets a recipe's class by its name, importing no other recipe."""
+
+from importlib import import_module
+
+from ...errors import ConfigError
+from ..recipe import Recipe
+
+# In the order in which `omni-lab train all` runs them. Name -> (module, class).
+RECIPES: dict[str, tuple[str, str]] = {
+    "clip": ("clip", "ClipRecipe"),
+}
+
+
+def find(name: str) -> type[Recipe]:
+    """The class of the recipe called `name`. Raises ConfigError for an unknown one."""
+    if name not in RECIPES:
+        raise ConfigError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
+    module, kind = RECIPES[name]
+    return getattr(import_module(f"{__name__}.{module}"), kind)
