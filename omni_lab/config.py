@@ -293,73 +293,37 @@ def validate(config: OmniConfig) -> None:
     need(dit.mel_dim == vocoder.mel_dim, "DiT and BigVGAN must agree on mel_dim")
 
 
-# fmt: off  (presets read as tables)
+# Presets read as tables.
+# fmt: off
 def nano() -> OmniConfig:
     """The shipped model: about 15 M parameters, under 32 MB in bf16, trained on the nano world."""
     ids = {name: NANO_FIRST_SPECIAL + i for i, name in enumerate(NANO_SPECIAL_TOKENS)}
     media = dict(
-        audio_token_index=ids["<|AUDIO|>"],
-        image_token_index=ids["<|IMAGE|>"],
-        video_token_index=ids["<|VIDEO|>"],
-        audio_start_token_id=ids["<|audio_bos|>"],
-        audio_end_token_id=ids["<|audio_eos|>"],
-        vision_start_token_id=ids["<|vision_bos|>"],
-        vision_end_token_id=ids["<|vision_eos|>"],
-    )
+        audio_token_index=ids["<|AUDIO|>"], image_token_index=ids["<|IMAGE|>"], video_token_index=ids["<|VIDEO|>"],
+        audio_start_token_id=ids["<|audio_bos|>"], audio_end_token_id=ids["<|audio_eos|>"],
+        vision_start_token_id=ids["<|vision_bos|>"], vision_end_token_id=ids["<|vision_eos|>"])
     audio = AudioConfig(encoder_layers=4, encoder_attention_heads=3, encoder_ffn_dim=640, d_model=192, output_dim=256)
     vision = VisionConfig(
         depth=4, hidden_size=160, intermediate_size=448, num_heads=5, out_hidden_size=256, fullatt_block_indexes=(1, 3)
     )
     text = TextConfig(
-        vocab_size=2048,
-        hidden_size=256,
-        intermediate_size=576,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=8192,
-        mrope_section=(8, 12, 12),
-    )
+        vocab_size=2048, hidden_size=256, intermediate_size=576, num_hidden_layers=6, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=8192, mrope_section=(8, 12, 12))
     talker = TalkerConfig(
-        vocab_size=1056,
-        embedding_size=256,
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=64,
-        max_position_embeddings=8192,
-        mrope_section=(8, 12, 12),
-        tts_text_start_token_id=ids["<tts_text_bos>"],
-        tts_text_end_token_id=ids["<tts_text_eod>"],
-        tts_text_pad_token_id=ids["<tts_pad>"],
-        tts_codec_pad_token_id=1028,
-        tts_codec_start_token_id=1029,
-        tts_codec_end_token_id=1030,
-        tts_codec_mask_token_id=1032,
-        **media,
-    )
+        vocab_size=1056, embedding_size=256, hidden_size=256, intermediate_size=512, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=64, max_position_embeddings=8192,
+        mrope_section=(8, 12, 12), tts_text_start_token_id=ids["<tts_text_bos>"],
+        tts_text_end_token_id=ids["<tts_text_eod>"], tts_text_pad_token_id=ids["<tts_pad>"],
+        tts_codec_pad_token_id=1028, tts_codec_start_token_id=1029, tts_codec_end_token_id=1030,
+        tts_codec_mask_token_id=1032, **media)
     dit = DiTConfig(
-        hidden_size=160,
-        num_hidden_layers=5,
-        num_attention_heads=4,
-        head_dim=40,
-        emb_dim=128,
-        look_ahead_layers=(2,),
-        look_backward_layers=(0, 4),
-        num_embeds=1025,
-        enc_dim=64,
-        enc_channels=(64, 64, 64, 64, 192),
-        enc_attention_channels=32,
-        enc_se_channels=32,
-    )
+        hidden_size=160, num_hidden_layers=5, num_attention_heads=4, head_dim=40, emb_dim=128,
+        look_ahead_layers=(2,), look_backward_layers=(0, 4), num_embeds=1025, enc_dim=64,
+        enc_channels=(64, 64, 64, 64, 192), enc_attention_channels=32, enc_se_channels=32)
     return OmniConfig(
-        ThinkerConfig(audio, vision, text, user_token_id=ids["user"], **media),
-        talker,
+        ThinkerConfig(audio, vision, text, user_token_id=ids["user"], **media), talker,
         Token2WavConfig(dit, BigVGANConfig(upsample_initial_channel=128)),
-        SpeechTokenizerConfig(codebook_size=1024, hidden_size=128, num_hidden_layers=4),
-    )
+        SpeechTokenizerConfig(codebook_size=1024, hidden_size=128, num_hidden_layers=4))
 
 
 def small() -> OmniConfig:
@@ -367,58 +331,24 @@ def small() -> OmniConfig:
     base = nano()
     thinker, talker, token2wav = base.thinker_config, base.talker_config, base.token2wav_config
     text = replace(
-        thinker.text_config,
-        hidden_size=768,
-        intermediate_size=2048,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        num_key_value_heads=4,
-    )
+        thinker.text_config, hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12,
+        num_key_value_heads=4)
     audio = replace(
-        thinker.audio_config,
-        encoder_layers=6,
-        encoder_attention_heads=6,
-        encoder_ffn_dim=1536,
-        d_model=384,
-        output_dim=768,
-    )
+        thinker.audio_config, encoder_layers=6, encoder_attention_heads=6, encoder_ffn_dim=1536, d_model=384,
+        output_dim=768)
     vision = replace(
-        thinker.vision_config,
-        depth=8,
-        hidden_size=384,
-        intermediate_size=1024,
-        num_heads=6,
-        out_hidden_size=768,
-        fullatt_block_indexes=(1, 3, 5, 7),
-    )
+        thinker.vision_config, depth=8, hidden_size=384, intermediate_size=1024, num_heads=6, out_hidden_size=768,
+        fullatt_block_indexes=(1, 3, 5, 7))
     talker = replace(
-        talker,
-        embedding_size=768,
-        hidden_size=512,
-        intermediate_size=1536,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-    )
+        talker, embedding_size=768, hidden_size=512, intermediate_size=1536, num_hidden_layers=8,
+        num_attention_heads=8, num_key_value_heads=4)
     dit = replace(
-        token2wav.dit_config,
-        hidden_size=384,
-        num_hidden_layers=10,
-        num_attention_heads=6,
-        head_dim=64,
-        emb_dim=256,
-        look_ahead_layers=(4,),
-        look_backward_layers=(0, 8),
-        enc_dim=128,
-        enc_channels=(128, 128, 128, 128, 384),
-    )
+        token2wav.dit_config, hidden_size=384, num_hidden_layers=10, num_attention_heads=6, head_dim=64, emb_dim=256,
+        look_ahead_layers=(4,), look_backward_layers=(0, 8), enc_dim=128, enc_channels=(128, 128, 128, 128, 384))
     return replace(
-        base,
-        thinker_config=replace(thinker, text_config=text, audio_config=audio, vision_config=vision),
-        talker_config=talker,
-        token2wav_config=Token2WavConfig(dit, BigVGANConfig(upsample_initial_channel=512)),
-        speech_tokenizer_config=replace(base.speech_tokenizer_config, hidden_size=256, num_hidden_layers=6),
-    )
+        base, thinker_config=replace(thinker, text_config=text, audio_config=audio, vision_config=vision),
+        talker_config=talker, token2wav_config=Token2WavConfig(dit, BigVGANConfig(upsample_initial_channel=512)),
+        speech_tokenizer_config=replace(base.speech_tokenizer_config, hidden_size=256, num_hidden_layers=6))
 
 
 def qwen2_5_omni_7b() -> OmniConfig:
@@ -429,22 +359,11 @@ def qwen2_5_omni_7b() -> OmniConfig:
 def qwen2_5_omni_3b() -> OmniConfig:
     """The released 3B (5.5 B parameters in all)."""
     text = TextConfig(
-        vocab_size=151936,
-        hidden_size=2048,
-        intermediate_size=11008,
-        num_hidden_layers=36,
-        num_attention_heads=16,
-        num_key_value_heads=2,
-    )
+        vocab_size=151936, hidden_size=2048, intermediate_size=11008, num_hidden_layers=36, num_attention_heads=16,
+        num_key_value_heads=2)
     talker = TalkerConfig(
-        embedding_size=2048,
-        hidden_size=896,
-        intermediate_size=4864,
-        num_attention_heads=14,
-        num_key_value_heads=2,
-        head_dim=64,
-        mrope_section=(16, 16, 0),
-    )
+        embedding_size=2048, hidden_size=896, intermediate_size=4864, num_attention_heads=14, num_key_value_heads=2,
+        head_dim=64, mrope_section=(16, 16, 0))
     return OmniConfig(ThinkerConfig(AudioConfig(output_dim=2048), VisionConfig(out_hidden_size=2048), text), talker)
 
 
@@ -452,40 +371,14 @@ def qwen2_5_omni_3b() -> OmniConfig:
 # find by its id, so it has one; speaker tokens open a reply in that speaker's voice.
 NANO_FIRST_SPECIAL = 2016
 NANO_SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|AUDIO|>",
-    "<|audio_bos|>",
-    "<|audio_eos|>",
-    "<|box_start|>",
-    "<|box_end|>",
-    "<|vision_bos|>",
-    "<|vision_eos|>",
-    "<|vision_pad|>",
-    "<|IMAGE|>",
-    "<|VIDEO|>",
-    "<tts_pad>",
-    "<tts_text_bos>",
-    "<tts_text_eod>",
-    "user",
-    "<spk_0>",
-    "<spk_1>",
-    "<spk_2>",
-    "<spk_3>",
-    "<spk_4>",
-    "<spk_5>",
-    "<spk_6>",
-    "<spk_7>",
-    "<think>",
-    "</think>",
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|box_start|>",
+    "<|box_end|>", "<|vision_bos|>", "<|vision_eos|>", "<|vision_pad|>", "<|IMAGE|>", "<|VIDEO|>", "<tts_pad>",
+    "<tts_text_bos>", "<tts_text_eod>", "user", "<spk_0>", "<spk_1>", "<spk_2>", "<spk_3>", "<spk_4>", "<spk_5>",
+    "<spk_6>", "<spk_7>", "<think>", "</think>",
 )
 
 PRESETS = {
-    "nano": nano,
-    "small": small,
-    "qwen2_5_omni_3b": qwen2_5_omni_3b,
-    "qwen2_5_omni_7b": qwen2_5_omni_7b,
+    "nano": nano, "small": small, "qwen2_5_omni_3b": qwen2_5_omni_3b, "qwen2_5_omni_7b": qwen2_5_omni_7b,
 }
 # fmt: on
 
