@@ -1,0 +1,1 @@
+"""From pixels and mel frames to vectors as wide as the text's."""
