@@ -1,11 +1,11 @@
-"""Text dialogues: greetings, letters, arithmetic (with its reasoning), facts, translation; answers short and certain."""
+"""Text dialogues: greetings, letters, arithmetic (with its reasoning), facts, translation; short, certain answers."""
 
 import numpy as np
 
 from . import words
 from .sample import Sample, user
 from .splits import draw, pick
-from .words import BY_WORD, CONCEPTS, LANGUAGES, NUMBERS
+from .words import BY_WORD, CONCEPTS, LANGUAGES, NAMES, NUMBERS
 
 Proposal = tuple[str, tuple[str, str, str]]  # key, (question, answer, kind)
 
@@ -61,7 +61,7 @@ def class_question(rng: np.random.Generator) -> Proposal:
 
 
 def legs_question(rng: np.random.Generator) -> Proposal:
-    """A question: "How many legs does a bee have?" -> "6", in one of three wordings (the held-out wording asks a known fact)."""
+    """A question: "How many legs does a bee have?" -> "6", in one of three wordings ."""
     word = pick(rng, sorted(words.LEGS_OF))
     template = int(rng.integers(3))
     name = words.with_article(word)
@@ -123,8 +123,6 @@ def greeting(rng: np.random.Generator) -> Proposal:
     return f"greeting {name} {opening}", (opening.format(name), reply.format(name), "greeting")
 
 
-NAMES = ("Anna Ben Clara David Emma Felix Grace Henry Ida Jack Kate Leo Maria Noah Olga Paul Rosa Sam Tom Vera "
-         "Will Zoe").split()  # fmt: skip
 _LETTER_GIFTS = ("flowers", "breakfast in bed", "a cake", "a song", "a long walk", "a picture that I drew", "tea")
 _LETTER_REASONS = ("you always listen", "you make me laugh", "you taught me to read", "you never give up on me",
                    "your soup heals everything", "home is where you are")  # fmt: skip

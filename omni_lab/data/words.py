@@ -142,8 +142,15 @@ TASTES = {"apple": "sweet", "banana": "sweet", "grapes": "sweet", "lemon": "sour
 WHERE_IT_GOES = {"car": "road", "bus": "road", "bicycle": "road", "train": "rails", "plane": "air", "rocket": "space",
                  "boat": "water", "tractor": "field"}  # fmt: skip
 
-NUMBERS = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-           "seventeen eighteen nineteen twenty").split()  # fmt: skip
+NUMBERS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+)  # fmt: skip
+
+NAMES = (
+    "Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Henry", "Ida", "Jack", "Kate", "Leo", "Maria", "Noah",
+    "Olga", "Paul", "Rosa", "Sam", "Tom", "Vera", "Will", "Zoe",
+)  # fmt: skip
 
 COLOURS = {
     "red": (214, 46, 46), "green": (52, 158, 70), "blue": (40, 96, 208), "yellow": (244, 208, 40),
@@ -167,7 +174,13 @@ def with_article(word: str, capital: bool = False) -> str:
 
 def plural(word: str) -> str:
     """ "dogs", "foxes", "mice": as English has it for the words above."""
-    irregular = {"mouse": "mice", "cherry": "cherries", "butterfly": "butterflies", "fish": "fish", "bread": "breads"}
+    irregular = {
+        "mouse": "mice",
+        "cherry": "cherries",
+        "butterfly": "butterflies",
+        "fish": "fish",
+        "tomato": "tomatoes",
+    }
     if word in irregular:
         return irregular[word]
     if word in ("scissors", "grapes"):

@@ -26,6 +26,14 @@ class Task:
 TASKS: dict[str, Task] = {
     "text_qa": Task("texts.text_qa", (), about="typed questions with short answers"),
     "text_chat": Task("texts.text_chat", (), about="greetings, letters, facts, reasoning between think tags"),
+    "asr": Task("spoken.asr", ("audio",), weight=2.0, about="sentences of many voices, written down"),
+    "asr_recorded": Task("spoken.asr_recorded", ("audio",), about="prompts read by a real person, written down"),
+    "speech_translation": Task("spoken.speech_translation", ("audio",), about="English heard, three languages written"),
+    "spoken_qa": Task("spoken.spoken_qa", ("audio",), about="the questions of text_qa, asked aloud"),
+    "sound_events": Task("sounds.sound_events", ("audio",), about="what makes this sound"),
+    "audio_order": Task("sounds.audio_order", ("audio",), about="which of two sounds came first"),
+    "say_this": Task("spoken.say_this", (), speaks=True, weight=2.0, about="a sentence to repeat aloud"),
+    "spoken_reply": Task("spoken.spoken_reply", ("audio",), speaks=True, about="answers aloud"),
 }
 
 

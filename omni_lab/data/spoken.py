@@ -1,0 +1,107 @@
+"""Tasks of listening and speaking: recognition, translation, spoken questions, and replies aloud."""
+
+import numpy as np
+
+from . import recordings, sentences, speech, texts
+from .sample import Sample, audio, user
+from .speech import REPLY_SPEAKERS, heard, in_a_room
+from .splits import pick
+from .words import LANGUAGES
+
+TRANSCRIBE = "Write down what you hear."
+
+
+def voice(rng: np.random.Generator, text: str, split: str) -> tuple[np.ndarray, str]:
+    """`text` as the model hears it, (samples,) at 16 kHz, and who says it.
+
+    Training mixes the source voice, the named speakers and speakers made up on the spot; the test is the source voice
+    (a new sentence is what it tests; `speech.HELD_OUT_SPEAKERS` are asked for by name where the voice is what is new)."""
+    seed, speed = int(rng.integers(2**31)), float(rng.uniform(0.9, 1.1))
+    if split == "test" or rng.random() < 0.4:
+        wave, name = speech.say(text, "heart", seed, speed), "heart"
+    elif rng.random() < 0.5:
+        name = pick(rng, speech.speakers("train"))
+        wave = speech.say(text, name, seed, speed)
+    else:
+        wave, name = speech.utter(text, speech.random_speaker(rng), seed, speed), "someone"
+    return in_a_room(heard(wave), rng), name
+
+
+def asr(rng: np.random.Generator, split: str) -> Sample:
+    """A new sentence, written down. One training item in three is made of the recorded prompts' words."""
+    of_prompts = split == "train" and rng.random() < 0.33
+    text = prompt_like(rng) if of_prompts else sentences.sentence(rng, split)
+    wave, name = voice(rng, text, split)
+    meta = {"key": sentences.key_of(text), "voice": name}
+    return Sample([user(TRANSCRIBE, audio(wave))], "asr", text, meta=meta)
+
+
+def prompt_like(rng: np.random.Generator) -> str:
+    """A training prompt, the beginning of one with the end of another, or up to four words of the prompts' vocabulary."""
+    known, kind = recordings.transcripts("train"), rng.random()
+    first, second = pick(rng, known), pick(rng, known)
+    if kind < 0.3:
+        return first
+    if kind < 0.6:
+        words = [pick(rng, recordings.vocabulary()) for _ in range(int(rng.integers(1, 5)))]
+        text = " ".join(words).capitalize()
+    else:
+        one, two = first.rstrip(".!?").split(), second.split()
+        text = " ".join(one[: max(1, len(one) // 2)] + two[len(two) // 2 :])
+    several = len(text.split()) > 1
+    held_out = {sentences.key_of(t) for t in recordings.transcripts("test")} if several else set()
+    return first if sentences.key_of(text) in held_out or len(text.split()) > 14 else text
+
+
+def asr_recorded(rng: np.random.Generator, split: str) -> Sample:
+    """A prompt read by a real person, written down; the test's prompts were never heard."""
+    prompt = pick(rng, recordings.prompts(split))
+    wave = prompt.wave
+    if split == "train":
+        wave = speech.resample(wave, 100, int(rng.integers(90, 112)))  # slower or faster, pitch with it
+        wave = in_a_room(wave, rng)
+    meta = {"key": prompt.key, "voice": "recorded"}
+    return Sample([user(TRANSCRIBE, audio(wave))], "asr_recorded", prompt.text, meta=meta)
+
+
+def speech_translation(rng: np.random.Generator, split: str) -> Sample:
+    """An English sentence heard, its translation written."""
+    english, language, translation = sentences.sentence_pair(rng, split)
+    wave, name = voice(rng, english, split)
+    meta = {"key": f"{sentences.key_of(english)} {language}", "voice": name, "english": english, "language": language}
+    question = f"Translate into {LANGUAGES[language]}."
+    return Sample([user(question, audio(wave))], "speech_translation", translation, meta=meta)
+
+
+def spoken_qa(rng: np.random.Generator, split: str) -> Sample:
+    """The questions of `text_qa`, asked aloud, with no text beside them."""
+    key, (question, answer, kind) = texts.question_and_answer(rng, split)
+    wave, name = voice(rng, question, split)
+    meta = {"key": key, "kind": kind, "question": question, "voice": name}
+    return Sample([user("", audio(wave))], "spoken_qa", answer, meta=meta)
+
+
+def reply_voice(rng: np.random.Generator, text: str, split: str) -> tuple[np.ndarray, str]:
+    """`text` as an answer aloud, (samples,) at 24 kHz, and the speaker: the source voice every other time."""
+    name = "heart" if split == "test" or rng.random() < 0.5 else pick(rng, REPLY_SPEAKERS)
+    return speech.say(text, name, int(rng.integers(2**31))), name
+
+
+def say_this(rng: np.random.Generator, split: str) -> Sample:
+    """On "Say: ..." the same sentence, aloud: what a talker learns most from."""
+    style = rng.random()
+    make = sentences.sentence if style < 0.7 else sentences.paused_sentence if style < 0.85 else sentences.hard_sentence
+    text = make(rng, split)
+    wave, name = reply_voice(rng, text, split)
+    meta = {"key": sentences.key_of(text), "kind": make.__name__}
+    return Sample([user(f"Say: {text}")], "say_this", text, wave, name, meta)
+
+
+def spoken_reply(rng: np.random.Generator, split: str) -> Sample:
+    """A typed or spoken question, answered aloud."""
+    made = (texts.text_qa, spoken_qa)[int(rng.integers(2))](rng, split)
+    english = made.meta["kind"] != "translation"  # the voice reads English only
+    if english:
+        made.speech, made.speaker = reply_voice(rng, made.answer, split)
+    made.task = "spoken_reply"
+    return made if english else spoken_reply(rng, split)
