@@ -13,29 +13,22 @@ class RunLog:
 
     FIELDS = ("step", "seconds", "name", "value")
 
-    def __init__(self, folder: Path, start: int, steps: int, title: str, progress: bool, tensorboard: bool = False):
-        """Continue the log in `folder` after step `start`: rows of later steps, lost in a kill, are dropped."""
-        self.path = folder / "log.csv"
-        rows = [row for row in read_log(self.path) if row["step"] <= start]
-        part = self.path.with_suffix(".part")
-        with part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.FIELDS)
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(part, self.path)
-        self.file = self.path.open("a", newline="")
+    def __init__(self, folder: Path, start: int, steps: int, title: str, progress: bool, board: bool, first: bool):
+        """Continue the log in `folder` after step `start`: rows of later steps, lost in a kill, are dropped.
+
+        board: to TensorBoard too. Of several processes only the first writes.
+        """
+        path = folder / "log.csv" if first else Path(os.devnull)
+        if first:
+            drop_rows_after(path, start)
+        self.file = path.open("a", newline="")
         self.writer = csv.writer(self.file)
+        off = not (progress and first)
         self.bar = tqdm(
-            total=steps,
-            initial=start,
-            desc=title,
-            unit="step",
-            dynamic_ncols=True,
-            mininterval=0.5,
-            disable=not progress,
+            total=steps, initial=start, desc=title, unit="step", dynamic_ncols=True, mininterval=0.5, disable=off
         )
         self.board = None
-        if tensorboard:
+        if board and first:
             from torch.utils.tensorboard import SummaryWriter
 
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
@@ -62,6 +55,16 @@ class RunLog:
         self.file.close()
         if self.board is not None:
             self.board.close()
+
+
+def drop_rows_after(path: Path, step: int) -> None:
+    """Rewrite the log with the rows up to `step` (a new log gets its header)."""
+    part = path.with_suffix(".part")
+    with part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, RunLog.FIELDS)
+        writer.writeheader()
+        writer.writerows(row for row in read_log(path) if row["step"] <= step)
+    os.replace(part, path)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

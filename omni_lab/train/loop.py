@@ -87,7 +87,7 @@ class Run:
         self.sums: dict[str, Tensor] = {}
         self.reported = self.seconds  # when the log was last written
         title = f"{recipe.name} on {here.name}"
-        self.log = RunLog(out, self.step, self.settings.steps, title, progress and group.first, board and group.first)
+        self.log = RunLog(out, self.step, self.settings.steps, title, progress, board, group.first)
 
     def prepare_model(self) -> None:
         """Recompute, compile and shard, in this order, each where the settings or the processes ask for it."""
@@ -239,8 +239,7 @@ class Run:
         for name, value in means.items():
             if name.endswith("loss") and not math.isfinite(value):
                 raise OmniLabError(f"{name} is {value} near step {self.step}: lower the learning rate, then --resume")
-        if self.group.first:
-            self.log.write(self.step, self.seconds, means)
+        self.log.write(self.step, self.seconds, means)
 
     def evaluate(self) -> None:
         """Figures of the averaged model on held-out data."""
@@ -249,7 +248,7 @@ class Run:
         with torch.no_grad(), self.average.swapped(), self.autocast():
             self.figures = self.recipe.evaluate(self.model)
         self.model.train()
-        if self.figures and self.group.first:
+        if self.figures:
             self.log.write(self.step, self.seconds, {f"held-out {k}": v for k, v in self.figures.items()})
             self.log.say(f"step {self.step}: " + ", ".join(f"{k} {v:.4g}" for k, v in self.figures.items()))
 

@@ -1,8 +1,6 @@
-"""A recipe small enough to run a thousand steps in a second, and a command that trains it: `python toy.py OUT [--resume]`."""
+"""Recipes small enough to run hundreds of steps a second: one with one optimiser, one with two."""
 
-import sys
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +8,6 @@ from torch.nn import functional as F
 
 from omni_lab.errors import DataError
 from omni_lab.train.loader import usable
-from omni_lab.train.loop import train
 from omni_lab.train.optimise import decay_groups
 from omni_lab.train.recipe import Batch, Recipe, Settings
 
@@ -76,14 +73,3 @@ class TinyGAN(Toy):
             real, fake = model["discriminator"](batch["x"]), model["discriminator"](batch["fake"].detach())
             return (1 - real).square().mean() + fake.square().mean(), {}
         return (1 - model["discriminator"](batch["fake"])).square().mean(), {}
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    kind = TinyGAN if "--gan" in sys.argv else Toy
-    steps = int(sys.argv[2])
-    settings = replace(TOY, steps=steps)
-    result = train(
-        kind(settings, seed=3), Path(sys.argv[1]), resume="--resume" in sys.argv, progress=False, device="cpu"
-    )
-    print(f"step {result.step}")

@@ -1,0 +1,169 @@
+"""The loop: kills, resuming, bad data, two optimisers, averages, signals, and what it refuses."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from omni_lab.errors import CheckpointError, ConfigError, DataError, OmniLabError
+from omni_lab.train import checkpoints
+from omni_lab.train.log import read_log
+from omni_lab.train.loop import batch_seed, train
+from omni_lab.train.optimise import warmup_cosine
+
+from .toy import TOY, TinyGAN, Toy
+
+HERE = Path(__file__).parent
+
+
+def run(folder: Path, kind: type[Toy] = Toy, resume: bool = False, minutes: float = math.inf, **changes):
+    return train(kind(replace(TOY, **changes), seed=3), folder, resume, "cpu", minutes, progress=False)
+
+
+def final(folder: Path, step: int = 60) -> dict[str, torch.Tensor]:
+    return load_file(folder / f"step_{step:08d}" / "state.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_killed_twenty_times_it_ends_with_the_same_bits(tmp_path: Path) -> None:
+    command = [sys.executable, "kill.py", str(tmp_path / "killed"), str(tmp_path / "whole"), "20", "400"]
+    environment = os.environ | {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, cwd=HERE, capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "killed 20 times, then left with 0", done.stderr[-3000:]
+    assert same(final(tmp_path / "killed", 400), final(tmp_path / "whole", 400))
+    logs = [
+        [(r["step"], r["name"], r["value"]) for r in read_log(tmp_path / n / "log.csv")] for n in ("killed", "whole")
+    ]
+    assert [r for r in logs[0] if r[1] != "samples/s"] == [r for r in logs[1] if r[1] != "samples/s"]
+
+
+@pytest.mark.parametrize("kind", [Toy, TinyGAN])
+def test_a_run_cut_in_pieces_is_the_run_in_one_piece(tmp_path: Path, kind: type[Toy]) -> None:
+    run(tmp_path / "whole", kind)
+    first = run(tmp_path / "pieces", kind, minutes=0)
+    assert first.step == 1 and not first.finished
+    while not run(tmp_path / "pieces", kind, resume=True, minutes=0.001).finished:
+        pass
+    assert same(final(tmp_path / "whole"), final(tmp_path / "pieces"))
+
+
+def test_worker_processes_change_nothing(tmp_path: Path) -> None:
+    run(tmp_path / "alone", steps=6)
+    run(tmp_path / "workers", steps=6, workers=2)
+    assert same(final(tmp_path / "alone", 6), final(tmp_path / "workers", 6))
+
+
+def test_recomputing_activations_changes_only_rounding(tmp_path: Path) -> None:
+    run(tmp_path / "kept", steps=6)
+    run(tmp_path / "recomputed", steps=6, checkpoint_activations=True)
+    kept, recomputed = final(tmp_path / "kept", 6), final(tmp_path / "recomputed", 6)
+    assert all(torch.allclose(kept[k], recomputed[k], atol=1e-6) for k in kept)
+
+
+def test_bfloat16_and_float16_train(tmp_path: Path) -> None:
+    exact = run(tmp_path / "float32", log_every=60)
+    for dtype in ("bfloat16", "float16"):
+        result = run(tmp_path / dtype, dtype=dtype)
+        for ours, theirs in zip(result.model.parameters(), exact.model.parameters(), strict=True):
+            assert ours.dtype == torch.float32 and torch.allclose(ours, theirs, atol=0.1)
+    scale = checkpoints.read_state(tmp_path / "float16", 60)["scaler"]["scale"]
+    assert scale > 1
+
+
+def test_accumulated_micro_batches_weigh_by_their_weight(tmp_path: Path) -> None:
+    recipe = Toy(replace(TOY, steps=1, clip=1e9, ema=0.0), seed=3)
+    train(recipe, tmp_path, device="cpu", progress=False)
+    weights = [1 + i % 3 for i in range(4)]
+    logged = {r["name"]: float(r["value"]) for r in read_log(tmp_path / "log.csv")}
+    noises = []
+    for index in range(4):
+        torch.manual_seed(batch_seed(3, index))
+        torch.nn.functional.dropout(torch.ones(4, 16), 0.2)  # what the model draws before the recipe's own number
+        noises.append(torch.rand(()).item())
+    assert logged["noise"] == pytest.approx(sum(w * n for w, n in zip(weights, noises, strict=True)) / sum(weights))
+
+
+def test_few_bad_samples_are_counted_and_many_stop_the_run(tmp_path: Path) -> None:
+    run(tmp_path / "few", broken=150)
+    state = checkpoints.read_state(tmp_path / "few", 60)["bad_data"]
+    assert state["seen"] == 60 * 16 and state["skipped"] == 60 * 16 // 150 and len(state["lines"]) == state["skipped"]
+    with pytest.raises(DataError, match=r"more than 1 %.*sample 49 is broken; sample 99 is broken"):
+        run(tmp_path / "many", broken=50)
+
+
+def test_the_account_of_bad_data_survives_a_pause(tmp_path: Path) -> None:
+    run(tmp_path, broken=150, minutes=0)
+    run(tmp_path, broken=150, resume=True)
+    assert checkpoints.read_state(tmp_path, 60)["bad_data"]["skipped"] == 60 * 16 // 150
+
+
+def test_a_signal_saves_before_the_run_leaves(tmp_path: Path) -> None:
+    threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    result = run(tmp_path, steps=100_000, save_every=10**6)
+    assert not result.finished and checkpoints.saved_steps(tmp_path) == [result.step]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_refuses_to_mix_runs(tmp_path: Path) -> None:
+    run(tmp_path, steps=7)
+    with pytest.raises(ConfigError, match="--resume"):
+        run(tmp_path, steps=7)
+    with pytest.raises(ConfigError, match="learning_rate 0.01, not 0.5"):
+        run(tmp_path, steps=7, learning_rate=0.5, resume=True)
+    assert run(tmp_path, steps=7, log_every=3, resume=True).finished  # how often to log is free to change
+
+
+def test_damaged_checkpoints_name_themselves(tmp_path: Path) -> None:
+    run(tmp_path, steps=7)
+    weights = tmp_path / "step_00000007" / "state.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"step_00000007/state.safetensors: damaged"):
+        run(tmp_path, steps=7, resume=True)
+    (tmp_path / "step_00000007" / "state.json").write_text("{")
+    with pytest.raises(CheckpointError, match="state.json"):
+        run(tmp_path, steps=7, resume=True)
+
+
+def test_an_unfinished_save_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "step_00000007.part").mkdir()
+    (tmp_path / "step_00000009").mkdir()  # no state.json: not ours, or not complete
+    assert checkpoints.saved_steps(tmp_path) == []
+    assert run(tmp_path, steps=7).finished
+
+
+def test_a_loss_that_is_no_number_stops_before_it_is_saved(tmp_path: Path) -> None:
+    class Exploding(Toy):
+        def loss(self, model, batch, optimiser):
+            loss, metrics = super().loss(model, batch, optimiser)
+            return loss * math.nan, metrics
+
+    with pytest.raises(OmniLabError, match=r"(loss is nan|not finite)"):
+        run(tmp_path, Exploding)
+    assert checkpoints.saved_steps(tmp_path) == []
+
+
+def test_the_average_is_what_leaves_the_run(tmp_path: Path) -> None:
+    result = run(tmp_path)
+    saved = final(tmp_path)
+    for name, p in result.model.named_parameters():
+        assert torch.equal(p, saved[f"ema/{name}"]) and not torch.equal(p, saved[f"model/{name}"])
+    assert not result.model.training and json.loads((tmp_path / "step_00000060" / "state.json").read_text())["figures"]
+
+
+def test_warmup_then_cosine() -> None:
+    settings = replace(TOY, steps=100, warmup=0.1, final=0.1)
+    factors = [warmup_cosine(step, settings) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1) and factors[9] == factors[10] == 1
+    assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False)) and 0.1 <= factors[-1] < 0.11
