@@ -24,7 +24,8 @@ LOG_FLOOR = 1e-5  # magnitudes below are silence
 def mel_spectrogram(wave: Tensor, mel_bands: int = MEL_BANDS) -> Tensor:
     """Log-mel magnitudes of a 24 kHz wave: (..., samples) in [-1, 1] -> (..., samples // 240, mel_bands).
 
-    float32 (float64 stays). Differentiable in the wave. Raises InputError for less than one frame of samples or for samples that are no numbers.
+    float32, or float64 if the wave is; differentiable in the wave. Raises InputError for less than one frame of samples
+    or for samples that are no finite numbers.
     """
     samples = wave.shape[-1] if wave.ndim else 0
     if samples < HOP:
