@@ -1,0 +1,281 @@
+"""Weights on disk: the reference's layout, in safetensors, sharded or not.
+
+Reading is memory-mapped and puts each tensor straight where it belongs (device, type) in a module that was made without
+storage, so that a checkpoint never stands in memory twice. Writing is atomic: a reader sees the old folder or the new.
+Whatever is wrong with a folder comes out as a CheckpointError naming the culprit.
+"""
+
+import json
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from .errors import CheckpointError
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARD_BYTES = 5 << 30
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+WANTED = ["*.json", "*.safetensors", "*.txt", "*.jinja", "spk_dict.pt"]  # of a hub repository: nothing else is fetched
+
+
+def resolve(folder: str | Path) -> Path:
+    """The folder itself, or that of a hub id ("Qwen/Qwen2.5-Omni-3B"), fetched if it is not at hand.
+
+    Raises CheckpointError when there is neither, or no network to fetch it."""
+    path = Path(folder)
+    try:
+        if path.is_dir():
+            return path
+        what = "a file, not a folder" if path.exists() else "no such folder"
+    except (OSError, ValueError):
+        what = "not a usable path"
+    if (
+        what != "no such folder"
+        or not HUB_ID.fullmatch(str(folder))
+        or path.parent.is_dir()
+        and str(path.parent) != "."
+    ):
+        raise CheckpointError(f"{str(folder)[:200]!r}: {what}, and no hub id of the form owner/name")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(folder), allow_patterns=WANTED))
+    except Exception as error:  # noqa: BLE001 - the hub client raises its own, requests', httpx's and OS errors
+        kind = type(error).__name__
+        raise CheckpointError(
+            f"{folder}: no such folder, and the hub cannot be reached or has no such model ({kind}); "
+            "without network, give a local folder"
+        ) from None
+
+
+def read_json(path: Path, missing: Any = None) -> Any:
+    """The content of a JSON file; `missing` if it does not exist and `missing` is not None. Raises CheckpointError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if missing is not None:
+            return missing
+        raise CheckpointError(f"{path}: missing") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({one_line(error)})") from None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not JSON ({one_line(error)})") from None
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message in one short line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+@contextmanager
+def replacing(path: Path) -> Any:
+    """Yield a temporary path in the same folder that becomes `path` when the block ends well, and vanishes when not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+class EmptyOnMeta(TorchFunctionMode):
+    """Inside this block layers get parameters without storage, while computed buffers (rotary tables, filters) are real.
+
+    torch.device("meta") would take the buffers too, which no checkpoint holds."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.empty and kwargs.get("device") is None:
+            kwargs = {**kwargs, "device": "meta"}
+        return func(*args, **kwargs)
+
+
+def weight_files(folder: Path) -> dict[str, Path]:
+    """Each tensor's name and the file that the folder says it is in. Raises CheckpointError."""
+    if (folder / INDEX).is_file():
+        table = read_json(folder / INDEX)
+        table = table.get("weight_map") if isinstance(table, Mapping) else None
+        if not isinstance(table, Mapping) or not all(isinstance(name, str) for name in table.values()):
+            raise CheckpointError(f"{folder / INDEX}: no weight_map of tensor names to file names")
+        for name in set(table.values()):
+            if Path(name).name != name or not name.endswith(".safetensors"):
+                raise CheckpointError(f"{folder / INDEX}: {name!r} is not the name of a safetensors file beside it")
+            if not (folder / name).is_file():
+                raise CheckpointError(f"{folder / name}: shard is missing")
+        return {tensor: folder / name for tensor, name in table.items()}
+    if (folder / WEIGHTS).is_file():
+        with opened(folder / WEIGHTS) as file:
+            return dict.fromkeys(file.keys(), folder / WEIGHTS)
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
+    pickles = [name for name in pickles if name != "spk_dict.pt"]
+    if pickles:
+        raise CheckpointError(f"{folder / pickles[0]}: a pickle can run code; convert it to {WEIGHTS} first")
+    raise CheckpointError(f"{folder}: no weights ({WEIGHTS} or {INDEX})")
+
+
+@contextmanager
+def opened(path: Path, device: str = "cpu") -> Any:
+    """A safetensors file, memory-mapped. Raises CheckpointError when it is damaged, truncated or none."""
+    try:
+        with path.open("rb") as head:
+            if head.read(2) in (b"PK", b"\x80\x02"):
+                raise CheckpointError(f"{path}: a pickle in disguise, expected safetensors")
+        file = safe_open(str(path), framework="pt", device=device)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path}: damaged or no safetensors file ({one_line(error)})") from None
+    with file as content:
+        yield content
+
+
+def load_weights(
+    module: nn.Module,
+    files: Mapping[str, Path],
+    device: torch.device,
+    dtype_of: Callable[[str, torch.dtype], torch.dtype],
+    ignored: tuple[str, ...] = (),
+) -> None:
+    """Give `module` the tensors of `files`, one at a time, straight to `device` in the type that `dtype_of` says.
+
+    dtype_of: (name, stored type) -> type. Names that begin with one of `ignored` may be there without being wanted.
+    On the CPU a tensor that keeps its type stays memory-mapped: it costs memory only once it is touched.
+    Raises CheckpointError for the first missing, extra, mis-shaped or unreadable tensor; `module` is then of no use."""
+    wanted = {name: (module.get_submodule(name.rpartition(".")[0]), tensor) for name, tensor in persistent(module)}
+    tied = tied_names(wanted)
+    missing = [name for name in wanted if name not in files and not any(twin in files for twin in tied[name])]
+    extra = [name for name in files if name not in wanted and not name.startswith(ignored)]
+    source = next(iter(files.values()), Path("(no file)")).parent
+    if missing:
+        raise CheckpointError(f"{source}: {len(missing)} tensors are missing, first {sorted(missing)[0]!r}")
+    if extra:
+        raise CheckpointError(
+            f"{source}: {len(extra)} tensors that the model has no place for, first {sorted(extra)[0]!r}"
+        )
+    by_file: dict[Path, list[str]] = {}
+    for name in wanted:
+        if name in files:
+            by_file.setdefault(files[name], []).append(name)
+    done: dict[int, Tensor] = {}  # one new tensor for each old one, so that tied weights stay tied
+    for path, names in by_file.items():
+        with opened(path, str(device)) as file:
+            held = set(file.keys())
+            for name in names:
+                owner, old = wanted[name]
+                if name not in held:
+                    raise CheckpointError(f"{path}: tensor {name!r} is missing, though {INDEX} places it here")
+                if id(old) not in done:
+                    done[id(old)] = read_tensor(file, path, name, old, device, dtype_of)
+                place(owner, name.rpartition(".")[2], done[id(old)])
+    for name, (owner, old) in wanted.items():
+        if name not in files:
+            place(owner, name.rpartition(".")[2], done[id(old)])
+
+
+def persistent(module: nn.Module) -> Iterable[tuple[str, Tensor]]:
+    """Names and tensors that a checkpoint of `module` holds, tied ones under each of their names."""
+    state = module.state_dict(keep_vars=True)
+    return state.items()
+
+
+def tied_names(wanted: Mapping[str, tuple[nn.Module, Tensor]]) -> dict[str, list[str]]:
+    """For each name, all names of the same tensor."""
+    groups: dict[int, list[str]] = {}
+    for name, (_, tensor) in wanted.items():
+        groups.setdefault(id(tensor), []).append(name)
+    return {name: groups[id(tensor)] for name, (_, tensor) in wanted.items()}
+
+
+def read_tensor(file: Any, path: Path, name: str, old: Tensor, device: torch.device, dtype_of: Callable) -> Tensor:
+    """Read one tensor and check its shape. Raises CheckpointError."""
+    try:
+        shape = tuple(file.get_slice(name).get_shape())
+        if shape != tuple(old.shape):
+            raise CheckpointError(f"{path}: {name!r} has shape {shape}, the model expects {tuple(old.shape)}")
+        tensor = file.get_tensor(name)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path}: {name!r} cannot be read ({one_line(error)})") from None
+    if tensor.is_floating_point() != old.is_floating_point():
+        raise CheckpointError(f"{path}: {name!r} is of type {tensor.dtype}, the model expects {old.dtype}")
+    return tensor.to(device, dtype_of(name, tensor.dtype) if tensor.is_floating_point() else old.dtype)
+
+
+def place(owner: nn.Module, name: str, tensor: Tensor) -> None:
+    """Put a loaded tensor where a parameter or buffer was."""
+    old = owner._parameters.get(name)
+    if name in owner._parameters:
+        if not isinstance(tensor, nn.Parameter):
+            tensor = nn.Parameter(tensor, requires_grad=old is None or old.requires_grad)
+        owner._parameters[name] = tensor
+    else:
+        owner._buffers[name] = tensor
+
+
+def save_weights(
+    module: nn.Module, folder: Path, shard_bytes: int = SHARD_BYTES, prefixes: tuple[str, ...] = ()
+) -> None:
+    """Write the tensors of `module` whose names begin with one of `prefixes` (none: all) in the reference's layout.
+
+    One file, or shards of at most `shard_bytes` with an index. Tied tensors are written once, as the reference does.
+    New shards get names of their own and the index is replaced last, so that a reader never mixes old and new."""
+    shards: list[dict[str, Tensor]] = [{}]
+    size, seen = 0, set()
+    for name, tensor in persistent(module):
+        if id(tensor) in seen or not name.startswith(prefixes or ""):
+            continue
+        seen.add(id(tensor))
+        if shards[-1] and size + tensor.nbytes > shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor.detach()
+        size += tensor.nbytes
+    old = {path.name for path in folder.glob("model*.safetensors*")} if folder.is_dir() else set()
+    if len(shards) == 1:
+        write_tensors(folder / WEIGHTS, shards[0])
+        kept = {WEIGHTS}
+        (folder / INDEX).unlink(missing_ok=True)
+    else:
+        tag = uuid.uuid4().hex[:8] if old else ""
+        names = [
+            f"model{tag and '-' + tag}-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)
+        ]
+        for name, tensors in zip(names, shards, strict=True):
+            write_tensors(folder / name, tensors)
+        total = sum(tensor.nbytes for tensors in shards for tensor in tensors.values())
+        table = {tensor: name for name, tensors in zip(names, shards, strict=True) for tensor in tensors}
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": table})
+        kept = {*names, INDEX}
+    for name in old - kept:
+        (folder / name).unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write one safetensors file atomically. Raises CheckpointError when the disk refuses."""
+    try:
+        with replacing(path) as temporary:
+            save_file(
+                {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, {"format": "pt"}
+            )
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be written ({one_line(error)})") from None

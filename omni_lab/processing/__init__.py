@@ -1,0 +1,5 @@
+"""Files and arrays -> tensors: chat template, image, audio, video, and the one OmniProcessor."""
+
+from .processor import OmniProcessor
+
+__all__ = ["OmniProcessor"]
