@@ -93,7 +93,7 @@ tractor|tractor|vehicle|der Traktor|le tracteur|el tractor
 hammer|hammer|tool|der Hammer|le marteau|el martillo
 key|key|tool|der Schlüssel|la clé|la llave
 scissors|scissors|tool|die Schere|les ciseaux|la tijera
-axe|axe|tool|die Axt|la hache|el hacha
+pencil|pencil|tool|der Stift|le crayon|el lápiz
 guitar|guitar|instrument|die Gitarre|la guitare|la guitarra
 trumpet|trumpet|instrument|die Trompete|la trompette|la trompeta
 violin|violin|instrument|die Geige|le violon|el violín
@@ -114,7 +114,7 @@ camera|camera|object|die Kamera|l'appareil|la cámara
 crown|crown|object|die Krone|la couronne|la corona
 ball|soccer ball|object|der Ball|le ballon|el balón
 house|house|object|das Haus|la maison|la casa
-chair|chair|object|der Stuhl|la chaise|la silla
+gift|wrapped gift|object|das Geschenk|le cadeau|el regalo
 """
 
 CONCEPTS = tuple(Concept(*line.split("|")) for line in _TABLE.strip().splitlines())

@@ -20,6 +20,7 @@ class Task:
     gives: tuple[str, ...]  # media in the messages: any of image, audio, video; () for text alone
     speaks: bool = False  # whether the sample carries the spoken answer
     weight: float = 1.0  # share in a mixture
+    test_only: bool = False  # made of what training must never see
     about: str = ""
 
 
@@ -32,6 +33,13 @@ TASKS: dict[str, Task] = {
     "spoken_qa": Task("spoken.spoken_qa", ("audio",), about="the questions of text_qa, asked aloud"),
     "sound_events": Task("sounds.sound_events", ("audio",), about="what makes this sound"),
     "audio_order": Task("sounds.audio_order", ("audio",), about="which of two sounds came first"),
+    "music": Task("music.music", ("audio",), about="key, metre and tempo of a loop"),
+    "picture_qa": Task("pictures.picture_qa", ("image",), weight=3.0, about="how many, what colour, where, what"),
+    "picture_qa_unseen_style": Task(
+        "pictures.picture_qa_unseen_style", ("image",), test_only=True, about="the same in a style never trained on"
+    ),
+    "grounding": Task("pictures.grounding", ("image",), weight=2.0, about="the box of a named thing"),
+    "science_choice": Task("pictures.science_choice", ("image",), about="multiple choice, with or without a picture"),
     "say_this": Task("spoken.say_this", (), speaks=True, weight=2.0, about="a sentence to repeat aloud"),
     "spoken_reply": Task("spoken.spoken_reply", ("audio",), speaks=True, about="answers aloud"),
 }
@@ -75,9 +83,12 @@ def samples(
     start: the first position of the mixture (a resumed run passes the number of positions already taken, by all ranks);
     rank, world: this process takes the positions that are rank modulo world. Raises DataError for an unknown task.
     """
-    chosen = tuple(tasks) if tasks is not None else tuple(TASKS)
+    check_split(split)
+    chosen = tuple(tasks) if tasks is not None else tuple(t for t in TASKS if split == "test" or not TASKS[t].test_only)
     for task in chosen:
         maker_of(task)
+        if split == "train" and TASKS[task].test_only:
+            raise DataError(f"{task} is a test: nothing may train on it")
     if not 0 <= rank < world:
         raise DataError(f"rank {rank} of {world} processes")
     index = start + (rank - start) % world

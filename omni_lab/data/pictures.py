@@ -1,0 +1,166 @@
+"""Questions about pictures: how many, what colour, where; names, boxes, and science with a picture."""
+
+import numpy as np
+
+from . import scenes, words
+from .sample import Sample, image, user
+from .scenes import Scene
+from .splits import held_out, pick
+from .words import BY_WORD, CONCEPTS, plural
+
+UNSEEN_STYLE = "openmoji"
+MOST = 4  # things of one kind in a counting question
+RELATIONS = ("left", "right", "above", "below")
+
+
+def picture_qa(rng: np.random.Generator, split: str, style: str | None = None) -> Sample:
+    """One question about a new scene: count, colour or relation (in training also names).
+
+    The split is by what is asked of which things (such as "three dogs among cats"), so that a test's scene is new."""
+    kinds = (count, things, colour, relation) + ((name,) if split == "train" else ())
+    kind = pick(rng, kinds)
+    key, question, answer, scene = kind(rng, split, style)
+    picture = scenes.draw(scene, rng if split == "train" else None)
+    meta = {"key": key, "kind": kind.__name__, "style": scene.style, "question": question}
+    return Sample([user(question, image(picture))], "picture_qa", answer, meta=meta)
+
+
+def picture_qa_unseen_style(rng: np.random.Generator, split: str) -> Sample:
+    """The same questions on pictures by an artist never trained on (OpenMoji), whatever the split."""
+    made = picture_qa(rng, "test", UNSEEN_STYLE)
+    made.task = "picture_qa_unseen_style"
+    return made
+
+
+def some_words(rng: np.random.Generator, number: int) -> list[str]:
+    """Different words of the table."""
+    return [CONCEPTS[int(i)].word for i in rng.choice(len(CONCEPTS), number, replace=False)]
+
+
+def wanted(kind: str, key: str, split: str) -> bool:
+    """Whether a question's content belongs to the split."""
+    return held_out(kind, key) == (split == "test")
+
+
+def count(rng: np.random.Generator, split: str, style: str | None) -> tuple[str, str, str, Scene]:
+    """Asks "How many dogs?" among up to three other things."""
+    while True:
+        asked, other, third = some_words(rng, 3)
+        number = int(rng.integers(1, MOST + 1))
+        key = f"count {number} {asked} {other}"
+        if wanted("picture", key, split):
+            break
+    others = [pick(rng, (other, third)) for _ in range(int(rng.integers(0, 3)))]
+    scene = scenes.compose(rng, [asked] * number + others, split, style)
+    return key, f"How many {plural(asked)}?", str(number), scene
+
+
+def things(rng: np.random.Generator, split: str, style: str | None) -> tuple[str, str, str, Scene]:
+    """Asks "How many things?" of any kind; the test shows only concepts that training never showed."""
+    number = int(rng.integers(1, 7))
+    known = scenes.anything(split)
+    if style is None:
+        style = pick(rng, scenes.emoji_set().training_styles)
+    chosen = [int(pick(rng, known)) for _ in range(number)]
+    names = " ".join(sorted(scenes.emoji_set().names[i] for i in chosen))
+    scene = scenes.compose(rng, chosen, split, style)
+    return f"things {names}", "How many things?", str(number), scene
+
+
+def colour(rng: np.random.Generator, split: str, style: str | None) -> tuple[str, str, str, Scene]:
+    """Asks "What colour is behind the dog?"."""
+    while True:
+        chosen = some_words(rng, int(rng.integers(1, 4)))
+        scene = scenes.compose(rng, chosen, split, style, cards=1.0)
+        key = f"colour {chosen[0]} {scene.things[0].colour} " + " ".join(sorted(chosen[1:]))
+        if wanted("picture", key, split):
+            return key, f"What colour is behind the {chosen[0]}?", scene.things[0].colour or "", scene
+
+
+def relation(rng: np.random.Generator, split: str, style: str | None) -> tuple[str, str, str, Scene]:
+    """Asks "Where is the dog, seen from the cat?" -> left, right, above or below, each as likely."""
+    answer = pick(rng, RELATIONS)
+    while True:
+        chosen = some_words(rng, int(rng.integers(2, 4)))
+        key = f"relation {answer} {chosen[0]} {chosen[1]}"
+        if not wanted("picture", key, split):
+            continue
+        scene = scenes.compose(rng, chosen, split, style)
+        if scenes.relation(scene.things[0], scene.things[1]) == answer:
+            return key, f"Where is the {chosen[0]}, seen from the {chosen[1]}?", answer, scene
+
+
+def name(rng: np.random.Generator, split: str, style: str | None) -> tuple[str, str, str, Scene]:
+    """Asks "What is this?" of one thing, or "What is on red?" of several on cards: where words meet pictures."""
+    if rng.random() < 0.5:
+        (word,) = some_words(rng, 1)
+        return f"name {word}", "What is this?", word, scenes.compose(rng, [word], split, style)
+    while True:
+        chosen = some_words(rng, int(rng.integers(2, 4)))
+        scene = scenes.compose(rng, chosen, split, style, cards=1.0)
+        colours = [thing.colour for thing in scene.things]
+        key = f"colour {chosen[0]} {colours[0]} " + " ".join(sorted(chosen[1:]))
+        if colours.count(colours[0]) == 1 and wanted("picture", key, split):
+            return f"name {key}", f"What is on {colours[0]}?", chosen[0], scene
+
+
+def grounding(rng: np.random.Generator, split: str) -> Sample:
+    """Asks "Box of the dog?" -> "x1,y1,x2,y2" in hundredths of the picture. The split is by the thing and its company."""
+    while True:
+        chosen = some_words(rng, int(rng.integers(1, 5)))
+        key = f"box {chosen[0]} " + " ".join(sorted(chosen[1:]))
+        if len(chosen) == 1 and split == "test":
+            continue
+        if len(chosen) == 1 or wanted("grounding", key, split):
+            break
+    scene = scenes.compose(rng, chosen, split)
+    picture = scenes.draw(scene, rng if split == "train" else None)
+    thing = scene.things[0]
+    box = tuple(edge / scene.size for edge in thing.box)
+    meta = {"key": key, "box": box, "style": scene.style}
+    return Sample([user(f"Box of the {chosen[0]}?", image(picture))], "grounding", scene.told_box(thing), meta=meta)
+
+
+def science_choice(rng: np.random.Generator, split: str) -> Sample:
+    """A science question with four choices; the subject stands in the picture, or in the words when there is none."""
+    while True:
+        fact, subject, right, wrong = science_question(rng)
+        seen = rng.random() < 0.7
+        wrong = [wrong[int(i)] for i in rng.permutation(len(wrong))[:3]]
+        options = [right, *wrong]
+        options = [options[int(i)] for i in rng.permutation(4)]
+        key = f"{fact} {subject} {seen} " + " ".join(options)
+        if wanted("science", key, split):
+            break
+    lines = ". ".join(f"{letter} {option}" for letter, option in zip("ABCD", options, strict=True))
+    asked = fact.replace("THE", "it" if seen else f"the {subject}")
+    answer = "ABCD"[options.index(right)]
+    meta = {"key": key, "fact": fact, "seen": seen, "options": options}
+    media = []
+    if seen:
+        scene = scenes.compose(rng, [subject], split)
+        media = [image(scenes.draw(scene, rng if split == "train" else None))]
+    return Sample([user(f"{asked} {lines}. Letter?", *media)], "science_choice", answer, meta=meta)
+
+
+def science_question(rng: np.random.Generator) -> tuple[str, str, str, list[str]]:
+    """(question with THE for its subject, subject, right answer, wrong answers) from the table of facts."""
+    kind = int(rng.integers(4))
+    if kind == 0:
+        subject = pick(rng, CONCEPTS).word
+        right, everything = BY_WORD[subject].kind, sorted(set(words.GROUPS))
+        everything = [k for k in everything if k != "object"]
+        if right == "object":
+            return science_question(rng)
+        return "What kind is THE?", subject, right, [k for k in everything if k != right]
+    if kind == 1:
+        subject = pick(rng, sorted(words.LEGS_OF))
+        right = words.LEGS_OF[subject]
+        return "How many legs has THE?", subject, str(right), [str(n) for n in (0, 2, 4, 6, 8) if n != right]
+    if kind == 2:
+        subject = pick(rng, sorted(words.HOME_OF))
+        right = words.HOME_OF[subject]
+        return "Where does THE live?", subject, right, [h for h in ("air", "land", "space", "water") if h != right]
+    subject = pick(rng, sorted(words.SAYS))
+    right = words.SAYS[subject]
+    return "What does THE say?", subject, right, [s for s in sorted(words.SAYS.values()) if s != right]
