@@ -83,9 +83,9 @@ class Run:
         self.average = ExponentialAverage(self.learning, self.settings.ema)
         self.scaler = torch.amp.GradScaler(here.device.type, enabled=self.dtype == torch.float16)
         self.step, self.seconds, self.bad, self.figures = 0, 0.0, BadData(), {}
+        self.sums: dict[str, Tensor] = {}  # what the log's next row is the mean of
+        self.reported = 0.0  # seconds of training when the log was last written
         self.restore(resume)
-        self.sums: dict[str, Tensor] = {}
-        self.reported = self.seconds  # when the log was last written
         title = f"{recipe.name} on {here.name}"
         self.log = RunLog(out, self.step, self.settings.steps, title, progress, board, group.first)
 
@@ -124,7 +124,8 @@ class Run:
         same_run(state, self.describe(), self.out)
         checkpoints.load(self.out, steps[-1], self.tensors())
         self.step, self.seconds, self.bad = state["step"], state["seconds"], BadData(state["bad_data"])
-        self.figures = state["figures"]
+        self.figures, self.reported = state["figures"], state["reported"]
+        self.sums = {name: torch.tensor(value, device=self.here.device) for name, value in state["sums"].items()}
         self.scaler.load_state_dict(state["scaler"])
 
     def describe(self) -> dict[str, Any]:
@@ -141,6 +142,8 @@ class Run:
             "scaler": self.scaler.state_dict(),
             "bad_data": self.bad.state,
             "figures": self.figures,
+            "sums": {name: value.item() for name, value in self.sums.items()},
+            "reported": self.reported,
             "processes": self.group.world,
             "torch": torch.__version__,
         }
@@ -224,7 +227,7 @@ class Run:
         """Sum up for the log without waiting for the device."""
         for name, value in values.items():
             value = value.detach().float() * weight
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.sums[name] = self.sums[name].to(value.device) + value if name in self.sums else value
 
     def report(self) -> None:
         """Log the means since the last report; stop when the loss is no number."""

@@ -36,7 +36,7 @@ def main(killed: Path, whole: Path, kills: int, steps: int) -> None:
     longest, dice, done = time.monotonic() - started, random.Random(1), 0
     for _ in range(kills):
         pid = child(killed, steps)
-        time.sleep(dice.uniform(0.05, longest / 3))
+        time.sleep(dice.uniform(0, longest / 11))
         os.kill(pid, signal.SIGKILL)
         done += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
     _, status = os.waitpid(child(killed, steps), 0)

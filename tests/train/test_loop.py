@@ -38,11 +38,11 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def test_killed_twenty_times_it_ends_with_the_same_bits(tmp_path: Path) -> None:
-    command = [sys.executable, "kill.py", str(tmp_path / "killed"), str(tmp_path / "whole"), "20", "400"]
+    command = [sys.executable, "kill.py", str(tmp_path / "killed"), str(tmp_path / "whole"), "20", "500"]
     environment = os.environ | {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, cwd=HERE, capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == "killed 20 times, then left with 0", done.stderr[-3000:]
-    assert same(final(tmp_path / "killed", 400), final(tmp_path / "whole", 400))
+    assert same(final(tmp_path / "killed", 500), final(tmp_path / "whole", 500))
     logs = [
         [(r["step"], r["name"], r["value"]) for r in read_log(tmp_path / n / "log.csv")] for n in ("killed", "whole")
     ]
