@@ -38,6 +38,8 @@ TASKS: dict[str, Task] = {
     "picture_qa_unseen_style": Task(
         "pictures.picture_qa_unseen_style", ("image",), test_only=True, about="the same in a style never trained on"
     ),
+    "picture_arithmetic": Task("rendered.picture_arithmetic", ("image",), about="X + Y = 10, X = 2, Y = ?"),
+    "ocr": Task("rendered.ocr", ("image",), weight=2.0, about="a word to read"),
     "grounding": Task("pictures.grounding", ("image",), weight=2.0, about="the box of a named thing"),
     "science_choice": Task("pictures.science_choice", ("image",), about="multiple choice, with or without a picture"),
     "say_this": Task("spoken.say_this", (), speaks=True, weight=2.0, about="a sentence to repeat aloud"),
