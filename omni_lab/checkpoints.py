@@ -98,7 +98,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 class EmptyOnMeta(TorchFunctionMode):
-    """Inside this block layers get parameters without storage, while computed buffers (rotary tables, filters) are real.
+    """Inside this block layers get parameters without storage, while computed buffers (rotary tables) are real.
 
     torch.device("meta") would take the buffers too, which no checkpoint holds."""
 

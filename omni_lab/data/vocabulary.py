@@ -16,20 +16,36 @@ from . import emoji, recordings, sentences, splits, texts, words
 SEED = 0
 LANGUAGES = ("en", "de", "fr", "es")
 COORDINATES = "({},{}),({},{})"  # how a box is written, in hundredths of the picture
+# What people say to an assistant whatever it is about: each becomes a token or nearly so.
+COMMON = """
+ the of and to a in is it you that he was for on are with as I his they be at one have this from or had by hot
+ but some what there we can out other were all your when up use word how said an each she which do their time if
+ will way about many then them would write like so these her long make thing see him two has look more day could
+ go come did my sound no most number who over know water than call first people may down side been now find any
+ new work part take get place made live where after back little only round man year came show every good me give
+ our under name very through just form much great think say help low line before turn cause same mean differ move
+ right boy old too does tell sentence set three want air well also play small end put home read hand port large
+ spell add even land here must big high such follow act why ask men change went light kind off need house picture
+ try us again animal point mother world near build self earth father person woman video image audio music voice
+ hear hears heard speak speaks spoke says left middle centre describe answer question please thank thanks hello
+ sorry yes because something anything everything someone key metre tempo bell rings moves waves second third
+ while during letter letters text written reads minor major beats per minute BPM Mother's Day Happy
+"""
 
 
 def corpus(scale: int = 1000) -> Iterator[str]:
     """Texts of the nano world; `scale` times a handful of each kind."""
     rng = splits.generator("vocabulary", "train", SEED, 0)
-    for _ in range(scale):
-        yield sentences.sentence(rng, "train")
-        yield sentences.sentence(rng, "train")
+    for i in range(scale):
+        yield f"{sentences.sentence(rng, 'train')} {sentences.sentence(rng, 'train')}"
         yield sentences.paused_sentence(rng, "train")
         yield from sentences.sentence_pair(rng, "train")
         for sample in (texts.text_qa(rng, "train"), texts.text_chat(rng, "train")):
             yield from said(sample)
         yield boxes(rng)
-    for _ in range(max(1, scale // 100)):
+        if i % 25 == 0:
+            yield COMMON.replace("\n", "") + COMMON.title().replace("\n", "")
+    for _ in range(max(1, scale // 300)):
         yield from names()
         yield from recordings.transcripts("train")
         yield "You are a helpful assistant.\nassistant\nsystem\n"
@@ -50,9 +66,10 @@ def boxes(rng: np.random.Generator) -> str:
 
 def names() -> Iterator[str]:
     """What the emoji show, in the languages of the nano world, and the English words they are found by."""
-    for concept in emoji.load().concepts:
-        yield from (concept.labels[language] for language in LANGUAGES if language in concept.labels)
-        yield " ".join(concept.keywords.get("en", ()))
+    shown = emoji.load()
+    for language in LANGUAGES:
+        yield from shown.labels[language]
+    yield from map(" ".join, shown.keywords["en"])
 
 
 def build_tokenizer(folder: str | Path) -> Any:

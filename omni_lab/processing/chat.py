@@ -1,7 +1,8 @@
 """Chat messages: the ecosystem's form, the ChatML prompt, and which tokens are the assistant's answer."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,7 +87,8 @@ def user_message(
     text: str | None, images: Sequence[Any], audio: Sequence[Any], videos: Sequence[Any]
 ) -> dict[str, Any]:
     """One user's message with the media before the text. Raises InputError when there is nothing in it."""
-    parts = [{"type": kind, kind: value} for kind, values in zip(MEDIA, (images, audio, videos)) for value in values]
+    given = (("image", images), ("audio", audio), ("video", videos))
+    parts = [{"type": kind, kind: value} for kind, values in given for value in values]
     if text is not None:
         parts.append({"type": "text", "text": text})
     if not parts:

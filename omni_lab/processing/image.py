@@ -7,8 +7,9 @@ processors give (their torchvision path), but need torch alone: nothing else of 
 import io
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -119,8 +120,8 @@ def rgb(picture: Any) -> Any:
 def image_array(array: np.ndarray | Tensor) -> Tensor:
     """An array as RGB pixels: (3, height, width), uint8.
 
-    array: (height, width), (height, width, 1 | 3 | 4) or (1 | 3 | 4, height, width); integers 0 to 255 or floats 0 to 1.
-    A fourth channel is opacity, over white. Raises InputError."""
+    array: (height, width), (height, width, 1 | 3 | 4) or (1 | 3 | 4, height, width); integers 0 to 255 or floats
+    0 to 1. A fourth channel is opacity, over white. Raises InputError."""
     pixels = numbers(array, "a picture")
     if pixels.ndim == 2:
         pixels = pixels[None]
@@ -161,7 +162,7 @@ def eight_bits(pixels: Tensor) -> Tensor:
 
 
 def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """The size to which a picture is resized: sides divisible by `factor`, area within limits, aspect ratio nearly kept.
+    """The size to which a picture is resized: sides divisible by `factor`, area within limits, aspect nearly kept.
 
     Sides in pixels. Raises InputError when one side is more than 200 times the other. Source: Qwen2-VL (2409.12191)."""
     if max(height, width) > 200 * min(height, width):
@@ -178,7 +179,7 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
 
 
 def resize(frames: Tensor, config: PixelConfig) -> Tensor:
-    """(frames, 3, height, width), uint8, any size -> the same at the size that `smart_resize` says. Bicubic, anti-aliased."""
+    """(frames, 3, height, width), uint8, any size -> the size that `smart_resize` says. Bicubic, anti-aliased."""
     factor = config.patch_size * config.merge_size
     size = smart_resize(frames.shape[-2], frames.shape[-1], factor, config.min_pixels, config.max_pixels)
     if size == tuple(frames.shape[-2:]):

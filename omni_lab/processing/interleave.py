@@ -1,4 +1,4 @@
-"""How many placeholder tokens a medium takes, and how sound and pictures of one video alternate (report, section 2.2)."""
+"""How the sound and the pictures of one video alternate among the placeholder tokens (report, section 2.2)."""
 
 import numpy as np
 

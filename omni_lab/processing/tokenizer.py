@@ -1,4 +1,4 @@
-"""The nano tokenizer: byte-level BPE in the form of the Qwen2 tokenizer, and the processor files of the nano checkpoint."""
+"""The nano tokenizer (byte-level BPE in the form of Qwen2's) and the processor files of the nano checkpoint."""
 
 import json
 from collections.abc import Iterable
@@ -103,7 +103,7 @@ def write_processor(folder: str | Path, texts: Iterable[str]) -> Any:
     )
     checkpoints.write_json(folder / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
     checkpoints.write_json(folder / "preprocessor_config.json", preprocessor_settings())
-    # The reference's video processor takes its sizes from the call or from its class, never from a file: this key is ours.
+    # The reference's video processor takes its sizes from the call or its class, never from a file: this key is ours.
     checkpoints.write_json(
         folder / "processor_config.json",
         {"processor_class": "Qwen2_5OmniProcessor", "videos_kwargs": {**PIXELS, "size": NANO_FRAME}},

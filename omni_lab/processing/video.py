@@ -2,8 +2,9 @@
 
 import io
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,8 +34,8 @@ def load_video(
 
     source: path, address or bytes of a file that PyAV reads; {"frames": ..., "fps": frames a second, "audio": samples
     or None, "sample_rate": Hz}; or bare frames: (frames, height, width, 3), (frames, 3, height, width) or a list of
-    pictures, taken as already sampled at `fps`. rate: Hz of the sound that comes back; fps: frames a second (default 2).
-    Raises MediaError (file) or InputError (array)."""
+    pictures, taken as already sampled at `fps`. rate: Hz of the sound that comes back; fps: frames a second
+    (default 2). Raises MediaError (file) or InputError (array)."""
     target = FPS if fps is None else fps
     if not (isinstance(target, (int, float)) and 0 < target <= 1000):
         raise InputError(f"fps must lie between 0 and 1000, got {target!r}")
