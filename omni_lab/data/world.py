@@ -42,6 +42,9 @@ TASKS: dict[str, Task] = {
     "ocr": Task("rendered.ocr", ("image",), weight=2.0, about="a word to read"),
     "grounding": Task("pictures.grounding", ("image",), weight=2.0, about="the box of a named thing"),
     "science_choice": Task("pictures.science_choice", ("image",), about="multiple choice, with or without a picture"),
+    "video_order": Task("videos.video_order", ("video",), about="which of three things came first, second, last"),
+    "av_synchrony": Task("videos.av_synchrony", ("video", "audio"), weight=2.0, about="what moved when the bell rang"),
+    "who_said_what": Task("videos.who_said_what", ("video", "audio"), weight=2.0, about="left and right, who said what"),
     "say_this": Task("spoken.say_this", (), speaks=True, weight=2.0, about="a sentence to repeat aloud"),
     "spoken_reply": Task("spoken.spoken_reply", ("audio",), speaks=True, about="answers aloud"),
 }
