@@ -123,6 +123,10 @@ class KVCache:
         self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
         self.key_mask: Tensor | None = None
         self.length = 0
+        # TMRoPE, (batch,) each: where the next segment of a prompt starts, and the next generated token. They differ
+        # only after audio in video, where a wide frame may reach further than the sound that follows it.
+        self.next_start: Tensor | None = None
+        self.next_position: Tensor | None = None
 
     @property
     def capacity(self) -> int:
@@ -153,6 +157,13 @@ class KVCache:
             self.key_mask = torch.ones(self.keys[0].shape[0], self.capacity, dtype=torch.bool, device=mask.device)
         self.key_mask[:, self.length : self.length + count] = True if mask is None else mask.bool()
 
+    def tokens(self) -> Tensor:
+        """Real tokens of each row: (batch,)."""
+        rows, device = self.keys[0].shape[0], self.keys[0].device
+        if self.key_mask is None:
+            return torch.full((rows,), self.length, device=device)
+        return self.key_mask[:, : self.length].sum(-1)
+
     def crop(self, length: int) -> None:
         """Forget all tokens from `length` on."""
         self.length = min(self.length, length)
@@ -167,7 +178,7 @@ def attention_bias(
 
     inputs: (batch, new, dim). attention_mask: (batch, new) or (batch, past + new), 1 for real tokens. segment_ids:
     (batch, new), tokens see only their own segment. The mask is (batch, 1, new, past + new).
-    Queries that are padding see themselves, so that no row of the softmax is empty.
+    Padding on the left sees nothing at all; attention then gives zeros there, as in the reference.
     """
     batch, new = inputs.shape[:2]
     past = cache.length if cache is not None else 0
@@ -192,10 +203,9 @@ def attention_bias(
     if torch.is_autocast_enabled(inputs.device.type):
         dtype = torch.get_autocast_dtype(inputs.device.type)
     places = torch.arange(past + new, device=inputs.device)
-    own = places[past:, None] == places
     allowed = (places[past:, None] >= places)[None, None]  # (1, 1, new, past + new)
     if real is not None:
-        allowed = allowed & (real[:, None, None, :] | own)
+        allowed = allowed & real[:, None, None, :]
     if segment_ids is not None:
         if past or segment_ids.shape != (batch, new):
             raise InputError(f"segment_ids is {tuple(segment_ids.shape)}, expected ({batch}, {new}) and an empty cache")
@@ -305,7 +315,17 @@ class Decoder(nn.Module):
             position_ids, config.head_dim, config.rope_theta, config.mrope_section, inputs_embeds.dtype
         )
         mask = attention_bias(inputs_embeds, attention_mask, segment_ids, cache)
-        hidden = inputs_embeds
+        return self.run(inputs_embeds, rotary, mask, cache, collect)
+
+    def run(
+        self,
+        hidden: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        mask: tuple[Tensor | None, bool],
+        cache: KVCache | None = None,
+        collect: list[Tensor] | None = None,
+    ) -> Tensor:
+        """`forward` with tables and mask at hand, as token-by-token decoding has them; the cache must have room."""
         for i, layer in enumerate(self.layers):
             if collect is not None:
                 collect.append(hidden)
@@ -314,8 +334,47 @@ class Decoder(nn.Module):
             else:
                 hidden = layer(hidden, rotary, mask, cache, i)
         if cache is not None:
-            cache.length += length
+            cache.length += hidden.shape[1]
         hidden = self.norm(hidden)
         if collect is not None:
             collect.append(hidden)
         return hidden
+
+
+class Stepper:
+    """Token-by-token decoding behind a prompt: rotary tables and masks are made for many steps at once."""
+
+    BLOCK = 128  # steps
+
+    def __init__(self, decoder: Decoder, cache: KVCache) -> None:
+        if cache.next_position is None:
+            raise InputError("decoding needs a prompt: the cache is empty")
+        self.decoder, self.cache = decoder, cache
+        self.left = 0
+
+    def prepare(self, inputs: Tensor) -> None:
+        """Make room, tables (batch, 1, BLOCK, head_dim) and, if there is padding, the mask of all coming steps."""
+        cache, config = self.cache, self.decoder.config
+        cache.reserve(self.BLOCK)
+        ahead = cache.next_position[:, None] + torch.arange(self.BLOCK, device=inputs.device)  # (batch, BLOCK)
+        self.cos, self.sin = rotary_tables(
+            ahead.expand(3, -1, -1), config.head_dim, config.rope_theta, config.mrope_section, inputs.dtype
+        )
+        self.bias = None
+        if cache.key_mask is not None:
+            cache.mark(None, self.BLOCK)
+            self.bias = torch.zeros(cache.key_mask.shape, dtype=inputs.dtype, device=inputs.device)
+            self.bias = self.bias.masked_fill_(~cache.key_mask, -math.inf)[:, None, None]  # (batch, 1, 1, capacity)
+        self.left = self.BLOCK
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Input vector of the next token of each row -> its hidden state after the norm: (batch, dim) each."""
+        if self.left == 0:
+            self.prepare(inputs)
+        cache, at = self.cache, self.BLOCK - self.left
+        rotary = (self.cos[:, :, at : at + 1], self.sin[:, :, at : at + 1])
+        bias = None if self.bias is None else self.bias[..., : cache.length + 1]
+        hidden = self.decoder.run(inputs.unsqueeze(1), rotary, (bias, False), cache)
+        cache.next_start = cache.next_position = cache.next_position + 1
+        self.left -= 1
+        return hidden.squeeze(1)
