@@ -1,7 +1,7 @@
 """Many short sounds in one file: an Ogg Opus stream and a JSON table of where each begins and what it is.
 
-One file is read in one go and compresses far better than five hundred. Between two sounds lies a little silence, so that a
-lossy codec cannot smear one into the next.
+One file is read in one go and compresses far better than five hundred. Between two sounds lies a little silence, so
+that a lossy codec cannot smear one into the next.
 """
 
 import json
@@ -29,7 +29,7 @@ class Sound:
 
 
 def write(path: str | Path, sounds: list[Sound], rate: int, bit_rate: int = 24_000) -> None:
-    """Write `path` (.opus) and its table beside it (.json), each atomically. rate: Hz, one that Opus knows (16000, 24000...)."""
+    """Write `path` (.opus) and its table beside it (.json), each atomically. rate: Hz that Opus knows (16000, 24000)."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     table, pieces, start = [], [], 0

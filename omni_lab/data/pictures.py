@@ -105,7 +105,7 @@ def name(rng: np.random.Generator, split: str, style: str | None) -> tuple[str, 
 
 
 def grounding(rng: np.random.Generator, split: str) -> Sample:
-    """Asks "Box of the dog?" -> "x1,y1,x2,y2" in hundredths of the picture. The split is by the thing and its company."""
+    """Asks "Box of the dog?" -> "x1,y1,x2,y2" in hundredths of a side; split by the thing and its company."""
     while True:
         chosen = some_words(rng, int(rng.integers(1, 5)))
         key = f"box {chosen[0]} " + " ".join(sorted(chosen[1:]))

@@ -52,8 +52,8 @@ def transcripts(split: str) -> tuple[str, ...]:
 
 @functools.cache
 def vocabulary() -> tuple[str, ...]:
-    """All words of all prompts: synthetic voices teach them in training one by one, as a lexicon would; the test's prompts
-    themselves are never read aloud."""
+    """All words of all prompts: synthetic voices teach them in training one by one, as a lexicon would;
+    the test's prompts themselves are never read aloud."""
     return tuple(
         sorted({word.strip(",.;!?") for prompt in everything() for word in prompt.text.lower().split()} - {""})
     )

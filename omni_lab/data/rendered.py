@@ -1,4 +1,4 @@
-"""Pictures of writing: words to read, and "X + Y = 10, X = 2" to solve. Drawn with the fonts that matplotlib carries."""
+"""Pictures of writing: words to read, and "X + Y = 10, X = 2" to solve. In the fonts that matplotlib carries."""
 
 import functools
 import re
@@ -39,7 +39,7 @@ def lexicon() -> tuple[str, ...]:
 
 
 def ocr(rng: np.random.Generator, split: str) -> Sample:
-    """A word to read. The test's words are never shown in training, which mixes in made-up ones so that letters count."""
+    """A word to read. The test's words are never shown in training, which mixes in made-up ones: letters count."""
     if split == "train" and rng.random() < 0.35:
         word, key = made_up(rng), "made up"
     else:
@@ -89,7 +89,7 @@ def ink(rng: np.random.Generator) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def picture_arithmetic(rng: np.random.Generator, split: str) -> Sample:
-    """"X + Y = 10", "X = 2", "Y = ?" in a picture. The split is by equation and given value, whatever the letters."""
+    """ "X + Y = 10", "X = 2", "Y = ?" in a picture. The split is by equation and given value, whatever the letters."""
     while True:
         first, second = int(rng.integers(0, LARGEST + 1)), int(rng.integers(0, LARGEST + 1))
         sign = pick(rng, "+-")

@@ -21,7 +21,8 @@ _NAMES = {
     "hi-hat": "hat_bdu hat_cats hat_gem hat_gump hat_metal hat_noiz hat_psych hat_raw hat_zild drum_cymbal_closed",
     "cymbal": "drum_cymbal_hard drum_cymbal_open drum_cymbal_soft drum_splash_hard drum_splash_soft ride_tri ride_via",
     "tom": "drum_tom_hi_hard drum_tom_hi_soft drum_tom_lo_hard drum_tom_lo_soft drum_tom_mid_hard drum_tom_mid_soft",
-    "tabla": "tabla_ghe1 tabla_ghe4 tabla_ghe7 tabla_na tabla_na_o tabla_tas1 tabla_tas2 tabla_tun1 tabla_tun2 tabla_re",
+    "tabla": "tabla_ghe1 tabla_ghe4 tabla_ghe7 tabla_na tabla_na_o tabla_tas1 tabla_tas2 tabla_tun1 tabla_tun2 "
+    "tabla_re",
     "bell": "perc_bell perc_bell2 elec_bell elec_chime elec_triangle elec_ping",
     "guitar": "guit_e_fifths guit_e_slide guit_em9 guit_harmonics",
     "bass": "bass_dnb_f bass_drop_c bass_hard_c bass_hit_c bass_thick_c bass_woodsy_c",

@@ -68,7 +68,7 @@ def speakers(split: str) -> tuple[str, ...]:
 
 @functools.cache
 def source_voice():
-    """The source voice, loaded once per process (about 0.5 s, one thread). Raises DataError when it is not installed."""
+    """The source voice, loaded once per process (0.5 s, one thread). Raises DataError when not installed."""
     try:
         from hibari import Hibari
     except ImportError as error:
@@ -110,7 +110,7 @@ def utter(text: str, speaker: Speaker, seed: int = 0, speed: float = 1.0) -> np.
 
 
 def synthesise(spectra: list[np.ndarray], speaker: Speaker, rng: np.random.Generator) -> np.ndarray:
-    """The voice's five spectra (601, frames) and pitch (frames,), changed to `speaker`, as a wave (samples,) at 24 kHz."""
+    """The voice's five spectra (601, frames) and pitch (frames,), changed to `speaker`, as a wave (samples,)."""
     from hibari import dsp
 
     harmonics, phase, noise, residue, residue_phase, pitch = spectra
@@ -133,7 +133,7 @@ def stretch(spectrum: np.ndarray, factor: float) -> np.ndarray:
 
 
 def bend(pitch: np.ndarray, factor: float, excursion: float) -> np.ndarray:
-    """Scale a pitch curve (frames,) in Hz, and its excursions from the mean in log frequency; unvoiced stays unvoiced."""
+    """Scale a pitch curve (frames,) in Hz, and its excursions from the mean in log frequency."""
     voiced = pitch > 40.0  # Hz: the source voice's own threshold
     if not voiced.any():
         return pitch

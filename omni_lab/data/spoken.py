@@ -15,7 +15,7 @@ def voice(rng: np.random.Generator, text: str, split: str) -> tuple[np.ndarray, 
     """`text` as the model hears it, (samples,) at 16 kHz, and who says it.
 
     Training mixes the source voice, the named speakers and speakers made up on the spot; the test is the source voice
-    (a new sentence is what it tests; `speech.HELD_OUT_SPEAKERS` are asked for by name where the voice is what is new)."""
+    (a new sentence is what it tests; `speech.HELD_OUT_SPEAKERS` are asked for where the voice is what is new)."""
     seed, speed = int(rng.integers(2**31)), float(rng.uniform(0.9, 1.1))
     if split == "test" or rng.random() < 0.4:
         wave, name = speech.say(text, "heart", seed, speed), "heart"
@@ -37,7 +37,7 @@ def asr(rng: np.random.Generator, split: str) -> Sample:
 
 
 def prompt_like(rng: np.random.Generator) -> str:
-    """A training prompt, the beginning of one with the end of another, or up to four words of the prompts' vocabulary."""
+    """A training prompt, the beginning of one with the end of another, or up to four words of all prompts."""
     known, kind = recordings.transcripts("train"), rng.random()
     first, second = pick(rng, known), pick(rng, known)
     if kind < 0.3:

@@ -119,6 +119,10 @@ def video_order(rng: np.random.Generator, split: str, fps: float = FPS) -> Sampl
     return Sample([user(question, video(frames, fps))], "video_order", chosen[asked], meta=meta)
 
 
+GREETINGS = (
+    "good morning", "good night", "thank you", "hello there", "see you soon", "how are you", "well done", "my turn",
+    "come here", "wait for me", "that is mine", "I am hungry",
+)  # fmt: skip
 PEOPLE = ("man", "woman", "boy", "girl", "old man", "old woman", "baby")
 
 
@@ -129,8 +133,7 @@ def phrase(rng: np.random.Generator) -> str:
         return f"{NUMBERS[int(rng.integers(2, 11))]} {plural(pick(rng, CONCEPTS).word)}"
     if kind == 1:
         return f"a {pick(rng, [c for c in sorted(COLOURS) if c != 'orange'])} {pick(rng, CONCEPTS).word}"
-    return pick(rng, ("good morning", "good night", "thank you", "hello there", "see you soon", "how are you", "well done",
-                      "my turn", "come here", "wait for me", "that is mine", "I am hungry"))  # fmt: skip
+    return pick(rng, GREETINGS)
 
 
 def who_said_what(rng: np.random.Generator, split: str, fps: float = FPS) -> Sample:

@@ -38,13 +38,17 @@ TASKS: dict[str, Task] = {
     "picture_qa_unseen_style": Task(
         "pictures.picture_qa_unseen_style", ("image",), test_only=True, about="the same in a style never trained on"
     ),
+    "caption": Task("dialogues.described", ("image",), about="a picture and its caption"),
+    "dialogue": Task("dialogues.dialogue", ("image",), about="conversation, detailed description, reasoning"),
     "picture_arithmetic": Task("rendered.picture_arithmetic", ("image",), about="X + Y = 10, X = 2, Y = ?"),
     "ocr": Task("rendered.ocr", ("image",), weight=2.0, about="a word to read"),
     "grounding": Task("pictures.grounding", ("image",), weight=2.0, about="the box of a named thing"),
     "science_choice": Task("pictures.science_choice", ("image",), about="multiple choice, with or without a picture"),
     "video_order": Task("videos.video_order", ("video",), about="which of three things came first, second, last"),
     "av_synchrony": Task("videos.av_synchrony", ("video", "audio"), weight=2.0, about="what moved when the bell rang"),
-    "who_said_what": Task("videos.who_said_what", ("video", "audio"), weight=2.0, about="left and right, who said what"),
+    "who_said_what": Task(
+        "videos.who_said_what", ("video", "audio"), weight=2.0, about="left and right, who said what"
+    ),
     "say_this": Task("spoken.say_this", (), speaks=True, weight=2.0, about="a sentence to repeat aloud"),
     "spoken_reply": Task("spoken.spoken_reply", ("audio",), speaks=True, about="answers aloud"),
 }

@@ -1,0 +1,90 @@
+"""The teacher of LLaVA's method: a language model that is told captions and boxes and asked for instruction data.
+
+Any server with the OpenAI chat interface will do (vLLM, llama.cpp, Ollama, ...). The three system prompts follow the
+method of the LLaVA paper (Liu et al. 2023, tables 13 to 15), in our own words.
+"""
+
+import json
+from dataclasses import dataclass
+
+import httpx
+import numpy as np
+
+from ..errors import DataError
+from . import dialogues
+from .dialogues import Turns
+from .scenes import Scene
+
+_SEEN = (
+    "You look at one picture. You cannot see it here: instead you get sentences that describe it, and a list of the "
+    "things in it with their boxes [x1, y1, x2, y2] as shares of its width and height, from the upper left corner. "
+    "Speak as if you saw the picture itself; never mention the sentences, the list or numbers of a box. Ask and answer "
+    "only what can be told for certain from what you are given. "
+)
+SYSTEM = {
+    "conversation": _SEEN
+    + "Write a conversation between a person who asks about the picture and an assistant who answers: what things "
+    "there are, how many, their colours, where they are relative to one another. ",
+    "detail": _SEEN + "Write one request for a detailed description, and the description: every thing, its place, "
+    "and how the things lie to one another. ",
+    "reasoning": _SEEN
+    + "Write one question that takes thinking, beyond what is merely seen: knowledge about the things, "
+    "causes, consequences, advice; and an answer that gives its reasons step by step. ",
+}
+FORM = 'Reply with JSON alone: {"turns": [{"question": "...", "answer": "..."}]}.'
+
+
+def prompt(kind: str, captions: list[str], boxes: list[str]) -> list[dict[str, str]]:
+    """The chat messages that ask for instruction data of `kind` (conversation, detail or reasoning).
+
+    captions, boxes: as `dialogues.captions` and `dialogues.boxes` write them. Raises DataError for another kind."""
+    if kind not in SYSTEM:
+        raise DataError(f"no instruction data of kind {kind!r}: choose {', '.join(SYSTEM)}")
+    told = "\n".join([*captions, "", *boxes])
+    return [{"role": "system", "content": SYSTEM[kind] + FORM}, {"role": "user", "content": told}]
+
+
+@dataclass(frozen=True)
+class Server:
+    """An OpenAI-compatible server: `url` ends in /v1."""
+
+    url: str
+    model: str
+    key: str = ""
+    timeout: float = 60.0  # seconds
+
+    def complete(self, messages: list[dict[str, str]], seed: int = 0, temperature: float = 0.7) -> str:
+        """The server's reply to a chat. Raises DataError with what went wrong."""
+        body = {"model": self.model, "messages": messages, "seed": seed, "temperature": temperature}
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        try:
+            reply = httpx.post(
+                f"{self.url.rstrip('/')}/chat/completions", json=body, headers=headers, timeout=self.timeout
+            )
+            reply.raise_for_status()
+            return str(reply.json()["choices"][0]["message"]["content"])
+        except httpx.HTTPError as error:
+            raise DataError(f"teacher at {self.url}: {error}") from error
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise DataError(f"teacher at {self.url}: the reply is no chat completion") from error
+
+
+def read_turns(reply: str) -> Turns:
+    """The turns of a reply in the form asked for, with or without a fence around it. Raises DataError."""
+    begin, end = reply.find("{"), reply.rfind("}")
+    try:
+        turns = json.loads(reply[begin : end + 1])["turns"]
+        found = [(str(turn["question"]).strip(), str(turn["answer"]).strip()) for turn in turns]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"the teacher did not reply in the form asked for: {reply[:60]!r}") from error
+    if not found or not all(question and answer for question, answer in found):
+        raise DataError("the teacher replied with an empty question or answer")
+    return found
+
+
+def teach(kind: str, scene: Scene, rng: np.random.Generator, server: Server | None = None) -> Turns:
+    """Turns of `kind` about `scene`: by rule, or from `server` with the same facts. Raises DataError."""
+    if server is None:
+        return dialogues.teach(kind, scene, rng)
+    asked = prompt(kind, dialogues.captions(scene), dialogues.boxes(scene))
+    return read_turns(server.complete(asked, seed=int(rng.integers(2**31))))
