@@ -182,7 +182,6 @@ class SpeechTokenizerConfig:
     hidden_size: int = 256
     num_hidden_layers: int = 4
     mel_dim: int = 80
-    codebook_dim: int = 8  # width in which nearest codes are looked up
 
 
 @dataclass(frozen=True)

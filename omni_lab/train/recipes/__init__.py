@@ -8,6 +8,8 @@ from ..recipe import Recipe
 # In the order in which `omni-lab train all` runs them. Name -> (module, class).
 RECIPES: dict[str, tuple[str, str]] = {
     "clip": ("clip", "ClipRecipe"),
+    "speech_tokenizer": ("speech_tokenizer", "SpeechTokenizerRecipe"),
+    "dit": ("dit", "DiTRecipe"),
 }
 
 

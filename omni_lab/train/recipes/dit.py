@@ -1,0 +1,132 @@
+"""DiT: codes -> mel by flow matching with the sliding-window block mask and guidance dropout (report, section 2.4).
+
+The speaker encoder learns along: its vector, and the reference mel, come from another clip of the same voice, so that
+they can carry the voice and not the words.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ...codec import flow_matching
+from ...codec.dit import DiT
+from ...codec.speaker import REFERENCE_FRAMES, SpeakerEncoder, reference_window
+from ...codec.speech_tokenizer import SpeechTokenizer
+from ...config import preset
+from .. import speech_bank
+from ..parts import need_part, save_part
+from ..recipe import Batch, Recipe, Settings
+
+MEL_MEAN = -5.7  # of log-mel frames of speech: where the output's bias starts
+
+
+@dataclass(frozen=True)
+class DiTSettings(Settings):
+    shards: int = 40
+    growth: float = 1.0
+    frames: int = 240  # of a crop, in mel frames: whole blocks
+    guidance_dropout: float = 0.15  # share of rows that learn the unconditional velocity
+    reference_frames: int = REFERENCE_FRAMES
+
+
+CPU = DiTSettings(
+    steps=20000,
+    batch_size=12,
+    learning_rate=1e-3,
+    ema=0.999,
+    shards=36,
+    growth=0.02,
+    evaluate_every=1000,
+    save_every=100,
+)
+
+
+class DiTRecipe(Recipe):
+    """Codes -> mel."""
+
+    name: ClassVar[str] = "dit"
+    reads: ClassVar[tuple[str, ...]] = ("speech_tokenizer",)
+    writes: ClassVar[tuple[str, ...]] = ("dit", "speaker_encoder")
+    scales: ClassVar[Mapping[str, Settings]] = {
+        "smoke": replace(CPU, steps=3, batch_size=2, shards=1, frames=96, evaluate_every=0, log_every=1, ema=0.5),
+        "cpu": CPU,
+        "t4": replace(CPU, batch_size=48, shards=60, growth=0.05, workers=2, reference_frames=240),
+        "gpu": replace(CPU, steps=14000, batch_size=128, shards=200, growth=0.05, workers=10, reference_frames=240),
+    }
+    settings: DiTSettings
+
+    def build(self) -> nn.Module:
+        config = preset(self.settings.preset)
+        self.tokenizer = SpeechTokenizer(config.speech_tokenizer_config).eval().requires_grad_(False)
+        need_part(self.parts, "speech_tokenizer", self.tokenizer, self.name)
+        dit = config.token2wav_config.dit_config
+        model = nn.ModuleDict({"dit": DiT(dit), "speaker_encoder": SpeakerEncoder(dit)})
+        nn.init.constant_(model["dit"].proj_out.bias, MEL_MEAN)
+        return model
+
+    def batch(self, index: int) -> Batch:
+        number, rng = speech_bank.place(self.seed, index, self.settings.shards, self.settings.growth)
+        clips = [clip for pair in speech_bank.shard("train", 0, number) for clip in pair]
+        chosen = [clips[i] for i in rng.integers(len(clips), size=self.settings.batch_size)]
+        return self.examples(chosen, clips, rng)
+
+    @torch.no_grad()
+    def examples(self, chosen: list[speech_bank.Clip], clips: list[speech_bank.Clip], rng) -> Batch:
+        """Crops with their codes, and for each a voice shown by another clip (half the time by its start alone)."""
+        mels, codes, conds, references = [], [], [], []
+        for clip in chosen:
+            mel = clip.mel
+            code = self.tokenizer.codes(mel[None])[0]
+            start = 2 * int(rng.integers(max(1, (len(mel) - self.settings.frames) // 2 + 1)))
+            mels.append(mel[start : start + self.settings.frames])
+            codes.append(code[start // 2 : (start + self.settings.frames) // 2])
+            other = speech_bank.another_by(clip.speaker, clips, clip.text, rng) or clip
+            voice = reference_window(other.mel)
+            frames = self.settings.reference_frames
+            conds.append(voice[:frames])
+            third = speech_bank.another_by(clip.speaker, clips, clip.text, rng) or other
+            references.append(reference_window(third.mel)[:frames])
+        mel, mask = speech_bank.pad(mels)
+        return {
+            "mel": mel,
+            "mask": mask,
+            "codes": speech_bank.pad(codes)[0],
+            "cond": torch.stack(conds),
+            "reference": torch.stack(references),
+            "samples": len(chosen),
+        }
+
+    def loss(self, model: nn.Module, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
+        dit, cond = model["dit"], model["speaker_encoder"](batch["cond"])
+
+        def network(noisy: Tensor, time: Tensor, drop: Tensor) -> Tensor:
+            return dit(noisy, time, batch["codes"], cond, batch["reference"], drop, batch["mask"])
+
+        dropout = self.settings.guidance_dropout if model.training else 0.0
+        loss = flow_matching.training_loss(network, batch["mel"], batch["mask"], dropout)
+        return loss, {}
+
+    def compile(self, model: nn.Module) -> None:
+        model["dit"].compile()
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Flow-matching loss on sentences and speakers never heard; distance of sampled mels from the real ones."""
+        pairs = speech_bank.shard("test", 0, 0)[: 4 if self.settings.steps < 100 else 24]
+        clips = [clip for pair in pairs for clip in pair]
+        from ...data.splits import generator
+        from ..loader import to_device
+
+        batch = self.examples(clips[::2], clips, generator("dit evaluation", "test", 0, 0))
+        batch = to_device(batch, model["dit"].proj_out.bias.device)
+        loss, _ = self.loss(model, batch, "main")
+        cond = model["speaker_encoder"](batch["cond"])
+        made = model["dit"].sample(batch["codes"], cond, batch["reference"], num_steps=9, solver="euler")
+        error = ((made - batch["mel"]).abs().mean(-1) * batch["mask"]).sum() / batch["mask"].sum()
+        return {"loss": loss.item(), "sampled mel error": error.item()}
+
+    def finish(self, model: nn.Module) -> None:
+        save_part(self.parts, "dit", model["dit"])
+        save_part(self.parts, "speaker_encoder", model["speaker_encoder"])

@@ -1,0 +1,127 @@
+"""Speech to train the codec on: shards of sentences said twice, made once by whichever process needs them first.
+
+A shard is a pure function of (split, seed, number); files under `build/speech/` only save the time of making it again.
+Each sentence is said by two speakers with the same timing, so that the speech tokenizer can be asked for the same words
+in another voice. Every speaker of a shard says several sentences, so that a voice can be shown by another clip of it.
+"""
+
+import fcntl
+import json
+import os
+import zipfile
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..codec.mel import HOP, mel_spectrogram
+from ..codec.speech_tokenizer import FRAMES_PER_CODE
+from ..data import sentences, speech
+from ..data.folders import build_folder
+from ..data.splits import generator, pick
+from ..errors import DataError
+
+SENTENCES = 50  # in a shard: about 5 minutes of sound
+STRANGERS = 4  # speakers in a shard whom no other shard has
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One sentence by one speaker."""
+
+    text: str
+    speaker: str  # a name of speech.SPEAKERS, or one that holds within the shard
+    wave: np.ndarray  # int16 (samples,) at 24 kHz, a whole number of codes long
+
+    @cached_property
+    def mel(self) -> Tensor:
+        """Natural-log mel: (frames, 80). Kept, since every epoch asks again."""
+        return mel_spectrogram(torch.from_numpy(self.wave).float() / 32767)
+
+
+@lru_cache(maxsize=32)
+def shard(split: str, seed: int, number: int) -> tuple[tuple[Clip, Clip], ...]:
+    """The sentences of shard `number`, each by two speakers with the same timing. Raises DataError if damaged."""
+    folder = build_folder() / "speech"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{split}-{seed}-{number:05d}.npz"
+    # The lock goes when its process does, so a killed maker leaves nothing locked.
+    with (folder / f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            write(path, make(split, seed, number))
+    return read(path)
+
+
+def make(split: str, seed: int, number: int) -> list[tuple[Clip, Clip]]:
+    """Synthesise a shard."""
+    rng = generator("speech bank", split, seed, number)
+    named = [speech.SPEAKERS[name] for name in speech.speakers(split)]
+    strangers = [replace(speech.random_speaker(rng), name=f"stranger {i}") for i in range(STRANGERS)]
+    pairs = []
+    for _ in range(SENTENCES):
+        kind = rng.random()
+        maker = sentences.sentence if kind < 0.7 else sentences.paused_sentence
+        text = (sentences.hard_sentence if kind > 0.85 else maker)(rng, split)
+        pace, seeds = float(rng.uniform(0.85, 1.15)), rng.integers(2**31, size=2)
+        pair = []
+        for each in range(2):
+            some = rng.random()
+            speaker = speech.SPEAKERS["heart"] if some < 0.3 else pick(rng, named if some < 0.75 else strangers)
+            wave = speech.utter(text, replace(speaker, speed=1.0), int(seeds[each]), pace)
+            samples = len(wave) // (FRAMES_PER_CODE * HOP) * FRAMES_PER_CODE * HOP
+            pair.append(Clip(text, speaker.name, (wave[:samples] * 32767).astype(np.int16)))
+        pairs.append((pair[0], pair[1]))
+    return pairs
+
+
+def write(path: Path, pairs: list[tuple[Clip, Clip]]) -> None:
+    """Write a shard atomically."""
+    clips = [clip for pair in pairs for clip in pair]
+    table = [{"text": c.text, "speaker": c.speaker, "samples": len(c.wave)} for c in clips]
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    with part.open("wb") as file:
+        np.savez(file, waves=np.concatenate([c.wave for c in clips]), table=np.array(json.dumps(table)))
+    os.replace(part, path)
+
+
+def read(path: Path) -> tuple[tuple[Clip, Clip], ...]:
+    """Read a shard. Raises DataError."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            table, waves = json.loads(str(file["table"])), file["waves"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: damaged ({error}); delete it and it is made again") from error
+    ends = np.cumsum([entry["samples"] for entry in table])
+    clips = [Clip(e["text"], e["speaker"], waves[end - e["samples"] : end]) for e, end in zip(table, ends, strict=True)]
+    return tuple(zip(clips[::2], clips[1::2], strict=True))
+
+
+def place(seed: int, index: int, shards: int, growth: float) -> tuple[int, np.random.Generator]:
+    """The shard from which micro-batch `index` draws, and its random numbers.
+
+    The first batches draw from few shards, so that training starts while the rest are still being made: shard n comes
+    into play at batch n / growth.
+    """
+    rng = generator("speech batch", "train", seed, index)
+    return int(rng.integers(min(shards, 2 + int(index * growth)))), rng
+
+
+def pad(rows: list[Tensor], value: float = 0.0, multiple: int = 1) -> tuple[Tensor, Tensor]:
+    """Rows (length, ...) -> (batch, longest, ...) and a mask (batch, longest), True where a row is."""
+    longest = -(-max(len(row) for row in rows) // multiple) * multiple
+    padded = rows[0].new_full((len(rows), longest, *rows[0].shape[1:]), value)
+    mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = row
+        mask[i, : len(row)] = True
+    return padded, mask
+
+
+def another_by(speaker: str, clips: list[Clip], but: str, rng: np.random.Generator) -> Clip | None:
+    """A clip by `speaker` that says something else than `but`, if the shard has one."""
+    others = [clip for clip in clips if clip.speaker == speaker and clip.text != but]
+    return pick(rng, others) if others else None
