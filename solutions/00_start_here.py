@@ -31,8 +31,9 @@ for subject, well, words in doctor.findings():
 
 # %% [markdown]
 # ## How an exercise works
-# You write one function. When you run its cell, the check calls it on random inputs and tells you what is wrong. Until it
-# holds, the notebook goes on with the package's own version, at zero points. Once it holds, **yours is the one that runs**.
+# You write one function. When you run its cell, the check calls it on random inputs and tells you what is wrong. Until
+# it holds, the notebook goes on with the package's own version, at zero points. Once it holds, **yours is the one that
+# runs**.
 #
 # ### Exercise 0.1 - Root mean square  (difficulty 1 of 3, 3 minutes, 0 points)
 # How loud is a sound? Square each sample, average, take the root: $\sqrt{\tfrac{1}{n}\sum_i wave_i^2}$. The last axis

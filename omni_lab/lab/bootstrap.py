@@ -1,8 +1,8 @@
 """The set-up cell of every notebook: works where the course is absent, present or outdated, as often as one likes.
 
 It compares versions instead of trying imports, installs only what is missing, and never touches torch, torchaudio and
-numpy as they are installed: replacing what a running kernel has loaded breaks it. Only the standard library is imported, since nothing
-else need be there yet.
+numpy as they are installed: replacing what a running kernel has loaded breaks it. Only the standard library is
+imported, since nothing else need be there yet.
 """
 
 import importlib.metadata
@@ -63,9 +63,8 @@ def ready(version: str) -> None:
     wanted_numpy = [r for r in missing if requirement_name(r) in PINNED]
     if wanted_numpy:
         have = installed(requirement_name(wanted_numpy[0]))
-        stop(
-            f"needs {wanted_numpy[0]}, but {have or 'none'} is installed: install it by hand, restart the kernel, run again"
-        )
+        advice = "install it by hand, restart the kernel, run again"
+        stop(f"needs {wanted_numpy[0]}, but {have or 'none'} is installed: {advice}")
     print(f"Installing {', '.join(missing)} ...")
     install(missing)
     left = missing_requirements()

@@ -1,7 +1,7 @@
 """From a lab's one source (`solutions/NN_name.py`, jupytext percent format) to its two notebooks and its checks.
 
-The student form has stubs and no outputs, the solved form is executed at smoke scale with its outputs kept. Both are the
-same bytes for the same source (but for what the execution itself prints), so that CI can compare.
+The student form has stubs and no outputs, the solved form is executed at smoke scale with its outputs kept. Both are
+the same cells for the same source, so that CI can compare.
 """
 
 import ast

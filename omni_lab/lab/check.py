@@ -204,8 +204,8 @@ def judge(checks: Checks, got: Sequence[Outcome]) -> Verdict:
     if not failing:
         return Verdict(exercise, passed, len(checks.cases), printed=printed)
     first = failing[0]
-    message = f'"{checks.cases[first].name}": {faults[first]}'.rstrip(".")
-    message += "" if message.endswith("?") else "."
+    message = f'"{checks.cases[first].name}": {faults[first]}'
+    message += "" if message.endswith(("?", ".")) else "."
     run = [i for i in failing if i < len(got)]
     for number, words in enumerate(checks.messages):
         if all(same_mistake(checks.cases[i].wrong[number], got[i], exercise) for i in run):

@@ -20,7 +20,7 @@ def build(
     execute: Annotated[bool, typer.Option(help="Execute the solved form too.")] = True,
     force: Annotated[bool, typer.Option(help="Execute again even if the source has not changed.")] = False,
 ) -> None:
-    """Make checks, student and solved notebooks from solutions/NN_name.py; the solved one is executed at smoke scale."""
+    """Make checks, student and solved notebooks from solutions/NN_name.py; execute the solved one at smoke scale."""
     from . import build as building
     from . import run
 

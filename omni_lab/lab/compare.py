@@ -92,6 +92,8 @@ def compare_arrays(expected: Any, got: Any, rtol: float, atol: float) -> str | N
     if family(e) != family(g):
         return f"dtype {dtype_name(got)}, expected {dtype_name(expected)}"
     if np.isnan(g).any():
+        if g.size == 1:
+            return f"got NaN, expected {e.item():.5g}"
         first = tuple(int(i) for i in np.argwhere(np.isnan(g))[0])
         return f"NaN at {list(first)} ({int(np.isnan(g).sum())} of {g.size} values)"
     good = close(e, g, rtol, atol)

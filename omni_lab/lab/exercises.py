@@ -170,8 +170,7 @@ def summary() -> None:
     for identifier, verdict in VERDICTS.items():
         state = "solved" if verdict.solved else f"{verdict.passed} of {verdict.total} cases"
         state = state if verdict.attempted else "not attempted"
-        print(
-            f"{verdict.exercise.number:>5}  {identifier:<{width}}  {state:<14} {verdict.points:5g} of {verdict.exercise.points:g}"
-        )
+        score = f"{verdict.points:5g} of {verdict.exercise.points:g}"
+        print(f"{verdict.exercise.number:>5}  {identifier:<{width}}  {state:<14} {score}")
     earned = sum(v.points for v in VERDICTS.values())
     print(f"Total: {earned:g} of {sum(v.exercise.points for v in VERDICTS.values()):g} points.")

@@ -2,8 +2,8 @@
 
     lab.explore(draw, alt="...", temperature=lab.Slider(0.01, 1.0, 0.07), which=lab.Choice("a", "b"))
 
-`draw(temperature, which)` returns a figure (`lab.figure`), or prints. Under papermill, nbval and wherever OMNI_LAB_HEADLESS is set, the
-function is drawn once with the starting values. The picture is in the output in both cases, so that the notebook on a page shows it too.
+`draw(temperature, which)` returns a figure (`lab.figure`), or prints. Where OMNI_LAB_HEADLESS is set (by
+`omni-lab notebooks`, the tests and the grader) it is drawn once, with the starting values.
 """
 
 import os

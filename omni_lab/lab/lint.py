@@ -31,7 +31,8 @@ def check_source(source: Path, cells: Iterable[NotebookNode], lab: Lab) -> None:
             raise InputError(f"{source}: cell {number}: {fault}")
     prose = "\n".join(c.source for c in cells if c.cell_type == "markdown")
     for e in lab.exercises:
-        heading = f"Exercise {e.number} - {e.title}  (difficulty {e.difficulty} of 3, {e.minutes} minutes, {e.points:g} points)"
+        facts = f"difficulty {e.difficulty} of 3, {e.minutes} minutes, {e.points:g} points"
+        heading = f"Exercise {e.number} - {e.title}  ({facts})"
         if " ".join(heading.split()) not in " ".join(prose.split()):
             raise InputError(f'{source}: {e.id} needs the heading "### {heading}"')
 

@@ -1,8 +1,9 @@
 """A limit on the running time of somebody else's function.
 
 In the main thread of Linux and macOS (where a notebook's cells run) a timer signal interrupts the function, and again
-every 50 ms should it swallow the first. On Windows, or in another thread, the function runs in a thread of its own into which the exception is
-injected; a call that never returns to Python (a sleep, a long library call) is then abandoned, not ended.
+every 50 ms should it swallow the first. On Windows, or in another thread, the function runs in a thread of its own into
+which the exception is injected; a call that never returns to Python (a sleep, a long library call) is then abandoned,
+not ended.
 """
 
 import ctypes
