@@ -1,0 +1,82 @@
+# The course's commands. Each works on a fresh clone, twice in a row, and offline once set up.
+
+ifeq ($(OS),Windows_NT)
+BIN := .venv/Scripts
+else
+BIN := .venv/bin
+endif
+PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3 python,$(if $(shell command -v $(p)),$(p))))
+UV := $(shell command -v uv 2>/dev/null)
+ifeq ($(UV),)
+UV := build/uv/$(notdir $(BIN))/uv
+endif
+LOCK := --quiet --universal --python-version 3.11 --no-annotate --no-header --no-emit-package omni-lab
+PAIR := printf "torch==2.11.0\ntorchaudio==2.11.0\n"
+NBVAL := --nbval-lax --nbval-cell-timeout=240 --nbval-kernel-name=python3 --timeout=900
+
+.PHONY: help setup course test test-code test-notebooks lab lint notebooks bench locks clean
+help:
+	@echo "make course     set up, then run every solved lab at smoke scale; pages and a table under build/course"
+	@echo "make test       set up, then run all tests and every notebook in both forms"
+	@echo "make lab        set up, then open JupyterLab"
+	@echo "make lint       format, style, types, cell tags, continuous integration"
+	@echo "make notebooks  make notebooks and checks again from solutions/*.py"
+	@echo "make bench      run the benchmarks"
+
+setup: .venv/set-up
+
+# uv installs the whole set in a minute, pip in several: fetched once, into a folder of its own, where there is none.
+build/uv/$(notdir $(BIN))/uv:
+	$(PYTHON) -m venv build/uv
+	build/uv/$(notdir $(BIN))/python -m pip install --quiet uv
+
+.venv/set-up: requirements.lock pyproject.toml $(filter build/%,$(UV))
+	test -x $(BIN)/python || $(UV) venv --quiet --python "$(PYTHON)" .venv
+	$(UV) pip install --python $(BIN)/python -r requirements.lock
+	$(UV) pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/set-up-lab: requirements-lab.lock .venv/set-up
+	$(UV) pip install --python $(BIN)/python -r requirements-lab.lock
+	@touch $@
+
+.venv/set-up-lint: requirements-lint.lock .venv/set-up
+	$(UV) pip install --python $(BIN)/python -r requirements-lint.lock
+	@touch $@
+
+course: .venv/set-up
+	$(BIN)/omni-lab notebooks run --scale smoke --out build/course
+
+test: test-code test-notebooks
+
+test-code: .venv/set-up
+	$(BIN)/python -m pytest -n 2 tests
+
+test-notebooks: .venv/set-up
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(NBVAL) notebooks solutions
+
+lab: .venv/set-up-lab
+	$(BIN)/jupyter lab notebooks
+
+lint: .venv/set-up-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/omni-lab notebooks check
+	$(BIN)/actionlint
+
+notebooks: .venv/set-up
+	$(BIN)/omni-lab notebooks build
+
+bench: .venv/set-up
+	$(BIN)/omni-lab bench
+
+# Exact versions for every platform, naming no index. Run after a change of pyproject.toml.
+locks:
+	@mkdir -p build && $(PAIR) > build/pair.txt
+	$(UV) pip compile pyproject.toml --extra test --constraint build/pair.txt $(LOCK) -o requirements.lock
+	$(UV) pip compile pyproject.toml --extra lab --constraint requirements.lock $(LOCK) -o requirements-lab.lock
+	$(UV) pip compile pyproject.toml --extra lint --constraint requirements.lock $(LOCK) -o requirements-lint.lock
+
+clean:
+	rm -rf build .pytest_cache .ruff_cache .mypy_cache
