@@ -98,11 +98,15 @@ def decode_audio(source: Source, allow_urls: bool) -> tuple[np.ndarray, int]:
     import soundfile
 
     data = read_bytes(source, allow_urls)
+    check_whole(data, name_of(source))
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             if file.frames > MAX_SECONDS * file.samplerate:
                 raise MediaError(f"{name_of(source)}: longer than {MAX_SECONDS // 3600} hours")
-            return file.read(dtype="float32", always_2d=True).mean(axis=1), file.samplerate
+            wave = file.read(dtype="float32", always_2d=True).mean(axis=1)  # (samples, channels) -> (samples,)
+            if len(wave) < file.frames and file.format in ("WAV", "FLAC", "AIFF"):  # others only guess their length
+                raise MediaError(f"{name_of(source)}: truncated, it holds {len(wave)} of {file.frames} samples")
+            return wave, file.samplerate
     except MediaError:
         raise
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError, MemoryError) as error:
@@ -112,6 +116,14 @@ def decode_audio(source: Source, allow_urls: bool) -> tuple[np.ndarray, int]:
         if track is None:
             raise MediaError(f"{name_of(source)}: not a sound file that can be read ({reason(error)})") from None
         return track
+
+
+def check_whole(data: bytes, name: str) -> None:
+    """Raise MediaError for a WAV file that is shorter than it says; libsndfile would read what is left of it."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
+        said = int.from_bytes(data[4:8], "little") + 8
+        if len(data) < said < 0xFFFFFF00:  # above stands what a live stream writes: no length
+            raise MediaError(f"{name}: truncated, it holds {len(data)} of {said} bytes")
 
 
 def audio_token_count(frames: int) -> int:

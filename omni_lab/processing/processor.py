@@ -110,7 +110,7 @@ class OmniProcessor:
         elif text is None:
             raise InputError("nothing to process: give text or messages")
         else:
-            prompts = [text] if isinstance(text, str) else list(text)
+            prompts = as_list([text] if isinstance(text, str) else text, "text")
         pictures = self.pictures(as_list(images, "images"))
         clips = [sound.load_audio(clip, self.rate, self.allow_urls) for clip in as_list(audio, "audio")]
         films = self.films(as_list(videos, "videos"), use_audio_in_video, fps)
@@ -232,7 +232,7 @@ class OmniProcessor:
         """Prompts -> input_ids and attention_mask (batch, length), padded on the left."""
         from transformers import BatchFeature
 
-        rows = self.tokenizer(prompts, add_special_tokens=True)["input_ids"]
+        rows = self.tokenizer(prompts, add_special_tokens=True)["input_ids"] if prompts else []
         length = max(map(len, rows), default=0)
         if not length:
             raise InputError("the text is empty: there is nothing to answer")
