@@ -215,7 +215,8 @@ class Run:
         factor = warmup_cosine(self.step, self.settings)
         parameters = []
         for group in optimiser.param_groups:
-            group["lr"] = group["base_lr"] * factor
+            moves = self.step >= group.get("starts", 0.0) * self.settings.steps
+            group["lr"] = group["base_lr"] * factor * moves
             parameters += group["params"]
         self.scaler.unscale_(optimiser)
         norm = nn.utils.clip_grad_norm_(parameters, self.settings.clip)

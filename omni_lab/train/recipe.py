@@ -88,7 +88,8 @@ class Recipe:
         raise TypeError(f"recipe {self.name} has no loss")
 
     def groups(self, model: nn.Module) -> dict[str, list[dict[str, Any]]]:
-        """What learns: optimiser name -> AdamW parameter groups; "lr" may be given in a group (default: the settings').
+        """What learns: optimiser name -> AdamW parameter groups. A group may have its own "lr" (default: the settings')
+        and "starts", the share of the run before which it stays still.
 
         A parameter in no group is frozen. Default: everything that asks for a gradient, no decay on vectors.
         """

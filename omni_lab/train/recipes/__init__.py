@@ -8,6 +8,13 @@ from ..recipe import Recipe
 # In the order in which `omni-lab train all` runs them. Name -> (module, class).
 RECIPES: dict[str, tuple[str, str]] = {
     "clip": ("clip", "ClipRecipe"),
+    "language": ("thinker", "Language"),
+    "audio_encoder": ("thinker", "AudioEncoder"),
+    "llava_1": ("thinker", "Llava1"),
+    "llava_2": ("thinker", "Llava2"),
+    "thinker_1": ("thinker", "Thinker1"),
+    "thinker_2": ("thinker", "Thinker2"),
+    "thinker_3": ("thinker", "Thinker3"),
     "speech_tokenizer": ("speech_tokenizer", "SpeechTokenizerRecipe"),
     "dit": ("dit", "DiTRecipe"),
 }

@@ -1,0 +1,242 @@
+"""The thinker's recipes: language alone, hearing (ASR), LLaVA's two stages, and the report's three stages (section 3).
+
+They differ in tasks, in what learns, and in length; everything else is this one class.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ...config import OmniConfig, preset
+from ...data import world
+from ...data.folders import samples_folder
+from ...data.sample import Sample, assistant
+from ...processing.processor import OmniProcessor
+from ...thinker import Thinker
+from .. import packing
+from ..loader import to_device, usable
+from ..optimise import decay_groups
+from ..parts import load_part, need_part, save_part
+from ..recipe import Batch, Recipe, Settings
+
+TEXT = ("text_qa", "text_chat")
+HEARD = ("asr", "asr_recorded", "speech_translation", "spoken_qa", "sound_events", "audio_order", "music")
+SEEN = ("picture_qa", "picture_arithmetic", "ocr", "grounding", "science_choice")
+ADAPTERS = r"visual\.merger\.|audio_tower\.(proj|ln_post)\."
+ENCODERS = r"visual\.|audio_tower\."
+
+
+@dataclass(frozen=True)
+class Learning:
+    """A set of parameters that learns."""
+
+    names: str  # regular expression on the beginning of parameter names
+    rate: float = 1.0  # times the settings' learning rate
+    starts: float = 0.0  # share of the run before which it stays still
+
+
+@dataclass(frozen=True)
+class ThinkerSettings(Settings):
+    length: int = 512  # tokens a row; batch_size counts rows
+    turns: int = 1  # samples joined to one conversation
+    answers_only: bool = True  # loss on the assistant's words alone; False: on every token
+
+
+CPU = ThinkerSettings(
+    steps=4000, batch_size=4, learning_rate=1e-3, ema=0.999, workers=1, evaluate_every=500, save_every=50
+)
+SCALES = {
+    "smoke": replace(CPU, steps=2, batch_size=1, workers=0, evaluate_every=0, log_every=1, ema=0.5),
+    "cpu": CPU,
+    "t4": replace(CPU, batch_size=24, workers=2),
+    "gpu": replace(CPU, batch_size=64, learning_rate=1.5e-3, workers=14, evaluate_every=1000, save_every=500),
+}
+
+
+def scaled(**changes: Any) -> dict[str, ThinkerSettings]:
+    """The thinker's settings table with `changes` at every scale; steps as factors on the table's own."""
+    factor = changes.pop("steps", 1.0)
+    return {
+        scale: replace(settings, steps=max(2, round(settings.steps * factor)), **changes)
+        for scale, settings in SCALES.items()
+    }
+
+
+@lru_cache(maxsize=2)
+def processor(folder: Path | None = None) -> OmniProcessor:
+    """The nano processor, from `folder` or the shipped checkpoint."""
+    return OmniProcessor.from_pretrained(folder or samples_folder() / "checkpoints" / "nano")
+
+
+class ThinkerRecipe(Recipe):
+    """Next-token loss over packed rows of samples of the nano world."""
+
+    tasks: ClassVar[tuple[str, ...] | None] = None  # of world.TASKS; None: all that training may use
+    learns: ClassVar[tuple[Learning, ...]] = (Learning(""),)
+    settings: ThinkerSettings
+
+    def build(self) -> nn.Module:
+        model = Thinker(self.config.thinker_config)
+        for name in self.reads:
+            need_part(self.parts, name, model, self.name)
+        return model
+
+    @property
+    def config(self) -> OmniConfig:
+        return preset(self.settings.preset)
+
+    def groups(self, model: nn.Module) -> dict[str, list[dict[str, Any]]]:
+        """Each parameter goes to the first entry of `learns` that names it; what none names is frozen."""
+        left = dict(model.named_parameters())
+        groups = []
+        for entry in self.learns:
+            chosen = {name: p for name, p in left.items() if re.match(entry.names, name)}
+            left = {name: p for name, p in left.items() if name not in chosen}
+            rate = entry.rate * self.settings.learning_rate
+            groups += decay_groups(chosen.items(), self.settings, lr=rate, starts=entry.starts)
+        return {"main": groups}
+
+    def blocks(self, model: Thinker) -> list[nn.Module]:
+        return [*model.model.layers, *model.visual.blocks, *model.audio_tower.layers]
+
+    def compile(self, model: Thinker) -> None:
+        """The decoder alone: its rows have one shape, the encoders' media have many."""
+        model.model.compile()
+
+    def chosen_tasks(self) -> tuple[str, ...]:
+        return self.tasks or tuple(name for name, task in world.TASKS.items() if not task.test_only)
+
+    def encode(self, sample: Sample) -> packing.Encoded:
+        """One conversation with its answer -> the processor's tensors, labels and positions."""
+        films = [p for m in sample.messages if not isinstance(m["content"], str) for p in m["content"]]
+        sound = any(part["type"] == "video" and part["video"].get("audio") is not None for part in films)
+        messages = [*sample.messages, assistant(sample.answer)]
+        encoded = dict(processor()(messages=messages, labels=True, use_audio_in_video=sound, longest_audio=True))
+        if not self.settings.answers_only:
+            encoded["labels"] = encoded["input_ids"].clone()
+        return packing.with_positions(encoded, self.config.thinker_config)
+
+    def drawn(
+        self, tasks: Sequence[str], split: str, start: int, bad: list[str], taken: list[int]
+    ) -> Iterator[packing.Encoded]:
+        """Endless encoded samples of `tasks` from position `start` of their mixture on.
+
+        A line for each bad one goes to `bad`; the position of each one used to `taken`.
+        """
+        position = start
+        while True:
+            places = [world.schedule(tasks, self.seed, position + i) for i in range(self.settings.turns)]
+            position += len(places)
+            taken.extend(range(position - len(places), position))
+            makers = [partial(world.sample, task, split, self.seed, place) for task, place in places]
+            made = usable(makers, bad)
+            yield from usable([lambda made=made: self.encode(conversation(made))] if made else [], bad)
+
+    def batch(self, index: int) -> Batch:
+        bad: list[str] = []
+        taken: list[int] = []
+        # Every batch has a stretch of positions of its own, far more than fit into its rows.
+        samples = self.drawn(self.chosen_tasks(), "train", index * 100_000, bad, taken)
+        filled = packing.fill(samples, self.settings.batch_size, self.settings.length)
+        packed = packing.pack(filled, self.settings.length, processor().tokenizer.pad_token_id or 0)
+        answers = float((packed["labels"] != packing.IGNORED).sum())
+        return packed | {"samples": len(taken), "skipped": bad, "weight": answers}
+
+    def loss(self, model: nn.Module, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
+        return model(**batch, logits_to_keep=0).loss, {}
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Mean loss of held-out answers (nats a token) of each task, a few rows each."""
+        device, figures = model.lm_head.weight.device, {}
+        one_turn = type(self)(replace(self.settings, turns=1), seed=1)
+        for task in self.chosen_tasks() if self.settings.steps > 20 else self.chosen_tasks()[:1]:
+            filled = packing.fill(one_turn.drawn((task,), "test", 0, [], []), 2, self.settings.length)
+            packed = packing.pack(filled, self.settings.length, processor().tokenizer.pad_token_id or 0)
+            figures[task] = self.loss(model, to_device(packed, device), "main")[0].item()
+        return figures
+
+    def finish(self, model: nn.Module) -> None:
+        save_part(self.parts, self.name, model)
+
+
+def conversation(samples: list[Sample]) -> Sample:
+    """Several samples as the turns of one conversation; the last one's answer is left open."""
+    messages: list[dict[str, Any]] = []
+    for sample in samples[:-1]:
+        messages += [*sample.messages, assistant(sample.answer)]
+    last = samples[-1]
+    return Sample([*messages, *last.messages], last.task, last.answer)
+
+
+class Language(ThinkerRecipe):
+    """The decoder alone, on the course's text: a nano LLM to start from."""
+
+    name = "language"
+    tasks = TEXT
+    learns = (Learning(r"model\.|lm_head\."),)
+    writes = ("language",)
+    scales = scaled(steps=0.5, answers_only=False)
+
+
+class AudioEncoder(ThinkerRecipe):
+    """Hearing: everything learns to write down speech and to name sounds; the encoder is what is wanted of it."""
+
+    name = "audio_encoder"
+    tasks = ("asr", "asr_recorded", "sound_events")
+    reads, writes = ("language",), ("audio_encoder",)
+    scales = scaled(steps=1.0)
+
+
+class Llava1(ThinkerRecipe):
+    """LLaVA's first stage: the projector alone, on pictures and their descriptions."""
+
+    name = "llava_1"
+    tasks = ("picture_qa", "ocr")
+    learns = (Learning(r"visual\.merger\."),)
+    reads, writes = ("language",), ("llava_1",)
+    scales = scaled(steps=0.3)
+
+
+class Llava2(ThinkerRecipe):
+    """LLaVA's second stage: projector and language model, on visual instructions."""
+
+    name = "llava_2"
+    tasks = SEEN
+    learns = (Learning(r"visual\.merger\.|model\.|lm_head\."),)
+    reads, writes = ("llava_1",), ("llava_2",)
+    scales = scaled(steps=0.7)
+
+
+class Thinker1(ThinkerRecipe):
+    """Stage 1: the language model frozen; adapters first, then the encoders too."""
+
+    name = "thinker_1"
+    learns = (Learning(ADAPTERS), Learning(ENCODERS, starts=0.2))
+    reads, writes = ("audio_encoder",), ("thinker_1",)
+    scales = scaled(steps=0.5)
+
+
+class Thinker2(ThinkerRecipe):
+    """Stage 2: everything learns from everything."""
+
+    name = "thinker_2"
+    reads, writes = ("thinker_1",), ("thinker_2",)
+    scales = scaled(steps=4.0)
+
+
+class Thinker3(ThinkerRecipe):
+    """Stage 3: long sequences, here conversations of several turns."""
+
+    name = "thinker_3"
+    reads, writes = ("thinker_2",), ("thinker_3",)
+    scales = scaled(steps=0.5, turns=4, length=2048)
+
+
+def best_thinker(parts: Path | None, model: Thinker) -> bool:
+    """Load the furthest trained thinker there is; says whether there was one."""
+    return any(load_part(parts, name, model) for name in ("thinker_3", "thinker_2", "thinker_1", "audio_encoder"))
