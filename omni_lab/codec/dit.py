@@ -87,6 +87,11 @@ class DiT(nn.Module):
         self.transformer_blocks = nn.ModuleList([DiTLayer(config, *r) for r in reach])
         self.norm_out = AdaLayerNorm(config.hidden_size, 2)
         self.proj_out = nn.Linear(config.hidden_size, config.mel_dim)
+        # Nearly adaLN-Zero: layers start almost as the identity, yet every weight has a gradient from the first step.
+        norms = [layer.attn_norm for layer in self.transformer_blocks] + [self.norm_out]
+        for linear in [norm.linear for norm in norms] + [self.proj_out]:
+            nn.init.normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
 
     @property
     def layers(self) -> range:
