@@ -1,0 +1,69 @@
+"""The shape of a CLIP: two towers that end in one space."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ImageTowerConfig:
+    """`patch_size` 0: a modified ResNet of `layers` blocks in each stage; else a ViT of `layers[0]` blocks."""
+
+    image_size: int = 48  # pixels of a side
+    width: int = 32  # channels after the stem, or of the transformer
+    layers: tuple[int, ...] = (2, 2, 2)
+    heads: int = 8  # of the attention pool, or of the transformer
+    patch_size: int = 0  # pixels
+
+
+@dataclass(frozen=True)
+class TextTowerConfig:
+    """A causal transformer."""
+
+    vocab_size: int = 2048  # the end-of-text token is the last id
+    context_length: int = 16  # tokens, with start and end
+    width: int = 160
+    heads: int = 5
+    layers: int = 2
+
+
+@dataclass(frozen=True)
+class CLIPConfig:
+    """Two towers that end in `embed_dim` values."""
+
+    embed_dim: int = 192
+    vision: ImageTowerConfig = ImageTowerConfig()
+    text: TextTowerConfig = TextTowerConfig()
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "CLIPConfig":
+        """Read `to_dict`'s form; ConfigError for anything else."""
+        try:
+            vision = ImageTowerConfig(**values["vision"] | {"layers": tuple(values["vision"]["layers"])})
+            return cls(values["embed_dim"], vision, TextTowerConfig(**values["text"]))
+        except (TypeError, KeyError) as error:
+            raise ConfigError(f"this is no configuration of a CLIP: {error}") from error
+
+    def __post_init__(self) -> None:
+        vision, text = self.vision, self.text
+        numbers = (
+            self.embed_dim,
+            vision.image_size,
+            vision.width,
+            vision.heads,
+            *vision.layers,
+            *asdict(text).values(),
+        )
+        if not vision.layers or not all(isinstance(n, int) and n > 0 for n in numbers):
+            raise ConfigError("sizes of a CLIP must be positive whole numbers")
+        step = vision.patch_size or 4 * 2 ** (len(vision.layers) - 1)
+        if vision.image_size % step:
+            raise ConfigError(f"image_size {vision.image_size} is no multiple of {step}, the image tower's stride")
+        widest = vision.width if vision.patch_size else 4 * vision.width * 2 ** (len(vision.layers) - 1)
+        for name, width, heads in (("image", widest, vision.heads), ("text", text.width, text.heads)):
+            if width % heads:
+                raise ConfigError(f"{heads} heads do not divide the {name} tower's width {width}")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
