@@ -1,0 +1,84 @@
+"""Putting test items to a model: in batches where only text comes back, one by one where it speaks."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .. import tmrope
+from ..data import world
+from ..data.sample import Sample
+
+BATCH = 16
+LONGEST_REPLY = 64  # tokens
+
+
+def items(task: str, count: int, seed: int) -> list[Sample]:
+    """The first `count` test items of a task: the same ones for every model."""
+    return [world.sample(task, "test", seed, index) for index in range(count)]
+
+
+def has_sound(samples: Sequence[Sample]) -> bool:
+    """Whether a video of these comes with its sound."""
+    parts = [part for s in samples for message in s.messages for part in message["content"]]
+    return any(part["type"] == "video" and part["video"]["audio"] is not None for part in parts)
+
+
+@torch.inference_mode()
+def ask(model: Any, samples: Sequence[Sample], longest: int = LONGEST_REPLY, progress: str = "") -> list[str]:
+    """The model's greedy replies in text to all samples; they must agree in whether their videos have sound.
+
+    model: an OmniModel with a processor."""
+    replies: list[str] = []
+    parameter = next(model.thinker.parameters())
+    with tqdm(total=len(samples), desc=progress, disable=not progress, leave=False) as bar:
+        for begin in range(0, len(samples), BATCH):
+            part = samples[begin : begin + BATCH]
+            inputs = model.processor(
+                messages=[s.messages for s in part], use_audio_in_video=has_sound(part), longest_audio=True
+            ).to(parameter.device, dtype=parameter.dtype)
+            ids = model.thinker.generate(
+                max_new_tokens=longest, stop_token_ids=model.processor.stop_ids, use_audio_in_video=has_sound(part),
+                **inputs,
+            )  # fmt: skip
+            replies += [model.processor.decode(row) for row in ids]
+            bar.update(len(part))
+    return replies
+
+
+@contextmanager
+def no_time_axis() -> Iterator[None]:
+    """Within the block, sound and video carry no time: the temporal ids of a video, and all ids of sound, stay at the
+    first of their run. What TMRoPE adds is what is lost (report, section 2.2)."""
+    complete = tmrope.position_ids
+
+    def timeless(input_ids: Tensor, *args: Any, config: Any = None, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        ids, delta = complete(input_ids, *args, config=config, **kwargs)
+        return without_time(ids, input_ids, config), delta
+
+    tmrope.position_ids = timeless
+    try:
+        yield
+    finally:
+        tmrope.position_ids = complete
+
+
+def without_time(ids: Tensor, input_ids: Tensor, config: Any) -> Tensor:
+    """Positions (3, batch, length) whose runs of sound and video tokens do not move on in time."""
+    ids = ids.clone()
+    sound, video = input_ids == config.audio_token_index, input_ids == config.video_token_index
+    for row in range(input_ids.shape[0]):
+        for begin, end in runs((sound | video)[row]):
+            first = ids[0, row, begin:end].min()
+            ids[0, row, begin:end] = first
+            ids[:, row, begin:end][:, sound[row, begin:end]] = first
+    return ids
+
+
+def runs(mask: Tensor) -> list[tuple[int, int]]:
+    """Stretches [begin, end) where a mask (length,) holds."""
+    edges = torch.diff(mask.int(), prepend=torch.zeros(1, dtype=torch.int), append=torch.zeros(1, dtype=torch.int))
+    return list(zip((edges == 1).nonzero()[:, 0].tolist(), (edges == -1).nonzero()[:, 0].tolist(), strict=True))

@@ -1,0 +1,1 @@
+"""The suite's tasks, a file for each kind of ability."""
