@@ -1,6 +1,6 @@
 """Past one process: torchrun starts the processes, FSDP2 shards the model over them, each takes its own micro-batches.
 
-    torchrun --nproc-per-node 8 -m omni_lab.train thinker_2 --scale gpu --out runs/a
+    torchrun --nproc-per-node 8 -m omni_lab.cli train thinker_2 --scale gpu --out runs/a --set accumulate=8
 
 The same recipe files run unchanged. The micro-batches of a step are numbered over all processes, and randomness is
 drawn by that number, so two processes compute what one would, up to the order in which gradients are added.
@@ -75,7 +75,9 @@ def shard(model: nn.Module, blocks: list[nn.Module], here: Hardware, dtype: torc
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     if dtype == torch.float16:
-        raise ConfigError("fp16 with loss scaling runs on one process; several processes need bf16 (--dtype float32?)")
+        raise ConfigError(
+            "fp16 with loss scaling runs on one process only: --set dtype=float32"
+        )
     mesh = init_device_mesh(here.device.type, (dist.get_world_size(),))
     policy = MixedPrecisionPolicy(param_dtype=dtype if dtype != torch.float32 else None, reduce_dtype=torch.float32)
     for block in [*blocks, model]:

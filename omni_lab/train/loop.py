@@ -278,7 +278,7 @@ def check(settings: Settings, group: Processes) -> Settings:
     if settings.accumulate % group.world:
         raise ConfigError(
             f"{settings.accumulate} micro-batches a step do not divide among {group.world} processes: "
-            f"set --accumulate to a multiple of {group.world}"
+            f"--set accumulate to a multiple of {group.world}"
         )
     return settings
 

@@ -5,7 +5,7 @@ from importlib import import_module
 from ...errors import ConfigError
 from ..recipe import Recipe
 
-# In the order in which `omni-lab train all` runs them. Name -> (module, class).
+# Name -> (module, class).
 RECIPES: dict[str, tuple[str, str]] = {
     "clip": ("clip", "ClipRecipe"),
     "language": ("thinker", "Language"),
@@ -18,6 +18,10 @@ RECIPES: dict[str, tuple[str, str]] = {
     "speech_tokenizer": ("speech_tokenizer", "SpeechTokenizerRecipe"),
     "dit": ("dit", "DiTRecipe"),
 }
+
+
+# What `omni-lab train all` runs, in this order: the parts of the omni model. CLIP and LLaVA are labs of their own.
+ALL = ("language", "audio_encoder", "thinker_1", "thinker_2", "thinker_3", "speech_tokenizer", "dit")
 
 
 def find(name: str) -> type[Recipe]:

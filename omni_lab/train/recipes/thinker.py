@@ -113,9 +113,7 @@ class ThinkerRecipe(Recipe):
 
     def encode(self, sample: Sample) -> packing.Encoded:
         """One conversation with its answer -> the processor's tensors, labels and positions."""
-        films = [p for m in sample.messages if not isinstance(m["content"], str) for p in m["content"]]
-        sound = any(part["type"] == "video" and part["video"].get("audio") is not None for part in films)
-        messages = [*sample.messages, assistant(sample.answer)]
+        messages, sound = [*sample.messages, assistant(sample.answer)], has_talking_film(sample)
         encoded = dict(processor()(messages=messages, labels=True, use_audio_in_video=sound, longest_audio=True))
         if not self.settings.answers_only:
             encoded["labels"] = encoded["input_ids"].clone()
@@ -164,8 +162,20 @@ class ThinkerRecipe(Recipe):
         save_part(self.parts, self.name, model)
 
 
+def has_talking_film(sample: Sample) -> bool:
+    """Whether a video with sound stands in the messages."""
+    parts = [part for m in sample.messages if not isinstance(m["content"], str) for part in m["content"]]
+    return any(part["type"] == "video" and part["video"].get("audio") is not None for part in parts)
+
+
 def conversation(samples: list[Sample]) -> Sample:
-    """Several samples as the turns of one conversation; the last one's answer is left open."""
+    """Several samples as the turns of one conversation; the last one's answer is left open.
+
+    A video with sound stands alone: the format says for a whole conversation whether sounds belong to its videos.
+    """
+    alone = next((sample for sample in samples if has_talking_film(sample)), None)
+    if alone is not None:
+        return alone
     messages: list[dict[str, Any]] = []
     for sample in samples[:-1]:
         messages += [*sample.messages, assistant(sample.answer)]

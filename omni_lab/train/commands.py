@@ -1,0 +1,80 @@
+"""`omni-lab train RECIPE --scale S`: one recipe, or `all` of them in order, into one folder.
+
+The folder holds a run per recipe (`RECIPE/`: log.csv, checkpoints), what they trained (`parts/`), and, once all that
+belongs to the omni model is there, the model itself (`checkpoint/`). Under torchrun the same command trains on all
+processes: torchrun --nproc-per-node 8 -m omni_lab.cli train thinker_2 --scale gpu --out runs/a --set accumulate=8
+"""
+
+import math
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import ConfigError
+from ..runtime import default_scale
+from .recipe import Recipe, Settings
+from .recipes import ALL, RECIPES, find
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help=f"all, or one of {', '.join(RECIPES)}")],
+    scale: Annotated[str, typer.Option(help="smoke, cpu, t4 or gpu; default: what this machine carries")] = "",
+    out: Annotated[Path, typer.Option(help="folder of the run")] = Path("runs/nano"),
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint")] = False,
+    seed: Annotated[int, typer.Option(help="seed of weights, data and noise")] = 0,
+    minutes: Annotated[float, typer.Option(help="save and stop after so long")] = math.inf,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; default: the first GPU")] = "",
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="write TensorBoard files too")] = False,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="change a setting: name=value")] = None,
+) -> None:
+    """Train a recipe, or all of them in order; finished recipes are passed over when resuming."""
+    scale, names = scale or default_scale(), ALL if recipe == "all" else (recipe,)
+    kinds = [find(name) for name in names]  # an unknown name must not be found out after an hour
+    seconds = []
+    for name, kind in zip(names, kinds, strict=True):
+        made = kind.at(scale, seed, out / "parts")
+        made.settings = changed(made.settings, set_ or [])
+        result = run(made, out / name, resume, device, minutes, tensorboard)
+        seconds.append((name, result.step, result.seconds, result.figures))
+        minutes -= result.seconds / 60
+        if not result.finished:
+            break
+    summary(seconds, out)
+    if recipe == "all" and result.finished:
+        from .parts import assemble
+
+        typer.echo(f"the whole model: {assemble(out / 'parts', out / 'checkpoint')}")
+
+
+def run(recipe: Recipe, folder: Path, resume: bool, device: str, minutes: float, tensorboard: bool):
+    """One recipe by the loop."""
+    from .loop import train as train_loop
+
+    return train_loop(recipe, folder, resume, device or None, minutes, tensorboard=tensorboard)
+
+
+def changed(settings: Settings, pairs: list[str]) -> Settings:
+    """`settings` with name=value pairs applied, each read as the type of its field. Raises ConfigError."""
+    kinds = {entry.name: type(getattr(settings, entry.name)) for entry in fields(settings)}
+    values = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or name not in kinds:
+            raise ConfigError(f"--set {pair}: expected name=value with a name of {', '.join(kinds)}")
+        try:
+            read = {"true": True, "false": False}[value.lower()] if kinds[name] is bool else kinds[name](value)
+        except (ValueError, KeyError) as error:
+            raise ConfigError(f"--set {pair}: {value!r} is no {kinds[name].__name__}") from error
+        values[name] = read
+    return replace(settings, **values)
+
+
+def summary(rows: list[tuple[str, int, float, dict[str, float]]], out: Path) -> None:
+    """What each recipe took and reached."""
+    typer.echo(f"{'recipe':<18}{'steps':>8}{'minutes':>9}  held out")
+    for name, steps, seconds, figures in rows:
+        reached = ", ".join(f"{k} {v:.4g}" for k, v in list(figures.items())[:4])
+        typer.echo(f"{name:<18}{steps:>8}{seconds / 60:>9.1f}  {reached}")
+    typer.echo(f"logs and weights: {out}")
