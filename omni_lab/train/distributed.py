@@ -75,9 +75,7 @@ def shard(model: nn.Module, blocks: list[nn.Module], here: Hardware, dtype: torc
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     if dtype == torch.float16:
-        raise ConfigError(
-            "fp16 with loss scaling runs on one process only: --set dtype=float32"
-        )
+        raise ConfigError("fp16 with loss scaling runs on one process only: --set dtype=float32")
     mesh = init_device_mesh(here.device.type, (dist.get_world_size(),))
     policy = MixedPrecisionPolicy(param_dtype=dtype if dtype != torch.float32 else None, reduce_dtype=torch.float32)
     for block in [*blocks, model]:

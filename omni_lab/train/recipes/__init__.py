@@ -17,11 +17,12 @@ RECIPES: dict[str, tuple[str, str]] = {
     "thinker_3": ("thinker", "Thinker3"),
     "speech_tokenizer": ("speech_tokenizer", "SpeechTokenizerRecipe"),
     "dit": ("dit", "DiTRecipe"),
+    "bigvgan": ("bigvgan", "BigVGANRecipe"),
 }
 
 
 # What `omni-lab train all` runs, in this order: the parts of the omni model. CLIP and LLaVA are labs of their own.
-ALL = ("language", "audio_encoder", "thinker_1", "thinker_2", "thinker_3", "speech_tokenizer", "dit")
+ALL = ("language", "audio_encoder", "thinker_1", "thinker_2", "thinker_3", "speech_tokenizer", "dit", "bigvgan")
 
 
 def find(name: str) -> type[Recipe]:

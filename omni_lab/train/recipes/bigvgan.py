@@ -1,0 +1,131 @@
+"""BigVGAN: mel -> wave, by reconstruction of the mel and by critics (Lee et al. 2023).
+
+The vocoder also meets mels that a DiT has blurred (`roughness`), because that is what it will be given.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ...codec.bigvgan import BigVGAN
+from ...codec.mel import HOP
+from ...config import preset
+from ...data.splits import generator
+from .. import discriminators, speech_bank
+from ..optimise import decay_groups
+from ..parts import save_part
+from ..recipe import Batch, Recipe, Settings
+
+
+@dataclass(frozen=True)
+class BigVGANSettings(Settings):
+    shards: int = 40
+    growth: float = 1.0
+    frames: int = 32  # mel frames of a crop
+    critic_width: int = 16  # channels of the narrowest layer
+    mel_weight: float = 15.0
+    spectral_weight: float = 5.0
+    matching_weight: float = 2.0
+    roughness: float = 0.1  # largest deviation of the noise on the mel, in nats
+
+
+CPU = BigVGANSettings(
+    steps=8000,
+    batch_size=4,
+    learning_rate=4e-4,
+    betas=(0.8, 0.99),
+    clip=20.0,
+    ema=0.995,
+    shards=36,
+    growth=0.02,
+    critic_width=8,
+    evaluate_every=500,
+    save_every=50,
+)
+
+
+class BigVGANRecipe(Recipe):
+    """Mel -> 24 kHz wave."""
+
+    name: ClassVar[str] = "bigvgan"
+    optimisers: ClassVar[tuple[str, ...]] = ("critics", "vocoder")
+    writes: ClassVar[tuple[str, ...]] = ("bigvgan",)
+    scales: ClassVar[Mapping[str, Settings]] = {
+        "smoke": replace(
+            CPU, steps=2, batch_size=1, shards=1, frames=16, critic_width=2, evaluate_every=0, log_every=1, ema=0.5
+        ),
+        "cpu": CPU,
+        "t4": replace(CPU, batch_size=16, shards=60, growth=0.05, workers=2, critic_width=16),
+        "gpu": replace(CPU, steps=9000, batch_size=48, shards=200, growth=0.05, workers=8, critic_width=24, frames=48),
+    }
+    settings: BigVGANSettings
+
+    def build(self) -> nn.Module:
+        vocoder = BigVGAN(preset(self.settings.preset).token2wav_config.bigvgan_config)
+        for module in vocoder.modules():
+            if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
+                nn.init.normal_(module.weight, std=fan_deviation(module))
+        return nn.ModuleDict({"vocoder": vocoder, "critics": discriminators.Critics(self.settings.critic_width)})
+
+    def groups(self, model: nn.Module) -> dict[str, list[dict[str, Any]]]:
+        return {name: decay_groups(model[name].named_parameters(), self.settings) for name in self.optimisers}
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        return [*model["vocoder"].resblocks, *model["critics"]]
+
+    def compile(self, model: nn.Module) -> None:
+        model["vocoder"].compile()
+
+    def batch(self, index: int) -> Batch:
+        number, rng = speech_bank.place(self.seed, index, self.settings.shards, self.settings.growth)
+        clips = [clip for pair in speech_bank.shard("train", 0, number) for clip in pair]
+        samples = self.settings.frames * HOP
+        waves = []
+        for choice in rng.integers(len(clips), size=self.settings.batch_size):
+            wave = torch.from_numpy(clips[choice].wave)
+            start = int(rng.integers(max(1, len(wave) - samples + 1)))
+            piece = wave[start : start + samples].float() / 32767
+            waves.append(torch.nn.functional.pad(piece, (0, samples - len(piece))))
+        wave = torch.stack(waves)
+        return {"wave": wave, "mel": discriminators.mel_spectrogram(wave), "samples": len(waves)}
+
+    def loss(self, model: nn.Module, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
+        critics, wave = model["critics"], batch["wave"]
+        if optimiser == "critics":
+            rough = torch.rand(len(wave), 1, 1) * torch.randn(batch["mel"].shape) * self.settings.roughness
+            batch["made"] = model["vocoder"](batch["mel"] + rough.to(wave.device))
+            return discriminators.critic_loss(critics(wave), critics(batch["made"].detach())), {}
+        made = batch["made"]  # from the pass before: the vocoder has not changed since
+        with torch.no_grad():
+            real = critics(wave)
+        fake = critics(made)
+        mel, spectral = discriminators.mel_loss(made, wave), discriminators.spectral_loss(made, wave)
+        deception = discriminators.deception_loss(fake)
+        matching = discriminators.feature_matching_loss(real, fake)
+        weights = self.settings
+        loss = weights.mel_weight * mel + weights.spectral_weight * spectral
+        loss = loss + deception + weights.matching_weight * matching
+        return loss, {"mel": mel, "spectral": spectral, "deception": deception, "matching": matching}
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Mel error of held-out speakers' waves, in nats."""
+        pairs = speech_bank.shard("test", 0, 0)
+        rng, errors = generator("bigvgan evaluation", "test", 0, 0), []
+        device = model["vocoder"].conv_post.weight.device
+        for choice in rng.integers(len(pairs), size=2 if self.settings.steps < 100 else 10):
+            wave = torch.from_numpy(pairs[choice][0].wave[: 2 * 24000])[None].float().to(device) / 32767
+            made = model["vocoder"](discriminators.mel_spectrogram(wave))
+            errors.append(discriminators.mel_loss(made, wave))
+        return {"mel": torch.stack(errors).mean().item()}
+
+    def finish(self, model: nn.Module) -> None:
+        save_part(self.parts, "bigvgan", model["vocoder"])
+
+
+def fan_deviation(conv: nn.Conv1d | nn.ConvTranspose1d) -> float:
+    """Deviation of starting weights that keeps the size of what goes through: one over the root of the fan-in."""
+    taps = conv.kernel_size[0] / conv.stride[0] if isinstance(conv, nn.ConvTranspose1d) else conv.kernel_size[0]
+    return 0.7 * (conv.in_channels * taps) ** -0.5
