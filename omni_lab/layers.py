@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from . import cpu_kernels
 from .config import TalkerConfig, TextConfig
+from .cpu_kernels import Linear
 from .errors import InputError
 
 
@@ -29,35 +31,9 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        exact = x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.float64)
-        if exact and x.requires_grad and x.device.type == "cpu":
-            return RMSNormOnCPU.apply(x, self.weight, self.eps)
+        if x.requires_grad and cpu_kernels.applies(x, self.weight):
+            return cpu_kernels.RMSNormOnCPU.apply(x, self.weight, self.eps)
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
-
-
-class RMSNormOnCPU(torch.autograd.Function):
-    """RMSNorm in few passes over memory: on a CPU, torch has a fused kernel for LayerNorm but none for RMSNorm.
-
-    Backward borrows LayerNorm's kernel with the mean set to zero. LayerNorm's gradient holds one term more, that of its
-    mean, -rstd * mean(weight * grad); adding it back leaves RMSNorm's gradient.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        rstd = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()  # (..., 1)
-        ctx.save_for_backward(x, weight, rstd)
-        return (x * rstd).mul_(weight)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x, weight, rstd = ctx.saved_tensors
-        grad = grad.contiguous()
-        grad_x, grad_weight, _ = torch.ops.aten.native_layer_norm_backward(
-            grad, x, weight.shape, torch.zeros_like(rstd), rstd, weight, None, [True, True, False]
-        )
-        of_mean = (grad @ weight).unsqueeze(-1).mul_(rstd).div_(x.shape[-1])  # (..., 1)
-        return grad_x.add_(of_mean), grad_weight, None
 
 
 class SwiGLU(nn.Module):
@@ -65,9 +41,9 @@ class SwiGLU(nn.Module):
 
     def __init__(self, dim: int, hidden: int, bias: bool = False) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(dim, hidden, bias=bias)
-        self.up_proj = nn.Linear(dim, hidden, bias=bias)
-        self.down_proj = nn.Linear(hidden, dim, bias=bias)
+        self.gate_proj = Linear(dim, hidden, bias=bias)
+        self.up_proj = Linear(dim, hidden, bias=bias)
+        self.down_proj = Linear(hidden, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -221,10 +197,10 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim = head_dim
         self.grouped = heads != kv_heads
-        self.q_proj = nn.Linear(dim, heads * head_dim, bias=True)
-        self.k_proj = nn.Linear(dim, kv_heads * head_dim, bias=True)
-        self.v_proj = nn.Linear(dim, kv_heads * head_dim, bias=True)
-        self.o_proj = nn.Linear(heads * head_dim, dim, bias=False)
+        self.q_proj = Linear(dim, heads * head_dim, bias=True)
+        self.k_proj = Linear(dim, kv_heads * head_dim, bias=True)
+        self.v_proj = Linear(dim, kv_heads * head_dim, bias=True)
+        self.o_proj = Linear(heads * head_dim, dim, bias=False)
 
     def forward(
         self,
@@ -339,42 +315,3 @@ class Decoder(nn.Module):
         if collect is not None:
             collect.append(hidden)
         return hidden
-
-
-class Stepper:
-    """Token-by-token decoding behind a prompt: rotary tables and masks are made for many steps at once."""
-
-    BLOCK = 128  # steps
-
-    def __init__(self, decoder: Decoder, cache: KVCache) -> None:
-        if cache.next_position is None:
-            raise InputError("decoding needs a prompt: the cache is empty")
-        self.decoder, self.cache = decoder, cache
-        self.left = 0
-
-    def prepare(self, inputs: Tensor) -> None:
-        """Make room, tables (batch, 1, BLOCK, head_dim) and, if there is padding, the mask of all coming steps."""
-        cache, config = self.cache, self.decoder.config
-        cache.reserve(self.BLOCK)
-        ahead = cache.next_position[:, None] + torch.arange(self.BLOCK, device=inputs.device)  # (batch, BLOCK)
-        self.cos, self.sin = rotary_tables(
-            ahead.expand(3, -1, -1), config.head_dim, config.rope_theta, config.mrope_section, inputs.dtype
-        )
-        self.bias = None
-        if cache.key_mask is not None:
-            cache.mark(None, self.BLOCK)
-            self.bias = torch.zeros(cache.key_mask.shape, dtype=inputs.dtype, device=inputs.device)
-            self.bias = self.bias.masked_fill_(~cache.key_mask, -math.inf)[:, None, None]  # (batch, 1, 1, capacity)
-        self.left = self.BLOCK
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Input vector of the next token of each row -> its hidden state after the norm: (batch, dim) each."""
-        if self.left == 0:
-            self.prepare(inputs)
-        cache, at = self.cache, self.BLOCK - self.left
-        rotary = (self.cos[:, :, at : at + 1], self.sin[:, :, at : at + 1])
-        bias = None if self.bias is None else self.bias[..., : cache.length + 1]
-        hidden = self.decoder.run(inputs.unsqueeze(1), rotary, (bias, False), cache)
-        cache.next_start = cache.next_position = cache.next_position + 1
-        self.left -= 1
-        return hidden.squeeze(1)

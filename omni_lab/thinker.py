@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from . import sampling as samplers
 from . import tmrope
 from .config import ThinkerConfig
+from .cpu_kernels import Linear
+from .decoding import Stepper
 from .encoders.audio import AudioEncoder
 from .encoders.vision import VisionEncoder
 from .errors import InputError
-from .layers import Decoder, KVCache, Stepper
+from .layers import Decoder, KVCache
 from .sampling import GREEDY, Sampling
 
 IGNORE = -100  # a label that does not count
@@ -66,7 +68,7 @@ class Thinker(nn.Module):
         self.audio_tower = AudioEncoder(config.audio_config)
         self.visual = VisionEncoder(config.vision_config)
         self.model = Decoder(config.text_config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv3d)):
                 nn.init.normal_(module.weight, std=0.02)
@@ -163,7 +165,7 @@ class Thinker(nn.Module):
 
         input_ids: (batch, length), or inputs_embeds: (batch, length, hidden_size). attention_mask: 1 for real tokens,
         padding on either side. Media as in `embed`; video_second_per_grid: (videos,) seconds per temporal patch.
-        labels: (batch, length), -100 where nothing is to be learned. position_ids: (3, batch, length), by default TMRoPE.
+        labels: (batch, length), -100 where nothing is to be learned. position_ids: (3, batch, length), default TMRoPE.
         segment_ids: (batch, length), for several samples in a row, each with its own position_ids. cache: is read,
         written and advanced; positions go on from it. logits_to_keep: logits of the last so many places only; 0: none,
         and the loss is computed at labelled places alone, which saves most of its memory.
@@ -262,10 +264,10 @@ class Thinker(nn.Module):
         stop_token_ids end a row and are yielded. seen: (batch, vocab) bool, from `sampling.seen_tokens`, for the
         repetition penalty (changed in place). generator: on the logits' device. The cache lacks the last token.
         """
-        cache, logits = start.cache, start.logits[:, -1]
+        logits = start.logits[:, -1]
         stops = samplers.stop_table(stop_token_ids, logits.device)
         ended = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
-        step = Stepper(self.model, cache)
+        step = Stepper(self.model, self.lm_head, start.cache)
         for count in range(1, max_new_tokens + 1):
             ids = samplers.next_token(logits, sampling, seen, generator)
             if len(ids) > 1:
@@ -280,7 +282,7 @@ class Thinker(nn.Module):
                 return
             hidden = step(embeds)
             yield Token(ids, embeds, hidden)
-            logits = self.lm_head(hidden)
+            logits = step.logits(hidden)
 
     def generate(
         self,

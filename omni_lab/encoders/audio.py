@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..config import AudioConfig
+from ..cpu_kernels import Linear
 from ..errors import InputError
 from .windows import WindowPlan, plan_windows, window_attention
 
@@ -52,10 +53,10 @@ class AudioAttention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.k_proj = nn.Linear(dim, dim, bias=False)
-        self.v_proj = nn.Linear(dim, dim)
-        self.q_proj = nn.Linear(dim, dim)
-        self.out_proj = nn.Linear(dim, dim)
+        self.k_proj = Linear(dim, dim, bias=False)
+        self.v_proj = Linear(dim, dim)
+        self.q_proj = Linear(dim, dim)
+        self.out_proj = Linear(dim, dim)
 
     def forward(self, x: Tensor, plan: WindowPlan) -> Tensor:
         """(frames, dim) -> (frames, dim)."""
@@ -70,8 +71,8 @@ class AudioEncoderLayer(nn.Module):
         super().__init__()
         self.self_attn = AudioAttention(config.d_model, config.encoder_attention_heads)
         self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
-        self.fc1 = nn.Linear(config.d_model, config.encoder_ffn_dim)
-        self.fc2 = nn.Linear(config.encoder_ffn_dim, config.d_model)
+        self.fc1 = Linear(config.d_model, config.encoder_ffn_dim)
+        self.fc2 = Linear(config.encoder_ffn_dim, config.d_model)
         self.final_layer_norm = nn.LayerNorm(config.d_model)
 
     def forward(self, x: Tensor, plan: WindowPlan) -> Tensor:
@@ -102,7 +103,7 @@ class AudioEncoder(nn.Module):
         self.audio_bos_eos_token = UnusedTable(2, config.output_dim)
         self.layers = nn.ModuleList([AudioEncoderLayer(config) for _ in range(config.encoder_layers)])
         self.ln_post = nn.LayerNorm(config.d_model)
-        self.proj = nn.Linear(config.d_model, config.output_dim)
+        self.proj = Linear(config.d_model, config.output_dim)
         self.gradient_checkpointing = False
 
     def forward(self, input_features: Tensor, feature_lens: Tensor | Sequence[int]) -> Tensor:

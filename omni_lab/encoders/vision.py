@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..config import VisionConfig
+from ..cpu_kernels import Linear
 from ..errors import InputError
 from ..layers import RMSNorm, SwiGLU, apply_rotary, inverse_frequencies
 from .windows import WindowPlan, plan_windows, window_attention
@@ -86,10 +87,10 @@ class VisionAttention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q = nn.Linear(dim, dim)
-        self.k = nn.Linear(dim, dim)
-        self.v = nn.Linear(dim, dim)
-        self.proj = nn.Linear(dim, dim)
+        self.q = Linear(dim, dim)
+        self.k = Linear(dim, dim)
+        self.v = Linear(dim, dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, plan: WindowPlan) -> Tensor:
         """(patches, dim) -> the same. Rotary in the tables' precision, as the reference does it."""
@@ -134,7 +135,7 @@ class PatchMerger(nn.Module):
         self.width = config.hidden_size * config.spatial_merge_size**2
         self.ln_q = RMSNorm(config.hidden_size)
         self.mlp = nn.Sequential(
-            nn.Linear(self.width, self.width), nn.GELU(), nn.Linear(self.width, config.out_hidden_size)
+            Linear(self.width, self.width), nn.GELU(), Linear(self.width, config.out_hidden_size)
         )
 
     def forward(self, x: Tensor) -> Tensor:

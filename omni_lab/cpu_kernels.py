@@ -1,0 +1,84 @@
+"""Two operations for which torch has no fast path on a CPU, written with kernels that it does have.
+
+Both fall back to the ordinary functions under autocast, under torch.compile, on other devices and for other dtypes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+# Below so many rows MKL, which repacks nothing, is faster than oneDNN.
+ONEDNN_ROWS = 48
+
+
+def applies(x: Tensor, weight: Tensor) -> bool:
+    """Whether the kernels of this file may be used: float32 on a CPU, outside autocast and torch.compile."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+class Linear(nn.Linear):
+    """nn.Linear, which on a CPU multiplies large float32 matrices with oneDNN.
+
+    torch sends them to MKL, which on AMD processors stays at half of what oneDNN reaches.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.numel() >= ONEDNN_ROWS * x.shape[-1] and applies(x, self.weight) and torch.backends.mkldnn.is_available():
+            return OneDNNLinear.apply(x, self.weight, self.bias)
+        return F.linear(x, self.weight, self.bias)
+
+
+def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x @ weight^T + bias by oneDNN: (..., in), (out, in), (out,) -> (..., out)."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+class OneDNNLinear(torch.autograd.Function):
+    """The three products of a linear layer, each by oneDNN."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return onednn_product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        need_x, need_weight, need_bias = ctx.needs_input_grad
+        rows = grad.reshape(-1, grad.shape[-1])  # (rows, out)
+        grad_x = onednn_product(grad, weight.t()) if need_x else None
+        grad_weight = onednn_product(rows.t(), x.reshape(-1, x.shape[-1]).t()) if need_weight else None
+        return grad_x, grad_weight, rows.sum(0) if need_bias else None
+
+
+class RMSNormOnCPU(torch.autograd.Function):
+    """RMSNorm in few passes over memory: on a CPU, torch has a fused kernel for LayerNorm but none for RMSNorm.
+
+    Backward borrows LayerNorm's kernel with the mean set to zero. LayerNorm's gradient holds one term more, that of its
+    mean, -rstd * mean(weight * grad); adding it back leaves RMSNorm's gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        rstd = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()  # (..., 1)
+        ctx.save_for_backward(x, weight, rstd)
+        return (x * rstd).mul_(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight, rstd = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_x, grad_weight, _ = torch.ops.aten.native_layer_norm_backward(
+            grad, x, weight.shape, torch.zeros_like(rstd), rstd, weight, None, [True, True, False]
+        )
+        of_mean = (grad @ weight).unsqueeze(-1).mul_(rstd).div_(x.shape[-1])  # (..., 1)
+        return grad_x.add_(of_mean), grad_weight, None
