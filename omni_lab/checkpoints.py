@@ -34,7 +34,7 @@ def resolve(folder: str | Path) -> Path:
     Raises CheckpointError when there is neither, or no network to fetch it."""
     path = Path(folder)
     try:
-        if path.is_dir():
+        if path.is_dir() and str(folder).strip():
             return path
         what = "a file, not a folder" if path.exists() else "no such folder"
     except (OSError, ValueError):
@@ -123,13 +123,20 @@ def weight_files(folder: Path) -> dict[str, Path]:
                 raise CheckpointError(f"{folder / name}: shard is missing")
         return {tensor: folder / name for tensor, name in table.items()}
     if (folder / WEIGHTS).is_file():
-        with opened(folder / WEIGHTS) as file:
-            return dict.fromkeys(file.keys(), folder / WEIGHTS)
+        return tensor_names(folder / WEIGHTS)
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
     pickles = [name for name in pickles if name != "spk_dict.pt"]
     if pickles:
         raise CheckpointError(f"{folder / pickles[0]}: a pickle can run code; convert it to {WEIGHTS} first")
     raise CheckpointError(f"{folder}: no weights ({WEIGHTS} or {INDEX})")
+
+
+def tensor_names(path: Path) -> dict[str, Path]:
+    """The tensors of one safetensors file, each with that file. Raises CheckpointError."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: missing")
+    with opened(path) as file:
+        return dict.fromkeys(file.keys(), path)
 
 
 @contextmanager
@@ -218,18 +225,13 @@ def read_tensor(file: Any, path: Path, name: str, old: Tensor, device: torch.dev
         raise CheckpointError(f"{path}: {name!r} cannot be read ({one_line(error)})") from None
     if tensor.is_floating_point() != old.is_floating_point():
         raise CheckpointError(f"{path}: {name!r} is of type {tensor.dtype}, the model expects {old.dtype}")
-    return tensor.to(device, dtype_of(name, tensor.dtype) if tensor.is_floating_point() else old.dtype)
+    tensor = tensor.to(device, dtype_of(name, tensor.dtype) if tensor.is_floating_point() else old.dtype)
+    return nn.Parameter(tensor, old.requires_grad) if isinstance(old, nn.Parameter) else tensor
 
 
 def place(owner: nn.Module, name: str, tensor: Tensor) -> None:
     """Put a loaded tensor where a parameter or buffer was."""
-    old = owner._parameters.get(name)
-    if name in owner._parameters:
-        if not isinstance(tensor, nn.Parameter):
-            tensor = nn.Parameter(tensor, requires_grad=old is None or old.requires_grad)
-        owner._parameters[name] = tensor
-    else:
-        owner._buffers[name] = tensor
+    (owner._parameters if name in owner._parameters else owner._buffers)[name] = tensor
 
 
 def save_weights(

@@ -131,20 +131,25 @@ def audio_token_count(frames: int) -> int:
     return max(0, ((frames - 1) // 2 + 1 - 2) // 2 + 1)
 
 
+def check_clip(wave: np.ndarray, extractor: Any) -> int:
+    """Mel frames of a wave (samples,). Raises InputError if longer than the extractor's window, or tokenless."""
+    count = -(-len(wave) // extractor.hop_length)
+    if len(wave) > extractor.n_samples:
+        window, seconds = extractor.n_samples // extractor.sampling_rate, len(wave) / extractor.sampling_rate
+        raise InputError(f"a sound of {seconds:.1f} s is longer than the {window} s that this processor takes")
+    if audio_token_count(count) < 1:
+        raise InputError(f"a sound of {len(wave)} samples at {extractor.sampling_rate} Hz is too short for one token")
+    return count
+
+
 def log_mel(waves: list[np.ndarray], extractor: Any, width: int | None) -> tuple[Tensor, Tensor]:
     """Waves at 16 kHz -> log-mel frames of 10 ms, as the reference's extractor makes them.
 
     waves: each (samples,); extractor: a WhisperFeatureExtractor; width: frames to which all are padded (None: to the
     longest). Returns (waves, mels, frames) and the mask (waves, frames), 1 where there is sound.
     Raises InputError for a wave that is longer than the extractor's window or too short for one token."""
-    hop, samples = extractor.hop_length, [len(wave) for wave in waves]
-    counts = [-(-length // hop) for length in samples]
-    for length, count in zip(samples, counts, strict=True):
-        if length > extractor.n_samples:
-            window, seconds = extractor.n_samples // extractor.sampling_rate, length / extractor.sampling_rate
-            raise InputError(f"a sound of {seconds:.1f} s is longer than the {window} s that this processor takes")
-        if audio_token_count(count) < 1:
-            raise InputError(f"a sound of {length} samples at 16000 Hz is too short: 321 make one token")
+    hop = extractor.hop_length
+    counts = [check_clip(wave, extractor) for wave in waves]
     features = torch.zeros(len(waves), extractor.feature_size, width or max(counts))
     mask = torch.zeros(len(waves), width or max(counts), dtype=torch.int32)
     for i, (wave, count) in enumerate(zip(waves, counts, strict=True)):

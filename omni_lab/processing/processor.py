@@ -5,6 +5,7 @@ what the reference's Qwen2_5OmniProcessor gives. Where that one differs on purpo
 """
 
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ from .interleave import audio_in_video
 IDS_PER_SECOND = 25  # TMRoPE: one temporal id per 40 ms
 SECONDS_PER_CHUNK = 2  # sound and pictures of a video alternate every 2 s
 VIDEO_DEFAULTS = image.PixelConfig(min_pixels=128 * 28 * 28, max_pixels=768 * 28 * 28)  # the reference's, for videos
+FILES = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json", "chat_template.json",
+    "special_tokens_map.json", "chat_template.jinja", "preprocessor_config.json", "processor_config.json",
+)  # fmt: skip
 PLACEHOLDER = re.compile(r"<\|(?:IMAGE|AUDIO|VIDEO)\|>")
 
 
@@ -76,6 +81,16 @@ class OmniProcessor:
         )
         processor.folder = folder
         return processor
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Copy the files that this processor was made from to `folder`, each atomically. Raises CheckpointError."""
+        if self.folder is None:
+            raise CheckpointError("this processor was not loaded from a folder, so there are no files to save")
+        for name in FILES:
+            source, target = self.folder / name, Path(folder) / name
+            if source.is_file() and not (target.exists() and target.samefile(source)):
+                with checkpoints.replacing(target) as temporary:
+                    shutil.copyfile(source, temporary)
 
     def __call__(
         self,
@@ -207,10 +222,11 @@ class OmniProcessor:
                 return token * self.place_count(medium[1], self.image_config)
             if token == "<|AUDIO|>":
                 waves.append(medium)
-                return token * self.token_count(medium)
+                return token * sound.audio_token_count(sound.check_clip(medium, self.feature_extractor))
             if medium["audio"] is None:
                 return token * self.place_count(medium["grid"], self.video_config)
             waves.append(medium["audio"])
+            sound.check_clip(medium["audio"], self.feature_extractor)
             return self.write_film(medium)
 
         return [PLACEHOLDER.sub(written, prompt) for prompt in prompts], waves
