@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from omni_lab.data import video_files, world
-from omni_lab.data.videos import av_synchrony
 from omni_lab.data.splits import generator
+from omni_lab.data.videos import av_synchrony
 from omni_lab.errors import MediaError
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 from ...data import sentences, speech
-from ...data.sample import SPEAKING_RATE, Sample, user
+from ...data.sample import SPEAKING_RATE, user
 from ...data.splits import generator
 from .. import ears
 from ..metrics import pause_errors as count_pause_errors
@@ -30,7 +30,7 @@ def texts(kind: str, count: int, seed: int) -> list[str]:
 
 @torch.inference_mode()
 def spoken(model: Any, lines: Sequence[str], seed: int, progress: str, speaker: str | None = None) -> list[np.ndarray]:
-    """Each sentence as the model says it when asked to: float32 (samples,) at 24 kHz each, empty where it stays silent."""
+    """Each sentence as the model says it when asked to: float32 (samples,) at 24 kHz, empty where silent."""
     waves = []
     for number, line in enumerate(tqdm(lines, desc=progress, disable=not progress, leave=False)):
         asked = {} if speaker is None else {"speaker": speaker}

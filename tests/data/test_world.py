@@ -1,0 +1,156 @@
+"""The world is a pure function of (task, split, seed, index), and no content of a test can turn up in training."""
+
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from omni_lab.data import recordings, scenes, sounds, speech, world
+from omni_lab.data.pictures import UNSEEN_STYLE
+from omni_lab.data.sample import Sample, check
+from omni_lab.errors import DataError
+
+CHEAP = ("text_qa", "text_chat", "sound_events", "audio_order", "picture_qa", "caption", "dialogue", "ocr",
+         "picture_arithmetic", "grounding", "science_choice", "video_order", "av_synchrony")  # fmt: skip
+TRAINABLE = tuple(name for name, task in world.TASKS.items() if not task.test_only)
+
+
+def media(sample: Sample, kind: str) -> list:
+    return [part[kind] for message in sample.messages for part in message["content"] if part["type"] == kind]
+
+
+def same(one: Sample, other: Sample) -> bool:
+    if (one.answer, one.task, one.speaker, one.meta["key"]) != (
+        other.answer,
+        other.task,
+        other.speaker,
+        other.meta["key"],
+    ):
+        return False
+    pixels = [[np.asarray(p).tobytes() for p in media(s, "image")] for s in (one, other)]
+    heard = [[np.asarray(p).tobytes() for p in media(s, "audio")] for s in (one, other)]
+    seen = [[p["frames"].tobytes() for p in media(s, "video")] for s in (one, other)]
+    return pixels[0] == pixels[1] and heard[0] == heard[1] and seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("task", list(world.TASKS))
+def test_each_task_gives_whole_samples_of_its_media(task):
+    for split in ("train", "test"):
+        sample = check(world.sample(task, split, 0, 5))
+        promised = world.TASKS[task].gives
+        assert sample.task == task and sample.answer.strip() and sample.meta["key"]
+        for picture in media(sample, "image"):
+            assert isinstance(picture, Image.Image) and "image" in promised
+        for wave in media(sample, "audio"):
+            assert wave.dtype == np.float32 and np.abs(wave).max() <= 2 and "audio" in promised
+        for film in media(sample, "video"):
+            assert film["frames"].dtype == np.uint8 and film["frames"].shape[3] == 3 and "video" in promised
+        assert (sample.speech is not None) == world.TASKS[task].speaks
+        if sample.speech is not None:
+            assert sample.speaker in speech.REPLY_SPEAKERS and len(sample.speech) > 2400
+
+
+@pytest.mark.parametrize("task", ["picture_qa", "asr", "who_said_what", "music", "say_this"])
+def test_a_sample_is_a_pure_function_of_its_place(task):
+    first = world.sample(task, "train", 7, 11)
+    world.sample(task, "train", 7, 12)
+    assert same(first, world.sample(task, "train", 7, 11))
+    assert not same(first, world.sample(task, "train", 7, 12))
+    assert not same(first, world.sample(task, "train", 8, 11))
+
+
+def test_ranks_share_the_stream_and_resume_where_it_stopped():
+    tasks = ["text_qa", "text_chat", "sound_events"]
+    whole = list(itertools.islice(world.samples(tasks, seed=3), 12))
+    ranks = [list(itertools.islice(world.samples(tasks, seed=3, rank=r, world=3), 4)) for r in range(3)]
+    for place, sample in enumerate(whole):
+        assert same(sample, ranks[place % 3][place // 3])
+    resumed = list(itertools.islice(world.samples(tasks, seed=3, start=6, rank=1, world=3), 2))
+    assert same(resumed[0], whole[7]) and same(resumed[1], whole[10])
+
+
+@pytest.mark.parametrize("task", CHEAP)
+def test_no_key_of_a_test_turns_up_in_training(task):
+    tested = {world.sample(task, "test", 0, i).meta["key"] for i in range(150)}
+    trained = {world.sample(task, "train", 1, i).meta["key"] for i in range(300)}
+    assert tested.isdisjoint(trained)
+    assert len(tested) > 20
+
+
+def test_sentences_prompts_sounds_and_voices_are_disjoint_too():
+    from omni_lab.data import sentences
+    from omni_lab.data.splits import generator
+
+    kinds = (sentences.sentence, sentences.paused_sentence, sentences.hard_sentence)
+    said = {
+        split: {sentences.key_of(k(generator("t", split, 0, i), split)) for k in kinds for i in range(400)}
+        for split in ("train", "test")
+    }
+    assert said["train"].isdisjoint(said["test"])
+    prompts = {split: {p.key for p in recordings.prompts(split)} for split in ("train", "test")}
+    assert prompts["train"].isdisjoint(prompts["test"]) and len(recordings.prompts("test")) >= 200
+    for label in sounds.LABELS:
+        if len(sounds.RECORDED[label]) >= 6:
+            assert set(sounds.names(label, "train")).isdisjoint(sounds.names(label, "test"))
+    assert set(speech.speakers("train")).isdisjoint(speech.speakers("test"))
+    assert len(speech.REPLY_SPEAKERS) == 8
+
+
+def test_synthetic_voices_never_read_a_test_prompt_to_training():
+    from omni_lab.data.sentences import key_of
+    from omni_lab.data.splits import generator
+    from omni_lab.data.spoken import prompt_like
+
+    held_out = {p.key for p in recordings.prompts("test") if len(p.text.split()) > 1}
+    made = {key_of(prompt_like(generator("p", "train", 0, i))) for i in range(800)}
+    assert held_out.isdisjoint(made)
+
+
+def test_the_unseen_style_and_unseen_concepts_stay_unseen():
+    styles = {world.sample("picture_qa", "train", 0, i).meta["style"] for i in range(200)}
+    assert UNSEEN_STYLE not in styles and len(styles) > 6
+    assert {world.sample("picture_qa_unseen_style", "test", 0, i).meta["style"] for i in range(5)} == {UNSEEN_STYLE}
+    assert set(scenes.anything("train")).isdisjoint(scenes.anything("test"))
+    with pytest.raises(DataError, match="nothing may train"):
+        next(world.samples(["picture_qa_unseen_style"]))
+
+
+def test_wrong_names_give_one_line():
+    for call in (
+        lambda: next(world.samples(["nonsense"])),
+        lambda: world.sample("text_qa", "validation", 0, 0),
+        lambda: next(world.samples(["text_qa"], rank=2, world=2)),
+        lambda: speech.say("hello", "nobody"),
+    ):
+        with pytest.raises(DataError) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+def test_unfit_samples_are_refused():
+    good = world.sample("sound_events", "train", 0, 0)
+    wave = media(good, "audio")[0]
+    wave[100] = np.nan
+    with pytest.raises(DataError, match="not finite"):
+        check(good)
+    with pytest.raises(DataError, match="answer is empty"):
+        check(Sample([], "text_qa", "  "))
+
+
+def test_boxes_and_relations_are_true():
+    for index in range(30):
+        sample = world.sample("grounding", "test", 0, index)
+        x1, y1, x2, y2 = (int(n) / 100 for n in sample.answer.split(","))
+        assert 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1
+        assert np.allclose((x1, y1, x2, y2), sample.meta["box"], atol=0.006)
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        scene = scenes.compose(rng, ["dog", "cat", "bee", "car"], "train")
+        assert all(x2 <= scene.size and y2 <= scene.size for _, _, x2, y2 in (t.box for t in scene.things))
+        for one, other in itertools.combinations(scene.things, 2):
+            apart = one.box[2] <= other.box[0] or other.box[2] <= one.box[0]
+            assert apart or one.box[3] <= other.box[1] or other.box[3] <= one.box[1]
+    table = scenes.coco([scene], ["one.png"])
+    assert [c["name"] for c in table["categories"]] == ["bee", "car", "cat", "dog"]
+    assert table["annotations"][0]["area"] == table["annotations"][0]["bbox"][2] * table["annotations"][0]["bbox"][3]
