@@ -1,0 +1,171 @@
+"""From what an instructor downloads to (student, notebook file): folders, zips, Moodle's and Canvas's names, a roster.
+
+Nothing of a submission is opened here but archives, of which only notebooks are taken out, into a folder of our own and
+under names of our own, so that no entry can be written elsewhere.
+"""
+
+import csv
+import os
+import re
+import stat
+import tempfile
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import InputError
+from .sanitise import MAX_BYTES
+
+MAX_DEPTH = 4  # folders below a student's folder
+MAX_ENTRIES = 10_000  # of one archive
+
+# "Ada Lovelace_1234567_assignsubmission_file_" (a folder, or the beginning of a file's name)
+_MOODLE = re.compile(r"(?P<name>[^_]+)_(?P<id>\d+)_assignsubmission_(?:file|onlinetext)_?")
+# "lovelaceada_LATE_12345_67890_lab01-1.ipynb"
+_CANVAS = re.compile(r"(?P<name>[^_]+)_(?P<late>LATE_)?(?P<id>\d+)_(?P<upload>\d+)_.+")
+
+
+@dataclass
+class Collected:
+    """One student's submission: its notebooks, newest last, and what the names say about it."""
+
+    name: str  # the key in the gradebook
+    files: list[Path] = field(default_factory=list)
+    fault: str = ""  # why there is no notebook to grade, for the student
+    student_id: str = ""
+    late: bool = False
+
+
+def collect(source: Path, scratch: Path, roster: Path | None = None) -> list[Collected]:
+    """All submissions below `source` (a folder, a zip, or one notebook), sorted by name; with a roster, its students
+    without a submission too. scratch: a folder for what archives hold. Raises InputError."""
+    if source.is_symlink() or not source.exists():
+        raise InputError(f"{source}: no such folder of submissions, or a link to one")
+    found: dict[str, Collected] = {}
+    if source.is_dir():
+        entries = sorted(os.scandir(source), key=lambda entry: entry.name)
+        for entry in entries:
+            _add(Path(entry.path), found, scratch)
+    elif zipfile.is_zipfile(source):
+        unpacked = unpack(source, scratch)
+        for path in sorted(unpacked.iterdir()):
+            _add(path, found, scratch)
+    else:
+        _add(source, found, scratch)
+    if roster is not None:
+        found = _match_roster(found, read_roster(roster))
+    if not found:
+        raise InputError(f"{source}: no submissions (a notebook, a folder or a zip for each student)")
+    return [found[name] for name in sorted(found)]
+
+
+def _add(path: Path, found: dict[str, Collected], scratch: Path) -> None:
+    """Enter one entry of the submissions folder under its student."""
+    mode = path.lstat().st_mode
+    if path.name.startswith((".", "__MACOSX")):
+        return
+    is_folder = stat.S_ISDIR(mode)
+    if not is_folder and path.suffix.lower() not in (".ipynb", ".zip"):
+        return
+    name, identity, late = student_of(path.name if is_folder else path.stem)
+    entry = found.setdefault(name, Collected(name))
+    entry.student_id, entry.late = identity or entry.student_id, late or entry.late
+    if is_folder:
+        entry.files += notebooks_below(path)
+    elif path.suffix.lower() == ".zip" and stat.S_ISREG(mode):
+        try:
+            entry.files += notebooks_below(unpack(path, scratch))
+        except InputError as error:
+            entry.fault = str(error).partition(": ")[2]
+    else:
+        entry.files.append(path)
+    if not entry.files and not entry.fault:
+        entry.fault = "no notebook was handed in"
+
+
+def student_of(name: str) -> tuple[str, str, bool]:
+    """(student, id, late) from the name of a file without its ending, or of a folder."""
+    moodle = _MOODLE.match(name)
+    if moodle:
+        return printable(moodle["name"]), moodle["id"], False
+    canvas = _CANVAS.fullmatch(name)
+    if canvas:
+        return printable(canvas["name"]), canvas["id"], bool(canvas["late"])
+    return printable(name), "", False
+
+
+def printable(name: str) -> str:
+    """A name as one line of visible text; never empty."""
+    cleaned = "".join(c if c.isprintable() else "?" for c in name.encode("utf-8", "replace").decode("utf-8"))
+    return cleaned.strip()[:200] or "unnamed"
+
+
+def notebooks_below(folder: Path, depth: int = 0) -> list[Path]:
+    """Everything called *.ipynb in a folder and its folders, by name; links to folders are not followed."""
+    found: list[Path] = []
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.name.startswith((".", "__MACOSX")):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            found += notebooks_below(Path(entry.path), depth + 1) if depth < MAX_DEPTH else []
+        elif entry.name.lower().endswith(".ipynb"):
+            found.append(Path(entry.path))
+    return found
+
+
+def unpack(archive: Path, scratch: Path) -> Path:
+    """Take the notebooks (and inner archives) out of a zip, keeping its folders; returns where they lie. Entries that
+    would leave that folder, links, and what is too large are passed over. Raises InputError for what is no zip."""
+    target = Path(tempfile.mkdtemp(dir=scratch))
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            entries = opened.infolist()
+            if len(entries) > MAX_ENTRIES:
+                raise InputError(f"{archive.name}: more than {MAX_ENTRIES} files")
+            for entry in entries:
+                parts = Path(entry.filename.replace("\\", "/")).parts
+                linked = stat.S_ISLNK(entry.external_attr >> 16)
+                unsafe = linked or not parts or parts[0] == "/" or ".." in parts or "\0" in entry.filename
+                wanted = entry.filename.lower().endswith((".ipynb", ".zip"))
+                if unsafe or not wanted or entry.is_dir() or entry.flag_bits & 1:
+                    continue
+                with opened.open(entry) as file:  # read to one byte past the limit, whatever the header says
+                    content = file.read((64 if entry.filename.lower().endswith(".zip") else 1) * MAX_BYTES + 1)
+                place = target.joinpath(*(part[:100] for part in parts))
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(content)
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise InputError(f"{archive.name}: not a readable zip ({error})") from None
+    return target
+
+
+def read_roster(path: Path) -> list[dict[str, str]]:
+    """Rows of a class list: a CSV with a column `name`, and perhaps `id` and `email`. Raises InputError."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = [{str(k).strip().lower(): (v or "").strip() for k, v in row.items()} for row in csv.DictReader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a readable CSV ({error})") from None
+    if not rows or "name" not in rows[0]:
+        raise InputError(f"{path}: a roster needs a first line with a column `name` (and perhaps `id`, `email`)")
+    return rows
+
+
+def _match_roster(found: dict[str, Collected], roster: list[dict[str, str]]) -> dict[str, Collected]:
+    """Submissions under the roster's names, matched by id, address, or name in any order of its words."""
+    matched: dict[str, Collected] = {}
+    left = dict(found)
+    for row in roster:
+        keys = {_key(row["name"]), _key(row.get("id", "")), _key(row.get("email", "").partition("@")[0])} - {""}
+        hit = next((n for n, entry in left.items() if _key(n) in keys or _key(entry.student_id) in keys), None)
+        name = printable(row["name"])
+        entry = left.pop(hit) if hit is not None else Collected(name, fault="nothing was handed in")
+        entry.name, entry.student_id = name, row.get("id") or entry.student_id
+        matched[name] = entry
+    return {**left, **matched}
+
+
+def _key(name: str) -> str:
+    """A name without case, punctuation and order of its words; Canvas writes "lovelaceada"."""
+    words = re.findall(r"\w+", name.lower())
+    return "".join(sorted("".join(words)))

@@ -1,0 +1,203 @@
+"""Grade a folder of submissions: many workers, one store, and a run that nothing in a submission can stop."""
+
+import compileall
+import contextlib
+import hashlib
+import queue
+import secrets
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..errors import DataError, InputError
+from .collect import Collected, collect
+from .execution import Execution, Room, from_json, run_submission, to_json
+from .gradebook import write_gradebook
+from .hidden import Hidden, draw, find_lab
+from .release import write_package
+from .sandbox import Limits, SandboxError, check_sandbox
+from .sanitise import InvalidSubmission, Submission, read_regular_file, sanitise
+from .store import Store, read_store, write_whole
+from .verdicts import grade_answers, same_for_all
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a class is graded."""
+
+    root: Path  # the course, instructor's side: omni_lab/, solutions/, data_samples/
+    lab: str  # "01" or "01_clip"
+    out: Path
+    workers: int = 2
+    limits: Limits = field(default_factory=Limits)
+    trust_submissions: bool = False  # run without a sandbox
+    gpu: bool = False
+    seed: int | None = None  # of the hidden cases; default: secret, kept in the store
+
+
+@contextlib.contextmanager
+def open_room(settings: Settings, source: Path) -> Iterator[Room]:
+    """The sandbox's surroundings: a package without the lab's answers, in a folder that lives as long as the run."""
+    bubblewrap = None if settings.trust_submissions else check_sandbox()
+    with tempfile.TemporaryDirectory(prefix="omni-lab-course-") as name:
+        course = Path(name)
+        write_package(settings.root, course, [source])
+        # Byte code once, here: inside, nothing can be written.
+        compileall.compile_dir(str(course / "omni_lab"), quiet=2)
+        data = (settings.root / "data_samples").resolve()
+        if bubblewrap is None and data.is_dir():
+            (course / "data_samples").symlink_to(data)
+        else:
+            (course / "data_samples").mkdir()
+        for path in (course, *course.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(0o755 if path.is_dir() else 0o644)
+        yield Room(bubblewrap, course, data if data.is_dir() else None, settings.limits, settings.gpu)
+
+
+def grade(submissions: Path, settings: Settings, roster: Path | None = None, progress: bool = True) -> dict:
+    """Grade everything in `submissions` that the store in `settings.out` does not hold yet; write the gradebook and the
+    feedback pages; return the gradebook. Raises InputError, DataError, SandboxError before any work is done."""
+    source = find_lab(settings.root, settings.lab)
+    with tempfile.TemporaryDirectory(prefix="omni-lab-collect-") as scratch:
+        entries = collect(submissions, Path(scratch), roster)
+        with open_room(settings, source) as room:
+            seed = settings.seed if settings.seed is not None else secrets.randbits(63)
+            store = Store(settings.out / "store.jsonl", {"lab": source.stem, "seed": seed, "format": 1})
+            try:
+                hidden = draw(source, store.run["seed"])
+                waiting = [(entry, digest_of(entry)) for entry in entries]
+                waiting = [(entry, digest) for entry, digest in waiting if not _known(store, entry, digest)]
+                _grade_all(waiting, hidden, room, store, settings, progress)
+            finally:
+                store.close()
+    return write_gradebook(settings.out, store.run, store.records)
+
+
+def _known(store: Store, entry: Collected, digest: str) -> bool:
+    record = store.records.get(entry.name)
+    if record is None or record["digest"] != digest:
+        return False
+    return all(exercise["status"] != "infrastructure" for exercise in record["exercises"].values())
+
+
+def _grade_all(waiting: list, hidden: Hidden, room: Room, store: Store, settings: Settings, progress: bool) -> None:
+    slots: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for slot in range(settings.workers):
+        slots.put(slot)
+    lock = threading.Lock()
+
+    def work(entry: Collected, digest: str) -> None:
+        slot = slots.get()
+        try:
+            record, execution = grade_one(entry, digest, hidden, room, slot)
+        finally:
+            slots.put(slot)
+        with lock:  # answers first: a record without them could not be regraded
+            write_whole(answers_path(settings.out, entry.name), to_json(execution))
+            store.add(record)
+
+    with ThreadPoolExecutor(settings.workers) as pool:
+        futures = [pool.submit(work, entry, digest) for entry, digest in waiting]
+        bar = tqdm(as_completed(futures), total=len(futures), unit="submission", disable=not progress, file=sys.stderr)
+        try:
+            for future in bar:
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def grade_one(entry: Collected, digest: str, hidden: Hidden, room: Room, slot: int = 0) -> tuple[dict, Execution]:
+    """One work unit: (the record for the store, what came out of the sandbox). Nothing in a submission makes it fail."""
+    started = time.monotonic()
+    execution, submission = Execution(), None
+    try:
+        submission, notes = choose_notebook(entry, hidden)
+        execution = run_submission(submission, hidden, room, slot)
+        execution.notes = [*notes, *submission.notes, *execution.notes]
+        exercises = grade_answers(submission, execution, hidden)
+    except InvalidSubmission as error:
+        exercises = same_for_all(hidden, "missing" if not entry.files else "invalid", str(error))
+    except (SandboxError, OSError, MemoryError) as error:  # ours, or the machine's: to be graded again, not a zero
+        message = f"could not be graded: {type(error).__name__}: {error}"
+        exercises = same_for_all(hidden, "infrastructure", message)
+    record = {
+        "submission": entry.name, "digest": digest, "student_id": entry.student_id, "late": entry.late,
+        "exercises": exercises, "notes": execution.notes, "sources": submission.attempted if submission else {},
+        "seconds": round(time.monotonic() - started, 2), "runs": execution.runs,
+    }  # fmt: skip
+    return record, execution
+
+
+def choose_notebook(entry: Collected, hidden: Hidden) -> tuple[Submission, list[str]]:
+    """The notebook that attempts most exercises; of equals the last by name. Raises InvalidSubmission."""
+    if not entry.files:
+        raise InvalidSubmission(entry.fault or "no notebook was handed in")
+    best: Submission | None = None
+    chosen, fault = entry.files[-1], ""
+    for path in entry.files:
+        try:
+            candidate = sanitise(read_regular_file(path), hidden.functions)
+        except InvalidSubmission as error:
+            fault = str(error)
+            continue
+        if best is None or len(candidate.attempted) >= len(best.attempted):
+            best, chosen = candidate, path
+    if best is None:
+        raise InvalidSubmission(fault)
+    several = [f"{len(entry.files)} notebooks were handed in; {chosen.name[:100]} was graded"]
+    return best, several if len(entry.files) > 1 else []
+
+
+def digest_of(entry: Collected) -> str:
+    """Identifies what was handed in, so that a changed submission is graded again."""
+    total = hashlib.sha256(entry.fault.encode())
+    for path in entry.files:
+        total.update(path.name.encode("utf-8", "surrogateescape") + b"\0")
+        with contextlib.suppress(InvalidSubmission):
+            total.update(hashlib.sha256(read_regular_file(path)).digest())
+    return total.hexdigest()
+
+
+def answers_path(out: Path, name: str) -> Path:
+    """Where a submission's answers lie; its name is of unknown origin, so the file is called by its hash."""
+    return out / "answers" / f"{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:32]}.json"
+
+
+def regrade(settings: Settings, names: list[str]) -> dict:
+    """Compare the stored answers again (after a repaired tolerance or message), running nothing of a submission.
+
+    names: submissions; none: all. Raises DataError if the cases themselves have changed: then grade again."""
+    run, records = read_store(settings.out / "store.jsonl")
+    unknown = [name for name in names if name not in records]
+    if unknown:
+        raise InputError(f"{unknown[0]!r} is not in the gradebook")
+    hidden = draw(find_lab(settings.root, run["lab"]), run["seed"])
+    store = Store(settings.out / "store.jsonl", run)
+    try:
+        for name in names or sorted(records):
+            record = records[name]
+            if not record["sources"]:
+                continue
+            path = answers_path(settings.out, name)
+            if not path.is_file():
+                raise DataError(f"{path}: the answers of {name!r} are gone; grade it again")
+            submission = Submission([], record["sources"], record["notes"])
+            exercises = grade_answers(submission, from_json(path.read_bytes()), hidden)
+            for identifier, entry in exercises.items():
+                old = record["exercises"].get(identifier)
+                if entry["status"] == "error" and old is not None and old["status"] == "error":
+                    exercises[identifier] = old  # there was no answer to compare; its message names the cell
+            if exercises != record["exercises"]:
+                store.add({**record, "exercises": exercises})
+    finally:
+        store.close()
+    return write_gradebook(settings.out, store.run, store.records)

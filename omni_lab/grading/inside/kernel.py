@@ -1,0 +1,76 @@
+"""The kernel in which a submission runs: IPython's, without history, debugger or file-descriptor capture.
+
+Three things are its own: what a cell prints is cut at a limit; a cell marked by the grader hands over the function it
+defines; a probe cell calls such a function, past any transformer that the student's code may have installed.
+"""
+
+import json
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+for _heavy in ("debugpy", "matplotlib_inline.backend_inline"):
+    sys.modules.setdefault(_heavy, None)
+
+from ipykernel.iostream import IOPubThread, OutStream  # noqa: E402
+from ipykernel.ipkernel import IPythonKernel  # noqa: E402
+from ipykernel.kernelapp import IPKernelApp  # noqa: E402
+from marks import CAPTURE, PROBE  # noqa: E402
+
+_settings = json.loads(os.environ.pop("OMNI_LAB_KERNEL"))
+_printed = 0
+_write = OutStream.write
+
+
+def _limited_write(stream: OutStream, text: str) -> int:
+    global _printed
+    room = _settings["output"] - _printed
+    _printed += len(text)
+    if room > 0:
+        _write(stream, text[:room])
+    return len(text)
+
+
+OutStream.write = _limited_write
+# It would listen on loopback for what forked children print; a sandbox has no internet sockets at all.
+IOPubThread._setup_pipe_in = lambda thread: setattr(thread, "_pipe_flag", False)
+
+
+class GradingKernel(IPythonKernel):
+    """IPython's kernel with the two marks that the grader puts into a notebook."""
+
+    functions: dict = {}
+
+    async def do_execute(self, code, silent, *args, **kwargs):
+        global _printed
+        _printed = 0
+        first, _, _ = code.partition("\n")
+        if first.startswith(PROBE):
+            return self._probe(first[len(PROBE) :].strip())
+        marks = [line[len(CAPTURE) :].split() for line in code.splitlines() if line.startswith(CAPTURE)]
+        before = {name: self.shell.user_ns.get(name) for _, name in marks}
+        reply = await super().do_execute(code, silent, *args, **kwargs)
+        for exercise, name in marks:
+            found = self.shell.user_ns.get(name)
+            if found is not None and (found is not before[name] or reply["status"] == "ok"):
+                self.functions[exercise] = found
+        return reply
+
+    def _probe(self, exercise: str) -> dict:
+        import probe
+
+        if exercise in self.functions:
+            try:
+                probe.run(exercise, self.functions[exercise], _settings)
+            except BaseException as error:  # not the function's, which the probe catches: the runner shall know of it
+                content = {"ename": type(error).__name__, "evalue": str(error)[:300], "traceback": []}
+                self.send_response(self.iopub_socket, "error", content)
+        return {"status": "ok", "execution_count": 0, "payload": [], "user_expressions": {}}
+
+
+if __name__ == "__main__":
+    IPKernelApp.launch_instance(
+        ["-f", sys.argv[1], "--quiet", "--HistoryManager.enabled=False"],
+        kernel_class=GradingKernel,
+        capture_fd_output=False,
+    )
