@@ -227,7 +227,9 @@ class Thinker(nn.Module):
             chosen = (targets != IGNORE).nonzero().squeeze(1)
             targets = targets[chosen]
             logits = self.lm_head(hidden.flatten(0, 1)[chosen])
-        total = F.cross_entropy(logits.view(len(targets), -1).float(), targets, ignore_index=IGNORE, reduction="sum")
+        logits = logits.view(len(targets), -1)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        total = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum")
         return total / (targets != IGNORE).sum().clamp(min=1)
 
     @torch.no_grad()

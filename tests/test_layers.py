@@ -1,0 +1,111 @@
+"""Shared layers: the CPU kernels against torch's own, the cache, the masks."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from omni_lab import cpu_kernels, layers
+from omni_lab.cpu_kernels import Linear
+from omni_lab.decoding import Stepper
+from omni_lab.errors import InputError
+from omni_lab.layers import Decoder, KVCache, RMSNorm
+from tests.thinker_reference import CONFIGS, relative
+
+TEXT = CONFIGS["odd heads, 3:1, untied"].text_config
+
+
+def gradients(function, inputs, grad):
+    return torch.autograd.grad(function(*inputs), inputs, grad)
+
+
+def test_rms_norm_and_its_gradient():
+    x = torch.randn(3, 40, 24, requires_grad=True)
+    norm = RMSNorm(24, 1e-5)
+    torch.nn.init.normal_(norm.weight)
+    grad = torch.randn_like(x)
+    ours = gradients(lambda x, w: cpu_kernels.RMSNormOnCPU.apply(x, w, 1e-5), (x, norm.weight), grad)
+    theirs = gradients(lambda x, w: F.rms_norm(x, (24,), w, 1e-5), (x, norm.weight), grad)
+    assert all(relative(a, b) < 1e-5 for a, b in zip(ours, theirs, strict=True))
+    assert relative(norm(x), F.rms_norm(x, (24,), norm.weight, 1e-5)) < 1e-6
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(64, 24), (2, 50, 24), (1, 24)])
+def test_linear_and_its_gradient(shape, bias):
+    layer, x = Linear(24, 40, bias=bias), torch.randn(shape, requires_grad=True)
+    grad = torch.randn(*shape[:-1], 40)
+    inputs = (x, *layer.parameters())
+    ours = torch.autograd.grad(layer(x), inputs, grad)
+    theirs = torch.autograd.grad(F.linear(x, layer.weight, layer.bias), inputs, grad)
+    assert all(relative(a, b) < 1e-5 for a, b in zip(ours, theirs, strict=True))
+
+
+def test_rotary_turns_by_the_angle_and_keeps_lengths():
+    ids = torch.tensor([5, 7, 11]).view(3, 1, 1)
+    cos, sin = layers.rotary_tables(ids, 16, 100.0, (2, 3, 3), torch.float64)
+    x = torch.randn(1, 1, 1, 16, dtype=torch.float64)
+    turned = layers.apply_rotary(x, cos, sin).flatten()
+    assert torch.isclose(turned.norm(), x.norm())
+    angle = torch.tensor([5, 5, 7, 7, 7, 11, 11, 11]) * layers.inverse_frequencies(16, 100.0, torch.device("cpu"))
+    pairs = torch.complex(*x.flatten().view(2, 8)) * torch.polar(torch.ones(8), angle)
+    assert torch.allclose(torch.complex(*turned.view(2, 8)), pairs, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_cache_that_grows_changes_nothing():
+    torch.manual_seed(0)
+    decoder, x = Decoder(TEXT), torch.randn(2, 30, TEXT.hidden_size)
+    cache = KVCache(TEXT, 2, 1)
+    pieces = [decoder(piece, cache=cache) for piece in x.split((1, 7, 1, 21), dim=1)]
+    assert relative(torch.cat(pieces, 1), decoder(x)) < 1e-5
+    assert cache.length == 30 and cache.tokens().tolist() == [30, 30]
+    cache.crop(8)
+    assert relative(decoder(x[:, 8:12], cache=cache), decoder(x)[:, 8:12]) < 1e-5
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@torch.no_grad()
+def test_stepping_equals_one_pass(padded, monkeypatch):
+    monkeypatch.setattr(Stepper, "BLOCK", 4)  # several blocks in a short test
+    torch.manual_seed(0)
+    decoder, head = Decoder(TEXT), Linear(TEXT.hidden_size, 10, bias=False)
+    x = torch.randn(2, 20, TEXT.hidden_size)
+    mask = torch.ones(2, 20, dtype=torch.long)
+    if padded:
+        mask[0, :3] = 0
+    places = (mask.cumsum(1) - 1).clamp(min=0).expand(3, -1, -1)
+    whole = decoder(x, places, mask)
+    for packed in (True, False):
+        cache = KVCache(TEXT, 2, 9)
+        decoder(x[:, :9], places[..., :9], mask[:, :9], cache=cache)
+        cache.next_position = places[0, :, 9]
+        stepper = Stepper(decoder, head, cache)
+        assert stepper.packed is not None
+        stepper.packed = stepper.packed if packed else None
+        for i in range(9, 20):
+            hidden = stepper(x[:, i])
+            assert relative(hidden, whole[:, i]) < 1e-5
+            assert relative(stepper.logits(hidden), head(hidden)) < 1e-5
+
+
+def test_layers_that_someone_replaced_are_not_packed():
+    decoder, head = Decoder(TEXT), Linear(TEXT.hidden_size, 10, bias=False)
+    decoder.layers[0].mlp.up_proj = torch.nn.Sequential(decoder.layers[0].mlp.up_proj)
+    cache = KVCache(TEXT, 1, 4)
+    with pytest.raises(InputError, match="needs a prompt"):
+        Stepper(decoder, head, cache)
+    cache.next_position = torch.tensor([0])
+    assert Stepper(decoder, head, cache).packed is None
+
+
+def test_masks_are_built_only_where_needed():
+    x = torch.zeros(2, 4, 8)
+    right, left = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    assert layers.attention_bias(x, None, None, None) == (None, True)
+    assert layers.attention_bias(x, right, None, None) == (None, True)
+    bias, causal = layers.attention_bias(x, left, None, None)
+    assert not causal and (bias[0, 0, 3] == 0).tolist() == [False, False, True, True]
+    bias, _ = layers.attention_bias(x, None, torch.tensor([[0, 0, 1, 1], [0, 0, 0, 0]]), None)
+    assert (bias[0, 0, 3] == 0).tolist() == [False, False, True, True]
+    with pytest.raises(InputError, match="segment_ids"):
+        layers.attention_bias(x, None, torch.zeros(1, 4), None)

@@ -1,0 +1,58 @@
+"""Token samplers against the reference's logits processors, and by counting."""
+
+import pytest
+import torch
+from transformers.generation.logits_process import (
+    RepetitionPenaltyLogitsProcessor,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from omni_lab import sampling
+from omni_lab.errors import InputError
+from omni_lab.sampling import Sampling
+
+
+@pytest.fixture
+def logits():
+    return 3 * torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.8, 0.999])
+def test_top_p(logits, p):
+    assert torch.equal(sampling.top_p_filter(logits, p), TopPLogitsWarper(p)(None, logits))
+
+
+@pytest.mark.parametrize("k", [1, 7, 50, 200])
+def test_top_k(logits, k):
+    assert torch.equal(sampling.top_k_filter(logits, k), TopKLogitsWarper(k)(None, logits))
+
+
+def test_repetition_penalty(logits):
+    ids = torch.tensor([[1, 2, 3], [4, 4, 4], [0, 49, 7], [5, 6, 7]])
+    seen = sampling.seen_tokens(50, ids)
+    wanted = RepetitionPenaltyLogitsProcessor(1.3)(ids, logits.clone())
+    assert torch.equal(sampling.repetition_penalty(logits, seen, 1.3), wanted)
+
+
+def test_padding_is_not_seen():
+    seen = sampling.seen_tokens(5, torch.tensor([[0, 0, 3]]), torch.tensor([[0, 0, 1]]))
+    assert seen.tolist() == [[False, False, False, True, False]]
+
+
+def test_frequencies_follow_the_probabilities():
+    logits = torch.tensor([[0.0, 1.0, 2.0]]).expand(20000, 3)
+    drawn = sampling.next_token(logits, Sampling(temperature=0.5), generator=torch.Generator().manual_seed(0))
+    shares = torch.bincount(drawn, minlength=3) / len(drawn)
+    assert torch.allclose(shares, torch.tensor([0.0, 2.0, 4.0]).softmax(0), atol=0.01)
+
+
+def test_suppressed_tokens_are_never_taken(logits):
+    best = logits.argmax(1).tolist()
+    assert not set(sampling.next_token(logits, Sampling(suppress=tuple(best))).tolist()) & set(best)
+
+
+@pytest.mark.parametrize("bad", [dict(temperature=-1), dict(top_p=0), dict(top_k=-2), dict(repetition_penalty=0)])
+def test_bad_settings_are_named(bad):
+    with pytest.raises(InputError):
+        Sampling(**bad)
