@@ -64,7 +64,7 @@ class Server:
             reply.raise_for_status()
             return str(reply.json()["choices"][0]["message"]["content"])
         except httpx.HTTPError as error:
-            raise DataError(f"teacher at {self.url}: {error}") from error
+            raise DataError(f"teacher at {self.url}: {str(error).splitlines()[0]}") from error
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise DataError(f"teacher at {self.url}: the reply is no chat completion") from error
 

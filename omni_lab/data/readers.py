@@ -1,0 +1,248 @@
+"""The field's own formats, read as the same samples: LLaVA JSON, COCO, LibriSpeech, LJSpeech, WebDataset tar, Parquet.
+
+Every reader is an iterator over one pass of a set. What cannot be read (a broken picture, an empty caption, NaN in the
+sound) is skipped, counted and listed in a `Report`; more than one percent of bad records stops the reading.
+"""
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import DataError, OmniLabError
+from . import video_files
+from .bank import read_wave
+from .sample import HEARING_RATE, SPEAKING_RATE, Sample, assistant, audio, check, image, user
+from .speech import resample
+
+TRANSCRIBE = "Write down what you hear."
+CAPTION = "Caption."
+BAD_SHARE = 0.01  # of the records: more than this stops the reading
+ENOUGH = 100  # records before the share is judged (and at the end)
+
+
+@dataclass
+class Report:
+    """What a pass over a set found."""
+
+    good: int = 0
+    bad: list[str] = field(default_factory=list)  # one line a record
+
+    def line(self) -> str:
+        """The account in a line."""
+        listed = "; ".join(self.bad[:3]) + (" ..." if len(self.bad) > 3 else "")
+        return f"{self.good} records read, {len(self.bad)} skipped" + (f": {listed}" if self.bad else "")
+
+    def judge(self, source: str) -> None:
+        """Raise DataError, with the list, when more than one percent is bad."""
+        total = self.good + len(self.bad)
+        if len(self.bad) > max(BAD_SHARE * total, 1) or (self.bad and not self.good):
+            raise DataError(f"{source}: {len(self.bad)} of {total} records cannot be read: {'; '.join(self.bad[:10])}")
+
+
+def each(
+    source: str, records: Iterator[tuple[str, Any]], make: Callable[[Any], Sample], report: Report | None
+) -> Iterator[Sample]:
+    """The samples of all good records (name, raw); the bad ones are counted, and too many of them raise DataError."""
+    report = report if report is not None else Report()
+    for name, raw in records:
+        try:
+            sample = check(make(raw))
+        except (OmniLabError, OSError, KeyError, IndexError, TypeError, ValueError, UnidentifiedImageError) as error:
+            report.bad.append(f"{name}: {' '.join(str(error).split()) or type(error).__name__}")
+        else:
+            report.good += 1
+            yield sample
+        if report.good + len(report.bad) >= ENOUGH:
+            report.judge(source)
+    report.judge(source)
+
+
+def open_picture(source: str | Path | bytes) -> Image.Image:
+    """A picture file, or its bytes, as RGB. Raises OSError or UnidentifiedImageError."""
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as found:
+        return found.convert("RGB")
+
+
+def open_sound(source: str | Path | bytes, rate: int = HEARING_RATE) -> np.ndarray:
+    """A sound file, or its bytes, as float32 (samples,) at `rate` Hz. Raises MediaError or ValueError."""
+    if not isinstance(source, bytes):
+        return read_wave(source, rate)
+    try:
+        wave, found = soundfile.read(io.BytesIO(source), dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise DataError("not a sound file") from error
+    return resample(wave.mean(1), found, rate)
+
+
+def load_json(path: str | Path) -> Any:
+    """A JSON file. Raises DataError naming it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON") from error
+
+
+def llava(path: str | Path, folder: str | Path, report: Report | None = None) -> Iterator[Sample]:
+    """LLaVA-Instruct: a JSON list of {"id", "image", "conversations": [{"from": "human" | "gpt", "value"}]}.
+
+    folder: where the pictures lie. `<image>` in a turn says where the picture stands; it is put first."""
+
+    def make(record: dict[str, Any]) -> Sample:
+        turns = record["conversations"]
+        if len(turns) < 2 or turns[-1]["from"] != "gpt":
+            raise DataError("the last turn is not the assistant's")
+        media = [image(open_picture(Path(folder) / record["image"]))] if record.get("image") else []
+        messages = []
+        for number, turn in enumerate(turns[:-1]):
+            text = turn["value"].replace("<image>", "").strip()
+            if turn["from"] == "gpt":
+                messages.append(assistant(text))
+            else:
+                messages.append(user(text, *(media if number == 0 else [])))
+        return Sample(messages, "dialogue", turns[-1]["value"].strip(), meta={"key": str(record["id"])})
+
+    records = ((str(r.get("id", n)), r) for n, r in enumerate(load_json(path)))
+    return each(str(path), records, make, report)
+
+
+def coco(path: str | Path, folder: str | Path, report: Report | None = None) -> Iterator[Sample]:
+    """COCO: instances (a box to ground, for every annotation) or captions, by what the annotations hold."""
+    table = load_json(path)
+    try:
+        pictures = {entry["id"]: entry for entry in table["images"]}
+        names = {entry["id"]: entry["name"] for entry in table.get("categories", ())}
+        annotations = table["annotations"]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a COCO table (images, annotations)") from error
+
+    def make(entry: dict[str, Any]) -> Sample:
+        about = pictures[entry["image_id"]]
+        picture = image(open_picture(Path(folder) / about["file_name"]))
+        meta: dict[str, Any] = {"key": f"coco {entry['id']}"}
+        if "caption" in entry:
+            return Sample([user(CAPTION, picture)], "caption", entry["caption"].strip(), meta=meta)
+        x, y, width, height = entry["bbox"]
+        across, down = about["width"], about["height"]
+        box = (x / across, y / down, (x + width) / across, (y + height) / down)
+        told = ",".join(str(round(100 * edge)) for edge in box)
+        question = f"Box of the {names[entry['category_id']]}?"
+        return Sample([user(question, picture)], "grounding", told, meta=meta | {"box": box})
+
+    return each(str(path), ((str(a.get("id")), a) for a in annotations), make, report)
+
+
+def librispeech(folder: str | Path, report: Report | None = None) -> Iterator[Sample]:
+    """LibriSpeech: SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt with "UTTERANCE TEXT" lines beside UTTERANCE.flac."""
+    folder = Path(folder)
+    lists = sorted(folder.rglob("*.trans.txt"))
+    if not lists:
+        raise DataError(f"{folder}: no *.trans.txt below it, so no LibriSpeech folder")
+
+    def records() -> Iterator[tuple[str, tuple[Path, str]]]:
+        for listing in lists:
+            for line in listing.read_text(encoding="utf-8").splitlines():
+                name, _, text = line.strip().partition(" ")
+                if name:
+                    yield name, (listing.parent / f"{name}.flac", text)
+
+    def make(record: tuple[Path, str]) -> Sample:
+        path, text = record
+        text = text.strip().lower().capitalize()
+        speaker = path.stem.split("-")[0]
+        meta = {"key": path.stem, "voice": speaker}
+        return Sample([user(TRANSCRIBE, audio(open_sound(path)))], "asr", text, meta=meta)
+
+    return each(str(folder), records(), make, report)
+
+
+def ljspeech(folder: str | Path, report: Report | None = None) -> Iterator[Sample]:
+    """LJSpeech: metadata.csv with "ID|text|normalised text" lines, and wavs/ID.wav; samples that say the text aloud."""
+    folder = Path(folder)
+    listing = folder / "metadata.csv"
+    if not listing.is_file():
+        raise DataError(f"{folder}: no metadata.csv in it, so no LJSpeech folder")
+
+    def make(fields: list[str]) -> Sample:
+        text = fields[-1].strip()
+        wave = open_sound(folder / "wavs" / f"{fields[0]}.wav", SPEAKING_RATE)
+        return Sample([user(f"Say: {text}")], "say_this", text, wave, meta={"key": fields[0], "voice": "ljspeech"})
+
+    lines = listing.read_text(encoding="utf-8").splitlines()
+    return each(str(folder), ((line.split("|")[0], line.split("|")) for line in lines if line.strip()), make, report)
+
+
+PICTURES = ("jpg", "jpeg", "png", "webp")
+SOUNDS = ("flac", "wav", "mp3", "ogg", "opus")
+
+
+def from_fields(fields: dict[str, Any], name: str) -> Sample:
+    """A sample from named bytes: a picture or a sound, and text (txt; or json: text, question, answer).
+
+    Raises DataError when there is neither picture nor sound."""
+    about = json.loads(fields["json"]) if "json" in fields else {}
+    text = fields["txt"].decode("utf-8") if "txt" in fields else about.get("answer", about.get("text", ""))
+    meta = {"key": name}
+    for kind in PICTURES:
+        if kind in fields:
+            picture = image(open_picture(fields[kind]))
+            return Sample([user(about.get("question", CAPTION), picture)], "caption", text.strip(), meta=meta)
+    for kind in SOUNDS:
+        if kind in fields:
+            sound = audio(open_sound(fields[kind]))
+            return Sample([user(about.get("question", TRANSCRIBE), sound)], "asr", text.strip(), meta=meta)
+    raise DataError(f"no picture or sound among {sorted(fields)}")
+
+
+def webdataset(
+    paths: list[str | Path], report: Report | None = None, rank: int = 0, world: int = 1
+) -> Iterator[Sample]:
+    """WebDataset: tar shards in which the files of one record share their name up to the first dot.
+
+    paths: the shards; this process (rank of world) takes every world-th. Records as in `from_fields`."""
+    from .shards import tar_records
+
+    shards = [Path(path) for path in paths][rank::world]
+    return each("WebDataset", tar_records(shards), lambda fields: from_fields(fields, fields["__key__"]), report)
+
+
+def parquet(path: str | Path, report: Report | None = None, rank: int = 0, world: int = 1) -> Iterator[Sample]:
+    """Parquet as hubs store it: columns "image" or "audio" (bytes, or {"bytes": ...}), and "text", "caption", or
+    "question" and "answer". This process (rank of world) takes every world-th row group."""
+    from .shards import parquet_rows
+
+    def make(row: dict[str, Any]) -> Sample:
+        media = {k: row[k]["bytes"] if isinstance(row[k], dict) else row[k] for k in ("image", "audio") if row.get(k)}
+        about = {"question": row["question"]} if row.get("question") else {}
+        text = row.get("answer") or row.get("text") or row.get("caption") or row.get("sentence") or ""
+        fields = {"png" if kind == "image" else "wav": raw for kind, raw in media.items()}
+        return from_fields(fields | {"json": json.dumps(about | {"text": text})}, row["__key__"])
+
+    return each(str(path), parquet_rows(Path(path), rank, world), make, report)
+
+
+def videos(folder: str | Path, report: Report | None = None) -> Iterator[Sample]:
+    """A folder with metadata.jsonl, a line a clip: {"file", "question", "answer"}; the clips are MP4."""
+    folder = Path(folder)
+    try:
+        lines = (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"{folder}: no metadata.jsonl in it") from error
+
+    def make(line: str) -> Sample:
+        about = json.loads(line)
+        clip = {"type": "video", "video": video_files.read(folder / about["file"])}
+        meta = {"key": about["file"], **about.get("meta", {})}
+        return Sample([user(about["question"], clip)], about.get("task", "video"), about["answer"], meta=meta)
+
+    names = (re.sub(r"\s+", " ", line)[:40] for line in lines)
+    return each(str(folder), ((n, line) for n, line in zip(names, lines, strict=True) if line.strip()), make, report)

@@ -1,0 +1,54 @@
+"""Raw records out of large files: tar shards and Parquet row groups, a part for each process."""
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+
+
+def tar_records(paths: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, {"__key__": name, ending: bytes}) of each record: neighbouring files of one name up to the first dot.
+
+    Raises DataError naming a shard that is missing, cut short or no tar file."""
+    for path in paths:
+        try:
+            with tarfile.open(path) as archive:
+                yield from grouped(archive)
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise DataError(f"{path}: missing, cut short or no tar file") from error
+
+
+def grouped(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The records of an open tar file."""
+    key, fields = "", {}
+    for member in archive:
+        if not member.isfile():
+            continue
+        folder, _, file = member.name.rpartition("/")
+        stem, _, ending = file.partition(".")
+        name = f"{folder}/{stem}" if folder else stem
+        if name != key:
+            if fields:
+                yield key, fields
+            key, fields = name, {"__key__": name}
+        content = archive.extractfile(member)
+        fields[ending.lower()] = content.read() if content else b""
+    if fields:
+        yield key, fields
+
+
+def parquet_rows(path: Path, rank: int = 0, world: int = 1) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, row) of every world-th row group of a Parquet file. Raises DataError when it cannot be read."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as table:
+            for group in range(rank, table.num_row_groups, world):
+                for number, row in enumerate(table.read_row_group(group).to_pylist()):
+                    name = f"{path.name} {group}.{number}"
+                    yield name, row | {"__key__": name}
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: missing, cut short or no Parquet file") from error

@@ -1,0 +1,154 @@
+"""Tiny files in the field's own formats give samples; broken ones are counted, and stop the reading when many."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import soundfile
+from PIL import Image
+
+from omni_lab.data import readers, video_files, world
+from omni_lab.errors import DataError
+
+RATE = 22_050
+
+
+def picture(colour="red") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (60, 40), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def tone(seconds: float = 0.5) -> np.ndarray:
+    return (0.3 * np.sin(np.arange(int(seconds * RATE)) * 0.1)).astype(np.float32)
+
+
+def sound(form="FLAC") -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, tone(), RATE, format=form)
+    return file.getvalue()
+
+
+def part(sample, kind):
+    return next(p[kind] for m in sample.messages for p in m["content"] if p["type"] == kind)
+
+
+def test_llava_json(tmp_path):
+    (tmp_path / "one.png").write_bytes(picture())
+    turns = [("human", "<image>\nWhat is it?"), ("gpt", "A square."), ("human", "Which colour?"), ("gpt", "Red.")]
+    record = {"id": "7", "image": "one.png", "conversations": [{"from": who, "value": v} for who, v in turns]}
+    (tmp_path / "set.json").write_text(json.dumps([record]))
+    (sample,) = readers.llava(tmp_path / "set.json", tmp_path)
+    assert sample.answer == "Red." and [m["role"] for m in sample.messages] == ["user", "assistant", "user"]
+    assert sample.messages[0]["content"][1]["text"] == "What is it?" and part(sample, "image").size == (60, 40)
+
+
+def test_coco_boxes_and_captions(tmp_path):
+    (tmp_path / "one.png").write_bytes(picture())
+    images = [{"id": 1, "file_name": "one.png", "width": 60, "height": 40}]
+    boxes = [{"id": 5, "image_id": 1, "category_id": 2, "bbox": [15, 10, 30, 20]}]
+    captions = [{"id": 6, "image_id": 1, "caption": "A red square."}]
+    for name, annotations in (("boxes", boxes), ("captions", captions)):
+        table = {"images": images, "annotations": annotations, "categories": [{"id": 2, "name": "square"}]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(table))
+    (grounded,) = readers.coco(tmp_path / "boxes.json", tmp_path)
+    assert grounded.answer == "25,25,75,75" and "square" in grounded.messages[0]["content"][1]["text"]
+    (captioned,) = readers.coco(tmp_path / "captions.json", tmp_path)
+    assert captioned.answer == "A red square."
+
+
+def test_librispeech_and_ljspeech_folders(tmp_path):
+    chapter = tmp_path / "libri" / "84" / "121"
+    chapter.mkdir(parents=True)
+    (chapter / "84-121-0000.flac").write_bytes(sound())
+    (chapter / "84-121.trans.txt").write_text("84-121-0000 GO, DO YOU HEAR\n")
+    (heard,) = readers.librispeech(tmp_path / "libri")
+    assert heard.answer == "Go, do you hear" and abs(len(part(heard, "audio")) - 8000) < 20
+    (tmp_path / "lj" / "wavs").mkdir(parents=True)
+    (tmp_path / "lj" / "wavs" / "LJ001-0001.wav").write_bytes(sound("WAV"))
+    (tmp_path / "lj" / "metadata.csv").write_text("LJ001-0001|In 1455|In fourteen fifty-five\n")
+    (said,) = readers.ljspeech(tmp_path / "lj")
+    assert said.answer == "In fourteen fifty-five" and abs(len(said.speech) - 12000) < 20
+
+
+def shard(path, records):
+    with tarfile.open(path, "w") as archive:
+        for name, raw in records:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(raw)
+            archive.addfile(entry, io.BytesIO(raw))
+
+
+def test_webdataset_shards_by_rank(tmp_path):
+    for number in range(2):
+        shard(tmp_path / f"{number}.tar", [
+            (f"a{number}.png", picture()), (f"a{number}.txt", b"a red picture"),
+            (f"b{number}.flac", sound()), (f"b{number}.json", json.dumps({"text": "a tone"}).encode()),
+        ])  # fmt: skip
+    paths = sorted(tmp_path.glob("*.tar"))
+    assert [s.answer for s in readers.webdataset(paths)] == ["a red picture", "a tone"] * 2
+    ranks = [[s.meta["key"] for s in readers.webdataset(paths, rank=r, world=2)] for r in range(2)]
+    assert ranks == [["a0", "b0"], ["a1", "b1"]]
+
+
+def test_parquet_rows_by_rank(tmp_path):
+    rows = {
+        "image": [{"bytes": picture(), "path": "x.png"}] * 4,
+        "question": ["Colour?"] * 4,
+        "answer": ["red", "green", "blue", "grey"],
+    }
+    pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "set.parquet", row_group_size=2)
+    assert [s.answer for s in readers.parquet(tmp_path / "set.parquet")] == rows["answer"]
+    assert [s.answer for s in readers.parquet(tmp_path / "set.parquet", rank=1, world=2)] == ["blue", "grey"]
+    heard = pyarrow.table({"audio": [sound()], "text": ["a tone"]})
+    pyarrow.parquet.write_table(heard, tmp_path / "heard.parquet")
+    assert [s.answer for s in readers.parquet(tmp_path / "heard.parquet")] == ["a tone"]
+
+
+def test_a_folder_of_videos(tmp_path):
+    made = world.sample("video_order", "train", 0, 4)
+    film = part(made, "video")
+    video_files.write(tmp_path / "one.mp4", film["frames"], film["fps"], film["audio"])
+    line = {"file": "one.mp4", "question": "What came first?", "answer": made.answer}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(line) + "\n")
+    (sample,) = readers.videos(tmp_path)
+    assert sample.answer == made.answer and part(sample, "video")["frames"].shape == film["frames"].shape
+
+
+def bad_set(tmp_path, good: int):
+    """`good` whole records and three bad ones: a broken picture, an empty caption, NaN in the sound."""
+    nan = tone()
+    nan[7] = np.nan
+    file = io.BytesIO()
+    soundfile.write(file, nan, RATE, format="WAV", subtype="FLOAT")
+    records = [(f"g{n}.{end}", raw) for n in range(good) for end, raw in (("png", picture()), ("txt", b"red"))]
+    records += [("x.png", picture()[:50]), ("x.txt", b"red"), ("y.png", picture()), ("y.txt", b" ")]
+    records += [("z.wav", file.getvalue()), ("z.txt", b"tone")]
+    shard(tmp_path / "set.tar", records)
+    return [tmp_path / "set.tar"]
+
+
+def test_bad_records_are_skipped_counted_and_listed(tmp_path):
+    report = readers.Report()
+    assert len(list(readers.webdataset(bad_set(tmp_path, 400), report))) == 400
+    assert report.good == 400 and len(report.bad) == 3
+    assert "x:" in report.bad[0] and "empty" in report.bad[1] and "not finite" in report.bad[2]
+    assert report.line().startswith("400 records read, 3 skipped")
+
+
+def test_more_than_one_percent_stops_with_the_list(tmp_path):
+    with pytest.raises(DataError, match="of 10. records"):
+        list(readers.webdataset(bad_set(tmp_path, 100)))
+
+
+@pytest.mark.parametrize("reader", ["llava", "coco", "librispeech", "ljspeech", "webdataset", "parquet", "videos"])
+def test_what_is_not_there_gives_one_line(tmp_path, reader):
+    missing = tmp_path / "missing"
+    arguments = {"llava": (missing, tmp_path), "coco": (missing, tmp_path), "webdataset": ([missing],)}
+    with pytest.raises(DataError) as caught:
+        list(getattr(readers, reader)(*arguments.get(reader, (missing,))))
+    assert "\n" not in str(caught.value) and "missing" in str(caught.value)
