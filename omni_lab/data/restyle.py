@@ -5,24 +5,40 @@ at random here, so that what stays is the thing. Everything works on batches, in
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-THIN, THICK = 3, 5  # windows, in pixels of the source, in which a change of colour counts as an edge
 
 
 def prepare(pixels: Tensor) -> Tensor:
     """RGBA pictures (n, side, side, 4) uint8 -> (n, 6, side, side) uint8: RGB, alpha, thin and thick edges.
 
     RGB is premultiplied, because what is transparent must not bleed its colour when a picture is bent. An edge is the
-    morphological gradient: the brightest minus the darkest value in a window, in the channel that changes most.
+    morphological gradient: the brightest minus the darkest value in a window of 3 (thin) or 5 (thick) pixels, in the
+    channel that changes most.
     """
-    x = pixels.permute(0, 3, 1, 2).float()  # (n, 4, side, side)
-    x = torch.cat([x[:, :3] * x[:, 3:] / 255, x[:, 3:]], dim=1)
-    edges = [F.max_pool2d(x, k, 1, k // 2) + F.max_pool2d(-x, k, 1, k // 2) for k in (THIN, THICK)]
-    return torch.cat([x, *(edge.amax(dim=1, keepdim=True) for edge in edges)], dim=1).round().to(torch.uint8)
+    x = pixels.permute(0, 3, 1, 2)  # (n, 4, side, side)
+    colour = (x[:, :3].int() * x[:, 3:].int() + 127) // 255
+    x = torch.cat([colour.to(torch.uint8), x[:, 3:]], dim=1)
+    high, low = widened(x, torch.maximum), widened(x, torch.minimum)
+    thin = high - low
+    thick = widened(high, torch.maximum) - widened(low, torch.minimum)
+    return torch.cat([x, thin.amax(dim=1, keepdim=True), thick.amax(dim=1, keepdim=True)], dim=1)
+
+
+def widened(x: Tensor, pick: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """`pick` (maximum or minimum) over each 3x3 window, one axis after the other; twice over it is a 5x5 window.
+
+    In bytes, which is several times faster than pooling in floats. (n, channels, side, side) -> the same."""
+    for axis in (2, 3):
+        out, last = x.clone(), x.shape[axis] - 1
+        for here, beside in ((out.narrow(axis, 1, last), x.narrow(axis, 0, last)),
+                             (out.narrow(axis, 0, last), x.narrow(axis, 1, last))):  # fmt: skip
+            here.copy_(pick(here, beside))
+        x = out
+    return x
 
 
 def plain(pictures: Tensor, size: int) -> Tensor:
