@@ -15,11 +15,11 @@ import typer
 from ..errors import ConfigError
 from ..runtime import default_scale
 from .recipe import Recipe, Settings
-from .recipes import ALL, RECIPES, find
+from .recipes import GROUPS, RECIPES, find
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help=f"all, or one of {', '.join(RECIPES)}")],
+    recipe: Annotated[str, typer.Argument(help=f"{', '.join(GROUPS)}, or one of {', '.join(RECIPES)}")],
     scale: Annotated[str, typer.Option(help="smoke, cpu, t4 or gpu; default: what this machine carries")] = "",
     out: Annotated[Path, typer.Option(help="folder of the run")] = Path("runs/nano"),
     resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint")] = False,
@@ -27,22 +27,23 @@ def train(
     minutes: Annotated[float, typer.Option(help="save and stop after so long")] = math.inf,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; default: the first GPU")] = "",
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="write TensorBoard files too")] = False,
+    steps: Annotated[float, typer.Option(help="times the steps of each recipe: 0.1 is a tenth")] = 1.0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="change a setting: name=value")] = None,
 ) -> None:
-    """Train a recipe, or all of them in order; finished recipes are passed over when resuming."""
-    scale, names = scale or default_scale(), ALL if recipe == "all" else (recipe,)
+    """Train a recipe, or a group of them in order; finished recipes are passed over when resuming."""
+    scale, names = scale or default_scale(), GROUPS.get(recipe, (recipe,))
     kinds = [find(name) for name in names]  # an unknown name must not be found out after an hour
     seconds = []
     for name, kind in zip(names, kinds, strict=True):
         made = kind.at(scale, seed, out / "parts")
-        made.settings = changed(made.settings, set_ or [])
+        made.settings = changed(replace(made.settings, steps=max(1, round(made.settings.steps * steps))), set_ or [])
         result = run(made, out / name, resume, device, minutes, tensorboard)
         seconds.append((name, result.step, result.seconds, result.figures))
         minutes -= result.seconds / 60
         if not result.finished:
             break
     summary(seconds, out)
-    if recipe == "all" and result.finished:
+    if recipe in GROUPS and result.finished:
         from .parts import assemble
 
         typer.echo(f"the whole model: {assemble(out / 'parts', out / 'checkpoint')}")

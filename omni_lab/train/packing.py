@@ -65,16 +65,21 @@ def pack(filled: list[list[Encoded]], length: int, pad_id: int) -> dict[str, Ten
         numbers = [torch.full((1, s["input_ids"].shape[1]), i + 1) for i, s in enumerate(row)]
         segments.append(joined_row(numbers, length, 0, "segment_ids"))
     batch["segment_ids"] = torch.cat(segments)
-    ordered = [sample for row in filled for sample in row]
+    return batch | join_media([sample for row in filled for sample in row])
+
+
+def join_media(samples: list[Encoded]) -> dict[str, Tensor]:
+    """The media of several samples, in their order, under the thinker's argument names."""
+    media: dict[str, Tensor] = {}
     for name in MEDIA:
-        found = [sample[name] for sample in ordered if name in sample]
+        found = [sample[name] for sample in samples if name in sample]
         if not found:
             continue
         if name == "input_features":
-            batch |= join_sounds(found, [s["feature_attention_mask"] for s in ordered if name in s])
+            media |= join_sounds(found, [s["feature_attention_mask"] for s in samples if name in s])
         else:
-            batch[name] = torch.cat(found)
-    return batch
+            media[name] = torch.cat(found)
+    return media
 
 
 def joined_row(pieces: list[Tensor], length: int, value: int, name: str) -> Tensor:

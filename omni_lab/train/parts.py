@@ -3,11 +3,20 @@
 import os
 from pathlib import Path
 
+import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ..codec.speaker import Speaker, enrol
+from ..codec.speech_tokenizer import SpeechTokenizer
+from ..config import OmniConfig, preset
+from ..data import sentences, speech
+from ..data.folders import samples_folder
+from ..data.splits import generator
 from ..errors import CheckpointError, ConfigError
+from ..processing.processor import OmniProcessor
 
 
 def part_path(folder: Path, name: str) -> Path:
@@ -45,3 +54,55 @@ def need_part(folder: Path | None, name: str, module: nn.Module, recipe: str) ->
     """Load part `name`. Raises ConfigError when it has not been trained yet."""
     if not load_part(folder, name, module):
         raise ConfigError(f"{recipe} needs the trained part {name!r} in {folder}: train it first, or `train all`")
+
+
+def frozen_tokenizer(config: OmniConfig, folder: Path | None, recipe: str) -> SpeechTokenizer:
+    """The trained speech tokenizer, which others learn from and none changes. Raises ConfigError if it is not there."""
+    tokenizer = SpeechTokenizer(config.speech_tokenizer_config).eval().requires_grad_(False)
+    need_part(folder, "speech_tokenizer", tokenizer, recipe)
+    return tokenizer
+
+
+def load_first(folder: Path, names: tuple[str, ...], module: nn.Module) -> str | None:
+    """Load the first of these parts that is there; returns its name."""
+    return next((name for name in names if load_part(folder, name, module)), None)
+
+
+# Where each part of the model is looked for, the furthest trained first.
+SOURCES = {
+    "thinker": ("joint_thinker", "thinker_3", "thinker_2", "thinker_1", "audio_encoder", "language"),
+    "talker": ("joint_talker", "speakers", "talker_dpo", "talker"),
+    "token2wav.code2wav_dit_model": ("dit",),
+    "token2wav.code2wav_bigvgan_model": ("bigvgan",),
+    "speech_tokenizer": ("speech_tokenizer",),
+    "speaker_encoder": ("speaker_encoder",),
+}
+
+
+def assemble(folder: Path, out: Path, preset_name: str = "nano", base: Path | None = None) -> Path:
+    """Join the trained parts in `folder` to one model in the reference's layout, 16-bit, with the course's speakers.
+
+    base: a checkpoint that gives the parts which were not trained; without it they keep random weights.
+    """
+    from ..omni import OmniModel
+
+    model = OmniModel.from_pretrained(base, "cpu", torch.float32) if base else OmniModel(preset(preset_name))
+    for place, names in SOURCES.items():
+        load_first(folder, names, model.get_submodule(place))
+    if model.processor is None:
+        model.processor = OmniProcessor.from_pretrained(samples_folder() / "checkpoints" / preset_name)
+    model.eval()
+    model.speakers.update(course_speakers(model))
+    model.to(torch.bfloat16).save_pretrained(out)
+    return out
+
+
+def course_speakers(model: nn.Module) -> dict[str, Speaker]:
+    """The speakers whose replies the nano world holds, enrolled from three sentences each."""
+    tokenizer, speakers = model.processor.tokenizer, {}
+    for i, name in enumerate(speech.REPLY_SPEAKERS):
+        texts = [sentences.sentence(generator("enrolment", name, 0, k), "train") for k in range(3)]
+        wave = torch.from_numpy(np.concatenate([speech.say(text, name, 0) for text in texts]))
+        token = tokenizer.convert_tokens_to_ids(f"<spk_{i}>")
+        speakers[name] = enrol(wave, speech.SPEAKING_RATE, model.speaker_encoder, token)
+    return speakers

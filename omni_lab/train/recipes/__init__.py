@@ -18,11 +18,23 @@ RECIPES: dict[str, tuple[str, str]] = {
     "speech_tokenizer": ("speech_tokenizer", "SpeechTokenizerRecipe"),
     "dit": ("dit", "DiTRecipe"),
     "bigvgan": ("bigvgan", "BigVGANRecipe"),
+    "talker": ("talker", "TalkerRecipe"),
+    "speakers": ("talker", "Speakers"),
+    "joint": ("talker", "Joint"),
 }
 
 
 # What `omni-lab train all` runs, in this order: the parts of the omni model. CLIP and LLaVA are labs of their own.
-ALL = ("language", "audio_encoder", "thinker_1", "thinker_2", "thinker_3", "speech_tokenizer", "dit", "bigvgan")
+ALL = (
+    "language", "audio_encoder", "thinker_1", "thinker_2", "thinker_3", "speech_tokenizer", "dit", "bigvgan", "talker",
+    "speakers", "joint",
+)  # fmt: skip
+GROUPS = {
+    "all": ALL,
+    "thinker": ALL[:5],
+    "codec": ALL[5:8],
+    "speech": ALL[8:],
+}
 
 
 def find(name: str) -> type[Recipe]:

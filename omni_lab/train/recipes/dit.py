@@ -6,6 +6,7 @@ they can carry the voice and not the words.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from ...codec.speaker import REFERENCE_FRAMES, SpeakerEncoder, reference_window
 from ...codec.speech_tokenizer import SpeechTokenizer
 from ...config import preset
 from .. import speech_bank
-from ..parts import need_part, save_part
+from ..parts import frozen_tokenizer, save_part
 from ..recipe import Batch, Recipe, Settings
 
 MEL_MEAN = -5.7  # of log-mel frames of speech: where the output's bias starts
@@ -58,10 +59,14 @@ class DiTRecipe(Recipe):
     }
     settings: DiTSettings
 
+    @cached_property
+    def tokenizer(self) -> SpeechTokenizer:
+        """The trained speech tokenizer, frozen; loaded once per process."""
+        return frozen_tokenizer(preset(self.settings.preset), self.parts, self.name)
+
     def build(self) -> nn.Module:
         config = preset(self.settings.preset)
-        self.tokenizer = SpeechTokenizer(config.speech_tokenizer_config).eval().requires_grad_(False)
-        need_part(self.parts, "speech_tokenizer", self.tokenizer, self.name)
+        assert self.tokenizer  # its absence must be found out now
         dit = config.token2wav_config.dit_config
         model = nn.ModuleDict({"dit": DiT(dit), "speaker_encoder": SpeakerEncoder(dit)})
         nn.init.constant_(model["dit"].proj_out.bias, MEL_MEAN)

@@ -21,7 +21,7 @@ from ...thinker import Thinker
 from .. import packing
 from ..loader import to_device, usable
 from ..optimise import decay_groups
-from ..parts import load_part, need_part, save_part
+from ..parts import need_part, save_part
 from ..recipe import Batch, Recipe, Settings
 
 TEXT = ("text_qa", "text_chat")
@@ -245,8 +245,3 @@ class Thinker3(ThinkerRecipe):
     name = "thinker_3"
     reads, writes = ("thinker_2",), ("thinker_3",)
     scales = scaled(steps=0.5, turns=4, length=2048)
-
-
-def best_thinker(parts: Path | None, model: Thinker) -> bool:
-    """Load the furthest trained thinker there is; says whether there was one."""
-    return any(load_part(parts, name, model) for name in ("thinker_3", "thinker_2", "thinker_1", "audio_encoder"))

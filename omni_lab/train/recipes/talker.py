@@ -1,0 +1,275 @@
+"""The talker's recipes (report, section 3.3): continuation with timbre disentanglement, speakers, and joint tuning.
+
+What the talker is given comes from a thinker that has read the whole conversation, answer included, in one pass. The
+codes it shall say come from the speech tokenizer. Stage by stage:
+- `talker`: codes of anybody's voice under anybody's speaker token, so that no voice is tied to some words; and half the
+  time the first codes are given, so that it learns to go on from what was said.
+- `speakers`: codes of the speaker whose token opens the reply.
+- `joint`: thinker and talker together, the talker's loss reaching into the thinker.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ...codec.speech_tokenizer import SpeechTokenizer
+from ...config import OmniConfig, preset
+from ...data import world
+from ...data.sample import Sample, assistant, user
+from ...data.speech import REPLY_SPEAKERS
+from ...talker import IGNORE, Talker, TalkerContext, code_targets, context_vectors
+from ...thinker import Thinker
+from .. import packing, speech_bank
+from ..loader import to_device, usable
+from ..optimise import decay_groups
+from ..parts import SOURCES, frozen_tokenizer, load_first, save_part
+from ..recipe import Batch, Recipe, Settings
+from .thinker import processor
+
+
+@dataclass(frozen=True)
+class TalkerSettings(Settings):
+    shards: int = 40  # of the speech bank
+    growth: float = 1.0
+    continued: float = 0.5  # share of rows whose first codes are given
+    longest: int = 500  # codes of an example
+
+
+CPU = TalkerSettings(
+    steps=6000,
+    batch_size=12,
+    learning_rate=1e-3,
+    ema=0.999,
+    shards=36,
+    growth=0.02,
+    evaluate_every=500,
+    save_every=50,
+    workers=1,
+)
+SCALES = {
+    "smoke": replace(
+        CPU, steps=2, batch_size=2, shards=1, workers=0, evaluate_every=0, log_every=1, ema=0.5, longest=160
+    ),
+    "cpu": CPU,
+    "t4": replace(CPU, batch_size=48, shards=60, growth=0.05, workers=2),
+    "gpu": replace(CPU, steps=9000, batch_size=128, shards=200, growth=0.05, workers=12, learning_rate=1.5e-3),
+}
+
+
+@dataclass
+class Spoken:
+    """One example: a conversation, its answer aloud."""
+
+    sample: Sample
+    codes: Tensor  # (n,) int64
+    speaker: int  # place in REPLY_SPEAKERS of the token that opens the reply
+    given: int = 0  # first codes that are no target
+
+
+class TalkerRecipe(Recipe):
+    """Stage 1: continuation, timbre disentangled."""
+
+    name: ClassVar[str] = "talker"
+    reads: ClassVar[tuple[str, ...]] = ("speech_tokenizer",)
+    writes: ClassVar[tuple[str, ...]] = ("talker",)
+    scales = SCALES
+    settings: TalkerSettings
+
+    @property
+    def config(self) -> OmniConfig:
+        return preset(self.settings.preset)
+
+    @cached_property
+    def tokenizer(self) -> SpeechTokenizer:
+        """The trained speech tokenizer, frozen; loaded once per process."""
+        return frozen_tokenizer(self.config, self.parts, self.name)
+
+    def build(self) -> nn.Module:
+        config, _ = self.config, self.tokenizer  # its absence must be found out now
+        model = nn.ModuleDict({"thinker": Thinker(config.thinker_config), "talker": Talker(config.talker_config)})
+        if self.parts is not None:
+            load_first(self.parts, SOURCES["thinker"], model["thinker"])
+            load_first(self.parts, self.starts_from, model["talker"])
+        return model
+
+    starts_from: ClassVar[tuple[str, ...]] = ()
+
+    def groups(self, model: nn.Module) -> dict[str, list[dict[str, Any]]]:
+        return {"main": decay_groups(model["talker"].named_parameters(), self.settings)}
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        return [*model["talker"].model.layers]
+
+    def compile(self, model: nn.Module) -> None:
+        model["talker"].model.compile()
+
+    def spoken(self, index: int, bad: list[str]) -> list[Spoken]:
+        """The examples of micro-batch `index`: sentences of the bank, in any voice, under any speaker's token."""
+        number, rng = speech_bank.place(self.seed, index, self.settings.shards, self.settings.growth)
+        clips = [clip for pair in speech_bank.shard("train", 0, number) for clip in pair]
+        made = []
+        for choice in rng.integers(len(clips), size=self.settings.batch_size):
+            codes = self.tokenizer.codes(clips[choice].mel[None])[0][: self.settings.longest]
+            given = int(rng.integers(len(codes))) if rng.random() < self.settings.continued else 0
+            made.append(Spoken(said(clips[choice].text), codes, int(rng.integers(len(REPLY_SPEAKERS))), given))
+        return made
+
+    @torch.no_grad()
+    def batch(self, index: int) -> Batch:
+        bad: list[str] = []
+        spoken = self.spoken(index, bad)
+        return self.pack(spoken) | {"samples": self.settings.batch_size, "skipped": bad}
+
+    def pack(self, spoken: Sequence[Spoken]) -> Batch:
+        """Examples -> prompts padded on the left, answers and codes on the right, media in row order."""
+        config, pad_id = self.config, processor().tokenizer.pad_token_id or 0
+        encoded = [encode(each.sample) for each in spoken]
+        sizes = [(e["input_ids"].shape[1] - answer_length(e), answer_length(e)) for e in encoded]
+        before, after = max(p for p, _ in sizes), max(a for _, a in sizes)
+        rows = torch.full((len(spoken), before + after), pad_id)
+        mask, labels = torch.zeros_like(rows), torch.full_like(rows, packing.IGNORED)
+        for row, (e, (prompt, answer)) in enumerate(zip(encoded, sizes, strict=True)):
+            place = slice(before - prompt, before + answer)
+            rows[row, place], mask[row, place] = e["input_ids"][0], 1
+            labels[row, place] = e["labels"][0]
+        codes = torch.nn.utils.rnn.pad_sequence([s.codes for s in spoken], True, IGNORE)
+        targets = code_targets(codes, config.talker_config.tts_codec_end_token_id)
+        targets[torch.arange(targets.shape[1])[None] < torch.tensor([s.given for s in spoken])[:, None]] = IGNORE
+        first = processor().tokenizer.convert_tokens_to_ids("<spk_0>")
+        return {
+            "thinker": {"input_ids": rows, "attention_mask": mask, **packing.join_media(encoded)},
+            "labels": labels,
+            "speakers": torch.tensor([first + s.speaker for s in spoken]),
+            "before": before,
+            # The token that ends the answer is never fed back, so the talker has no vector of it.
+            "reply_lengths": torch.tensor([answer - 1 for _, answer in sizes]),
+            "codes": codes,
+            "targets": targets,
+            "weight": float((targets != IGNORE).sum()),
+        }
+
+    def loss(self, model: nn.Module, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.no_grad():
+            heard = model["thinker"](**batch["thinker"], logits_to_keep=0)
+            context, reply = talker_view(model["thinker"], model["talker"], heard, batch)
+        out = model["talker"](context, reply, batch["codes"], batch["reply_lengths"], batch["targets"])
+        return out.loss, {"code accuracy": accuracy(out.logits, batch["targets"])}
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Nats a code and accuracy on held-out sentences in the source voice."""
+        spoken, bad = [], []
+        for i in range(4 if self.settings.steps < 100 else 48):
+            spoken += self.example("say_this", "test", i, bad)
+        device = model["talker"].codec_head.weight.device
+        batch = to_device(self.pack(spoken), device)
+        heard = model["thinker"](**batch["thinker"], logits_to_keep=0)
+        context, reply = talker_view(model["thinker"], model["talker"], heard, batch)
+        out = model["talker"](context, reply, batch["codes"], batch["reply_lengths"], batch["targets"])
+        return {"loss": out.loss.item(), "code accuracy": accuracy(out.logits, batch["targets"]).item()}
+
+    @torch.no_grad()
+    def example(self, task: str, split: str, place: int, bad: list[str]) -> list[Spoken]:
+        """One sample of the nano world with its own speaker's token; none if it is bad."""
+        made = usable([partial(world.sample, task, split, self.seed, place)], bad)
+        return [
+            Spoken(s, self.tokenizer.encode(torch.from_numpy(s.speech))[: self.settings.longest], place_of(s.speaker))
+            for s in made
+            if s.speech is not None
+        ]
+
+    def finish(self, model: nn.Module) -> None:
+        save_part(self.parts, self.name, model["talker"])
+
+
+class Speakers(TalkerRecipe):
+    """Stage 3: each speaker's own voice, on sentences to repeat and on answers."""
+
+    name = "speakers"
+    starts_from = ("talker_dpo", "talker")
+    reads, writes = ("speech_tokenizer", "talker"), ("speakers",)
+    tasks: ClassVar[tuple[str, ...]] = ("say_this", "spoken_reply")
+    scales = {k: replace(s, steps=max(2, s.steps // 3), learning_rate=s.learning_rate / 3) for k, s in SCALES.items()}
+
+    def spoken(self, index: int, bad: list[str]) -> list[Spoken]:
+        made: list[Spoken] = []
+        for i in range(self.settings.batch_size):
+            task, place = world.schedule(self.tasks, self.seed, index * self.settings.batch_size + i)
+            made += self.example(task, "train", place, bad)
+        return made
+
+
+class Joint(Speakers):
+    """Thinker and talker together: the answer's words and its codes."""
+
+    name = "joint"
+    starts_from = ("speakers", "talker_dpo", "talker")
+    reads, writes = ("speech_tokenizer", "speakers"), ("joint_thinker", "joint_talker")
+    scales = {k: replace(s, steps=max(2, s.steps // 6), learning_rate=s.learning_rate / 5) for k, s in SCALES.items()}
+
+    def groups(self, model: nn.Module) -> dict[str, list[dict[str, Any]]]:
+        return {"main": decay_groups(model.named_parameters(), self.settings)}
+
+    def loss(self, model: nn.Module, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
+        heard = model["thinker"](**batch["thinker"], labels=batch["labels"], logits_to_keep=0)
+        context, reply = talker_view(model["thinker"], model["talker"], heard, batch)
+        out = model["talker"](context, reply, batch["codes"], batch["reply_lengths"], batch["targets"])
+        return heard.loss + out.loss, {"text loss": heard.loss, "speech loss": out.loss}
+
+    def finish(self, model: nn.Module) -> None:
+        save_part(self.parts, "joint_thinker", model["thinker"])
+        save_part(self.parts, "joint_talker", model["talker"])
+
+
+def said(text: str) -> Sample:
+    """The conversation in which a sentence is to be said aloud."""
+    return Sample([user(f"Say: {text}")], "say_this", text)
+
+
+def place_of(speaker: str | None) -> int:
+    return REPLY_SPEAKERS.index(speaker) if speaker in REPLY_SPEAKERS else 0
+
+
+def encode(sample: Sample) -> packing.Encoded:
+    """Conversation and answer as the thinker's tensors."""
+    messages = [*sample.messages, assistant(sample.answer)]
+    encoded = dict(processor()(messages=messages, labels=True, longest_audio=True))
+    # What the template writes behind the answer's end is not said.
+    last = int((encoded["labels"][0] != packing.IGNORED).nonzero()[-1]) + 1
+    for name in ("input_ids", "attention_mask", "labels"):
+        encoded[name] = encoded[name][:, :last]
+    return encoded
+
+
+def answer_length(encoded: packing.Encoded) -> int:
+    """Tokens of the last answer, its end included."""
+    labelled = encoded["labels"][0] != packing.IGNORED
+    return int(labelled.flip(0).long().cumprod(0).sum())
+
+
+def talker_view(thinker: Thinker, talker: Talker, heard: Any, batch: Batch) -> tuple[TalkerContext, Tensor]:
+    """What the talker is given of a thinker's pass over prompts and answers: context, reply (batch, longest, dim)."""
+    ids, mask, before = batch["thinker"]["input_ids"], batch["thinker"]["attention_mask"], batch["before"]
+    vectors = context_vectors(heard.last_hidden_state, heard.inputs_embeds, ids, talker.config)
+    embeds = thinker.model.embed_tokens.weight
+    sounds = batch["thinker"].get("feature_attention_mask")
+    context = TalkerContext(
+        embeds=vectors[:, :before],
+        input_ids=ids[:, :before],
+        speaker_bos=embeds[batch["speakers"]],
+        text_eos=embeds[talker.config.tts_text_end_token_id],
+        text_pad=embeds[talker.config.tts_text_pad_token_id],
+        attention_mask=mask[:, :before],
+        image_grid_thw=batch["thinker"].get("image_grid_thw"),
+        audio_seqlens=None if sounds is None else sounds.sum(1),
+    )
+    return context, vectors[:, before:]
+
+
+def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Share of labelled places whose likeliest code is the right one."""
+    kept = targets != IGNORE
+    return (logits.argmax(-1) == targets)[kept].float().mean()
