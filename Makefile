@@ -5,7 +5,10 @@ BIN := .venv/Scripts
 else
 BIN := .venv/bin
 endif
-PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3 python,$(if $(shell command -v $(p)),$(p))))
+# The first Python of a version that works here; none: uv fetches one.
+FIT := import sys; print(sys.executable) if (3, 11) <= sys.version_info[:2] <= (3, 12) else sys.exit(1)
+PYTHON ?= $(or $(shell for p in python3.12 python3.11 python3 python; do \
+	$$p -c '$(FIT)' 2>/dev/null && break; done),3.12)
 UV := $(shell command -v uv 2>/dev/null)
 ifeq ($(UV),)
 UV := build/uv/$(notdir $(BIN))/uv

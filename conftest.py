@@ -1,7 +1,10 @@
-"""For every test and notebook: smoke scale, nobody at the controls, one thread each (two workers share two cores)."""
+"""For every test and notebook: smoke scale, nobody at the controls, no network, one thread each (two share two cores)."""
 
 import os
+import runpy
+from pathlib import Path
 
+NO_NETWORK = Path(__file__).parent / "tests" / "no_network"
 SETTINGS = {
     "OMNI_LAB_SCALE": "smoke",
     "OMNI_LAB_HEADLESS": "1",
@@ -11,3 +14,6 @@ SETTINGS = {
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
 }
 os.environ.update(SETTINGS)
+if str(NO_NETWORK) not in os.environ.get("PYTHONPATH", ""):
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(NO_NETWORK), os.environ.get("PYTHONPATH")]))
+    runpy.run_path(str(NO_NETWORK / "sitecustomize.py"))  # this process has started already

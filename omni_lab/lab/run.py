@@ -76,7 +76,8 @@ def execute(source: Path, target: Path, scale: str, parameters: dict | None = No
         with environment(scale):
             papermill.execute_notebook(
                 str(plain), str(target), parameters=parameters, kernel_name="python3", progress_bar=True,
-                cwd=str(source.parent.parent), execution_timeout=CELL_SECONDS[scale], log_output=False,
+                cwd=str(source.parent), execution_timeout=CELL_SECONDS[scale], log_output=False,
+                extra_arguments=["--IPKernelApp.log_level=40"],
             )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         fault = f"cell {error.exec_count} raised {error.ename}: {error.evalue}"
