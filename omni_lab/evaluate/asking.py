@@ -1,6 +1,6 @@
 """Putting test items to a model: in batches where only text comes back, one by one where it speaks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,20 +33,28 @@ def ask(model: Any, samples: Sequence[Sample], longest: int = LONGEST_REPLY, pro
 
     model: an OmniModel with a processor."""
     replies: list[str] = []
-    parameter = next(model.thinker.parameters())
     with tqdm(total=len(samples), desc=progress, disable=not progress, leave=False) as bar:
         for begin in range(0, len(samples), BATCH):
             part = samples[begin : begin + BATCH]
-            inputs = model.processor(
-                messages=[s.messages for s in part], use_audio_in_video=has_sound(part), longest_audio=True
-            ).to(parameter.device, dtype=parameter.dtype)
+            messages = [s.messages for s in part]
+            inputs = model.processor(messages=messages, use_audio_in_video=has_sound(part), longest_audio=True)
             ids = model.thinker.generate(
-                max_new_tokens=longest, stop_token_ids=model.processor.stop_ids, use_audio_in_video=has_sound(part),
-                **inputs,
-            )  # fmt: skip
+                max_new_tokens=longest, stop_token_ids=model.stop_ids(), **placed(inputs, model.thinker.lm_head.weight)
+            )
             replies += [model.processor.decode(row) for row in ids]
             bar.update(len(part))
     return replies
+
+
+def placed(inputs: Mapping[str, Any], weight: Tensor) -> dict[str, Any]:
+    """The thinker's arguments where its weights are, and in their type; seconds and counts keep theirs."""
+    moved = {}
+    for name, value in inputs.items():
+        if torch.is_tensor(value):
+            exact = not value.is_floating_point() or name == "video_second_per_grid"
+            value = value.to(weight.device) if exact else value.to(weight)
+        moved[name] = value
+    return moved
 
 
 @contextmanager
@@ -80,5 +88,5 @@ def without_time(ids: Tensor, input_ids: Tensor, config: Any) -> Tensor:
 
 def runs(mask: Tensor) -> list[tuple[int, int]]:
     """Stretches [begin, end) where a mask (length,) holds."""
-    edges = torch.diff(mask.int(), prepend=torch.zeros(1, dtype=torch.int), append=torch.zeros(1, dtype=torch.int))
+    edges = torch.diff(mask.int(), prepend=mask.new_zeros(1).int(), append=mask.new_zeros(1).int())
     return list(zip((edges == 1).nonzero()[:, 0].tolist(), (edges == -1).nonzero()[:, 0].tolist(), strict=True))

@@ -24,7 +24,7 @@ def evaluate(
     source = checkpoint or str(samples_folder() / "checkpoints" / "nano")
     model = OmniModel.from_pretrained(source)
     print(suite.HEADER, flush=True)
-    results = suite.run(model, chosen, items, seed, progress=True)
+    results = suite.run(model, chosen, items, seed, progress=True, folder=source)
     for name, result in results.items():
         for part, value in result["parts"].items():
             print(f"  {name}: {part} {value:.3f}")

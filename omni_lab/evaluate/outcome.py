@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..data.sample import Sample
 from .metrics import same_answer
@@ -26,10 +25,11 @@ class Outcome:
 class Evaluation:
     """A task of the suite: `run(model, items, seed, progress)`, and the big sibling's figure for the family."""
 
-    run: Callable[[Any, int, int, bool], Outcome]
+    run: Callable[..., Outcome]
     report: float | None = None  # Qwen2.5-Omni-7B in the technical report, as a fraction of 1
     report_set: str = ""  # on which public set
     lower_is_better: bool = False
+    needs_folder: bool = False  # run takes the checkpoint's folder as well
 
 
 def accuracy(

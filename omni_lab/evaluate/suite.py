@@ -36,19 +36,25 @@ def choose(tasks: Sequence[str] | None) -> list[str]:
 
 
 def run(
-    model: Any, tasks: Sequence[str] | None = None, items: int = ITEMS, seed: int = 0, progress: bool = False
+    model: Any,
+    tasks: Sequence[str] | None = None,
+    items: int = ITEMS,
+    seed: int = 0,
+    progress: bool = False,
+    folder: str | Path | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Run the suite on an OmniModel: {task: {"metric", "value", "chance", "baseline", "n", "seconds", "report", ...}}.
 
     items: how many a task (of recorded prompts, at most as many as there are); the same `seed`, the same items.
-    Raises InputError for an unknown task."""
+    folder: the checkpoint's, where the talker from before DPO lies. Raises InputError for an unknown task."""
     if items < 1:
         raise InputError(f"{items} items a task: at least 1")
     results = {}
     with threads():
         for name in choose(tasks):
             began = time.perf_counter()
-            outcome = SUITE[name].run(model, items, seed, progress)
+            extra = (folder,) if SUITE[name].needs_folder else ()
+            outcome = SUITE[name].run(model, items, seed, progress, *extra)
             results[name] = asdict(outcome) | {
                 "seconds": round(time.perf_counter() - began, 2),
                 "report": SUITE[name].report,
