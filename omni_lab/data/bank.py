@@ -29,7 +29,7 @@ class Sound:
 
 
 def write(path: str | Path, sounds: list[Sound], rate: int, bit_rate: int = 24_000) -> None:
-    """Write `path` (.opus) and its table beside it (.json), each atomically. rate: Hz that Opus knows (16000, 24000)."""
+    """Write `path` (.opus) and its table beside it (.json), each atomically. rate: Hz, 16000 or 24000."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     table, pieces, start = [], [], 0

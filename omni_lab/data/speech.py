@@ -8,6 +8,7 @@ says every sentence with the same words and without the artefacts of a vocoder r
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -172,3 +173,12 @@ def in_a_room(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     wave = np.pad(wave * float(rng.uniform(0.4, 1.2)), (before, after))
     level = 10 ** rng.uniform(-4.0, -2.0)
     return (wave + level * rng.standard_normal(len(wave), dtype=np.float32)).astype(np.float32)
+
+
+@functools.cache
+def shipped() -> tuple[Any, ...]:
+    """The spoken sentences that ship (`bank.Sound`, about "text" and "speaker"), at 24 kHz."""
+    from . import bank
+    from .folders import samples_folder
+
+    return tuple(bank.read(samples_folder() / "audio" / "speech.opus"))

@@ -117,5 +117,5 @@ def plot(results: dict[str, dict[str, Any]]) -> Any:
     axes.invert_yaxis()
     axes.set_xlim(0, 1.2)
     axes.set_xlabel("rate")
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
