@@ -142,7 +142,7 @@ class OmniProcessor:
             width = None if longest_audio else self.feature_extractor.nb_max_frames
             features = sound.log_mel(waves, self.feature_extractor, width)
             batch["input_features"], batch["feature_attention_mask"] = features
-        if use_audio_in_video:
+        if any(film["audio"] is not None for film in films):
             batch["use_audio_in_video"] = True
         if labels:
             ids, mask = batch["input_ids"], batch["attention_mask"]
