@@ -6,6 +6,7 @@ reads at twice the speed. The result is the same up to rounding.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from . import layers
 from .cpu_kernels import Linear, applies
 from .errors import InputError
-from .layers import Decoder, DecoderLayer, KVCache
+from .layers import Decoder, KVCache
 
 PACK_LIMIT = 256 * 2**20  # bytes of weights up to which a copy is worth its memory
 
@@ -25,10 +26,10 @@ class Stepper:
     BLOCK = 128  # tokens for which tables are made at once
 
     def __init__(self, decoder: Decoder, head: nn.Linear, cache: KVCache) -> None:
-        if cache.next_position is None:
-            raise InputError("decoding needs a prompt: the cache is empty")
         self.decoder, self.head, self.cache = decoder, head, cache
+        self.next_position()
         self.left = 0
+        self.bias: Tensor | None = None
         self.packed: list[PackedLayer] | None = None
         if packable(decoder, head):
             self.packed = [PackedLayer(layer) for layer in decoder.layers]
@@ -49,9 +50,16 @@ class Stepper:
                 hidden = layer(hidden, rotary, bias, cache, i)
             cache.length += 1
             hidden = self.decoder.norm(hidden)
-        cache.next_start = cache.next_position = cache.next_position + 1
+        cache.next_start = cache.next_position = self.next_position()
         self.left -= 1
         return hidden
+
+    def next_position(self, ahead: int | Tensor = 1) -> Tensor:
+        """Positions `ahead` of the next token's: (batch,), or (batch, n) for a tensor (n,)."""
+        now = self.cache.next_position
+        if now is None:
+            raise InputError("decoding needs a prompt: the cache is empty")
+        return now + ahead if isinstance(ahead, int) else now[:, None] + ahead
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The head: (batch, dim) -> (batch, vocab)."""
@@ -63,7 +71,7 @@ class Stepper:
         """Make room, tables (batch, 1, BLOCK, head_dim) and, if there is padding, the mask of all coming tokens."""
         cache, config = self.cache, self.decoder.config
         cache.reserve(self.BLOCK)
-        ahead = cache.next_position[:, None] + torch.arange(self.BLOCK, device=inputs.device)  # (batch, BLOCK)
+        ahead = self.next_position(torch.arange(self.BLOCK, device=inputs.device))  # (batch, BLOCK)
         self.cos, self.sin = layers.rotary_tables(
             ahead.expand(3, -1, -1), config.head_dim, config.rope_theta, config.mrope_section, inputs.dtype
         )
@@ -77,7 +85,8 @@ class Stepper:
 
 def packable(decoder: Decoder, head: nn.Linear) -> bool:
     """Whether to copy the weights: a small float32 decoder on a CPU whose linear layers nobody has replaced."""
-    linear = [m for layer in decoder.layers for m in (*layer.self_attn.children(), *layer.mlp.children())] + [head]
+    linear: list[Any] = [head]
+    linear += [m for name, m in decoder.layers.named_modules() if name.endswith("_proj")]
     if not all(type(m) is Linear and not m._forward_hooks and applies(m.weight, m.weight) for m in linear):
         return False
     return sum(m.weight.numel() * m.weight.element_size() for m in linear) <= PACK_LIMIT
@@ -91,7 +100,7 @@ def columns_first(*weights: Tensor) -> Tensor:
 class PackedLayer:
     """A DecoderLayer for one token a row, with its weights copied; norms are used in place."""
 
-    def __init__(self, layer: DecoderLayer) -> None:
+    def __init__(self, layer: Any) -> None:  # a DecoderLayer; ModuleList hides its type
         attention, mlp = layer.self_attn, layer.mlp
         self.norms = (layer.input_layernorm, layer.post_attention_layernorm)
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -100,7 +109,7 @@ class PackedLayer:
         self.out = columns_first(attention.o_proj.weight)
         self.gate_up = columns_first(mlp.gate_proj.weight, mlp.up_proj.weight)
         self.down = columns_first(mlp.down_proj.weight)
-        self.head_dim, self.grouped = attention.head_dim, attention.grouped
+        self.head_dim = attention.head_dim
         self.kv_heads = attention.k_proj.out_features // self.head_dim
 
     def __call__(
@@ -111,9 +120,9 @@ class PackedLayer:
         qkv = torch.addmm(self.qkv_bias, self.norms[0](x), self.qkv).view(batch, -1, 1, self.head_dim)
         turned = layers.apply_rotary(qkv[:, :-kv], *rotary)  # (batch, heads + kv_heads, 1, head_dim)
         keys, values = cache.write(index, turned[:, -kv:], qkv[:, -kv:])
-        attended = F.scaled_dot_product_attention(
-            turned[:, :-kv], keys, values, attn_mask=bias, enable_gqa=self.grouped
-        )  # (batch, heads, 1, head_dim)
-        x = torch.addmm(x, attended.view(batch, -1), self.out)
+        # The queries that share a key look at the same places, so they may stand where a sequence's queries stand.
+        query = turned[:, :-kv].reshape(batch, kv, -1, self.head_dim)  # (batch, kv_heads, group, head_dim)
+        attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias)
+        x = torch.addmm(x, attended.reshape(batch, -1), self.out)
         gate, up = torch.mm(self.norms[1](x), self.gate_up).chunk(2, dim=1)
         return torch.addmm(x, F.silu(gate) * up, self.down)

@@ -130,7 +130,8 @@ class KVCache:
         if mask is None and self.key_mask is None:
             return
         if self.key_mask is None:
-            self.key_mask = torch.ones(self.keys[0].shape[0], self.capacity, dtype=torch.bool, device=mask.device)
+            shape, device = (self.keys[0].shape[0], self.capacity), self.keys[0].device
+            self.key_mask = torch.ones(shape, dtype=torch.bool, device=device)
         self.key_mask[:, self.length : self.length + count] = True if mask is None else mask.bool()
 
     def tokens(self) -> Tensor:

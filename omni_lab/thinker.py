@@ -72,8 +72,9 @@ class Thinker(nn.Module):
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv3d)):
                 nn.init.normal_(module.weight, std=0.02)
-                if getattr(module, "bias", None) is not None:
-                    nn.init.zeros_(module.bias)
+        for name, parameter in self.named_parameters():
+            if name.endswith(".bias"):
+                nn.init.zeros_(parameter)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
@@ -84,7 +85,10 @@ class Thinker(nn.Module):
         self.audio_tower.gradient_checkpointing = on
 
     def audio_features(
-        self, input_features: Tensor, feature_attention_mask: Tensor | None = None, lengths: Tensor | None = None
+        self,
+        input_features: Tensor,
+        feature_attention_mask: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
     ) -> Tensor:
         """Encode sound: (clips, mels, frames) log-mel and either a mask (clips, frames) or (clips,) lengths in frames.
 
@@ -266,6 +270,8 @@ class Thinker(nn.Module):
         stop_token_ids end a row and are yielded. seen: (batch, vocab) bool, from `sampling.seen_tokens`, for the
         repetition penalty (changed in place). generator: on the logits' device. The cache lacks the last token.
         """
+        if start.logits is None or start.cache is None:
+            raise InputError("decode needs what prefill returned: logits and a cache")
         logits = start.logits[:, -1]
         stops = samplers.stop_table(stop_token_ids, logits.device)
         ended = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from omni_lab import tmrope
+from omni_lab.config import preset
 from omni_lab.encoders import audio
 from omni_lab.errors import InputError
 from omni_lab.sampling import Sampling
@@ -288,3 +289,15 @@ def test_gradients_equal_finite_differences():
 def test_released_names():
     ours = set(Thinker(CONFIGS["odd heads, 3:1, untied"]).state_dict())
     assert ours == set(released_names(reference(CONFIGS["odd heads, 3:1, untied"]).state_dict()))
+
+
+def test_sizes_of_the_released_models():
+    """The report's table: 676.6 M parameters in the vision encoder; the audio encoder is Whisper large's."""
+    with torch.device("meta"):
+        model = Thinker(preset("qwen2_5_omni_7b").thinker_config)
+
+    def millions(part):
+        return sum(p.numel() for p in part.parameters()) / 1e6
+
+    assert round(millions(model.visual), 1) == 676.6
+    assert 8900 < millions(model) < 9000

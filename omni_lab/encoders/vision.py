@@ -61,20 +61,20 @@ def layout(grids: tuple[tuple[int, int, int], ...], config: VisionConfig, device
     """The layout of pictures and videos with these (t, h, w) in patches."""
     merge = config.spatial_merge_size
     side = config.window_size // merge // config.patch_size  # tokens
-    order, windows, frames, positions, total = [], [], [], [], 0
+    places, windows, frames, positions, total = [], [], [], [], 0
     with torch.inference_mode(False):  # what is cached must be fit for training too
         for t, h, w in grids:
             place, sizes = window_order(h // merge, w // merge, side)
-            order.append((place + torch.arange(t)[:, None] * len(place)).flatten() + total)
+            places.append((place + torch.arange(t)[:, None] * len(place)).flatten() + total)
             windows += [size * merge**2 for size in sizes] * t
             frames += [h * w] * t
             positions.append(patch_positions(h, w, merge).repeat(t, 1))
             total += t * len(place)
-        order = torch.cat(order)
+        order = torch.cat(places)
         head_dim = config.hidden_size // config.num_heads
-        places = torch.cat(positions).view(total, merge**2, 2)[order].view(-1, 2)  # (patches, 2) in window order
+        turns = torch.cat(positions).view(total, merge**2, 2)[order].view(-1, 2)  # (patches, 2) in window order
         # Half of the pairs turn with the row, half with the column.
-        angles = (places[..., None] * inverse_frequencies(head_dim // 2, 1e4, torch.device("cpu"))).flatten(1)
+        angles = (turns[..., None] * inverse_frequencies(head_dim // 2, 1e4, torch.device("cpu"))).flatten(1)
         cos, sin = angles.cos(), angles.sin()  # (patches, head_dim / 2)
         tables = (torch.cat((cos, cos), -1)[:, None].to(device), torch.cat((-sin, sin), -1)[:, None].to(device))
         plans = (plan_windows(windows, device), plan_windows(frames, device))
@@ -134,9 +134,7 @@ class PatchMerger(nn.Module):
         super().__init__()
         self.width = config.hidden_size * config.spatial_merge_size**2
         self.ln_q = RMSNorm(config.hidden_size)
-        self.mlp = nn.Sequential(
-            Linear(self.width, self.width), nn.GELU(), Linear(self.width, config.out_hidden_size)
-        )
+        self.mlp = nn.Sequential(Linear(self.width, self.width), nn.GELU(), Linear(self.width, config.out_hidden_size))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.mlp(self.ln_q(x).view(-1, self.width))
