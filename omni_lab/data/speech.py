@@ -156,7 +156,7 @@ def random_speaker(rng: np.random.Generator) -> Speaker:
 
 def resample(wave: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     """`wave` (samples,) at `rate` Hz, at `new_rate` Hz: float32, band-limited."""
-    if rate == new_rate:
+    if rate == new_rate or not len(wave):
         return np.asarray(wave, np.float32)
     tensor = torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32))
     return torchaudio.functional.resample(tensor, rate, new_rate).numpy()

@@ -71,8 +71,7 @@ def sample(task: str, split: str, seed: int, index: int) -> Sample:
 def schedule(tasks: Sequence[str], seed: int, index: int) -> tuple[str, int]:
     """Which task the mixture's position `index` holds, and which of its samples.
 
-    Within every round of a few hundred positions each task comes as often as its weight says, shuffled; the sample's
-    own index is the position, so that no sample comes twice.
+    Tasks are drawn by their weights; a sample's own index is the position, so that no sample comes twice.
     """
     weights = np.array([TASKS[task].weight for task in tasks])
     order = generator("schedule", "|".join(tasks), seed, index)

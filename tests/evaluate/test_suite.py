@@ -1,0 +1,107 @@
+"""The suite on an untrained nano model: every task runs; what they report has the promised form."""
+
+import json
+
+import pytest
+import torch
+
+from omni_lab import config, tmrope
+from omni_lab.data import speech, world
+from omni_lab.data.folders import samples_folder
+from omni_lab.errors import InputError
+from omni_lab.evaluate import asking, suite
+from omni_lab.evaluate.outcome import accuracy
+from omni_lab.evaluate.tasks import hearing, seeing
+from omni_lab.omni import OmniModel
+from omni_lab.processing.processor import OmniProcessor
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    made = OmniModel(config.preset("nano")).eval()
+    made.processor = OmniProcessor.from_pretrained(samples_folder() / "checkpoints" / "nano")
+    made.enrol(speech.say("This is the voice in which I answer."), 24_000, "heart")
+    return made
+
+
+def test_the_names_of_the_tasks_are_those_that_reports_use():
+    assert len(suite.SUITE) == 23 and tuple(suite.SUITE) == suite.ORDER
+    with pytest.raises(InputError, match="unknown task 'vision'"):
+        suite.choose(["vision"])
+    assert suite.choose(["ocr", "asr"]) == ["asr", "ocr"]
+
+
+@pytest.mark.parametrize("task", ["text_qa", "asr", "picture_qa", "grounding", "av_synchrony", "who_said_what"])
+def test_written_tasks_run_on_an_untrained_model(model, task, tmp_path):
+    results = suite.run(model, [task], items=2)
+    found = results[task]
+    assert {"metric", "value", "chance", "baseline", "n", "seconds", "report"} <= set(found)
+    assert found["n"] == 2 and found["value"] >= 0
+    suite.write_json(tmp_path / "out.json", suite.document("nano", results, 0))
+    read = json.loads((tmp_path / "out.json").read_text())
+    assert read["tasks"][task]["value"] == found["value"] and read["hardware"]
+    assert task in suite.table(results)
+    suite.plot(results).savefig(tmp_path / "out.png")
+
+
+def test_spoken_tasks_run_on_an_untrained_model(model, monkeypatch):
+    monkeypatch.setattr("omni_lab.evaluate.tasks.speaking.LONGEST_SPEECH", 40)
+    results = suite.run(model, ["speech_wer", "pause_errors", "dpo_wer_ratio"], items=1, folder="nowhere")
+    assert results["speech_wer"]["value"] > 0.5 > results["speech_wer"]["parts"]["source voice"]
+    assert results["dpo_wer_ratio"]["value"] is None and "talker_before_dpo" in results["dpo_wer_ratio"]["note"]
+
+
+def test_a_batch_answers_as_each_alone(model):
+    samples = asking.items("picture_qa", 3, 0)
+    assert asking.ask(model, samples, longest=6) == [asking.ask(model, [s], longest=6)[0] for s in samples]
+
+
+def test_items_are_the_same_for_every_model():
+    one, two = (asking.items("picture_qa", 3, 5) for _ in range(2))
+    assert [s.meta["key"] for s in one] == [s.meta["key"] for s in two]
+    assert [s.meta["key"] for s in asking.items("picture_qa", 3, 6)] != [s.meta["key"] for s in one]
+
+
+def test_without_its_time_axis_a_video_has_one_time(model):
+    sample = world.sample("av_synchrony", "test", 0, 0)
+    inputs = model.processor(messages=[sample.messages], use_audio_in_video=True, longest_audio=True)
+    seen = []
+
+    def recorded(input_ids, *args, config=None, **kwargs):
+        ids, delta = complete(input_ids, *args, config=config, **kwargs)
+        seen.append((ids, asking.without_time(ids, input_ids, config)))
+        return ids, delta
+
+    complete, tmrope.position_ids = tmrope.position_ids, recorded
+    try:
+        model.thinker(**inputs)
+    finally:
+        tmrope.position_ids = complete
+    with_time, without = seen[0]
+    ids = inputs["input_ids"][0]
+    video = ids == model.config.thinker_config.video_token_index
+    sound = ids == model.config.thinker_config.audio_token_index
+    assert with_time[0, 0, video].unique().numel() == 4 and with_time[0, 0, sound].unique().numel() == 100
+    assert without[0, 0, video | sound].unique().numel() == 1
+    assert without[:, 0, sound].unique().numel() == 1
+    assert torch.equal(without[1:, 0, video], with_time[1:, 0, video])  # places in the picture stay
+    assert torch.equal(without[:, 0, ~(video | sound)], with_time[:, 0, ~(video | sound)])
+    with asking.no_time_axis():
+        assert tmrope.position_ids is not complete
+    assert tmrope.position_ids is complete
+
+
+def test_scores_of_perfect_and_silent_replies():
+    samples = asking.items("who_said_what", 3, 0)
+    assert all(all(seeing.both_sides(s, s.answer)) for s in samples)
+    assert not any(any(seeing.both_sides(s, "left: nothing. right: at all.")) for s in samples)
+    pieces = [s.meta["piece"] for s in asking.items("music", 3, 0)]
+    assert all(all(hearing.musical(p, p.words)) for p in pieces)
+    assert hearing.musical(pieces[0], "loud music") == (False, False, False)
+    slower = pieces[0].words.replace(str(pieces[0].tempo), str(round(pieces[0].tempo * 0.95)))
+    assert hearing.musical(pieces[0], slower) == (True, True, False)
+    questions = asking.items("text_qa", 20, 0)
+    assert accuracy(questions, [s.answer for s in questions], 0.1).value == 1.0
+    assert accuracy(questions, ["" for _ in questions], 0.1).value == 0.0
