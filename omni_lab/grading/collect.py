@@ -1,7 +1,8 @@
-"""From what an instructor downloads to (student, notebook file): folders, zips, Moodle's and Canvas's names, a roster.
+"""From what an instructor downloads to (student, notebook file): folders, zips, Moodle's and Canvas's names, a
+roster.
 
-Nothing of a submission is opened here but archives, of which only notebooks are taken out, into a folder of our own and
-under names of our own, so that no entry can be written elsewhere.
+Nothing of a submission is opened here but archives, of which only notebooks are taken out, into a folder of our own
+and under names of our own, so that no entry can be written elsewhere.
 """
 
 import csv
@@ -67,7 +68,7 @@ def _add(path: Path, found: dict[str, Collected], scratch: Path) -> None:
     is_folder = stat.S_ISDIR(mode)
     if not is_folder and path.suffix.lower() not in (".ipynb", ".zip"):
         return
-    name, identity, late = student_of(path.name if is_folder else path.stem)
+    name, identity, late = student_of(path.stem if path.suffix.lower() in (".ipynb", ".zip") else path.name)
     entry = found.setdefault(name, Collected(name))
     entry.student_id, entry.late = identity or entry.student_id, late or entry.late
     if is_folder:

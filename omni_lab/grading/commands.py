@@ -66,7 +66,8 @@ def report(
     late_per_day: Annotated[float, typer.Option(min=0, max=1, help="Share of the points lost a day.")] = 0.0,
     root: Course = Path("."),
 ) -> None:
-    """Write the gradebook again from the store, with points given by hand, and the class's statistics and likenesses."""
+    """Write the gradebook again from the store, with points given by hand, and the class's statistics and
+    likenesses."""
     from .report import write_report
 
     book, pages = write_report(out, root, manual, late_per_day)

@@ -116,7 +116,8 @@ def _grade_all(waiting: list, hidden: Hidden, room: Room, store: Store, settings
 
 
 def grade_one(entry: Collected, digest: str, hidden: Hidden, room: Room, slot: int = 0) -> tuple[dict, Execution]:
-    """One work unit: (the record for the store, what came out of the sandbox). Nothing in a submission makes it fail."""
+    """One work unit: (the record for the store, what came out of the sandbox). Nothing in a submission makes it
+    fail."""
     started = time.monotonic()
     execution, submission = Execution(), None
     try:

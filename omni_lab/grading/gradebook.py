@@ -1,7 +1,7 @@
 """From the store to what people read: CSV, JSON, one page of feedback each, and imports for Canvas and Moodle.
 
-Names, messages and sources come from submissions: in HTML all of it is escaped and nothing else is allowed to load, in
-CSV a cell that a spreadsheet would take for a formula is quoted.
+Names, messages and sources come from submissions: in HTML all of it is escaped and nothing else is allowed to load,
+in CSV a cell that a spreadsheet would take for a formula is quoted.
 """
 
 import csv
@@ -15,7 +15,7 @@ from pathlib import Path
 from ..errors import InputError
 from .store import write_whole
 
-_HEAD = """<!DOCTYPE html>
+PAGE_HEAD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}}
@@ -127,7 +127,7 @@ def feedback_page(name: str, entry: dict, record: dict, lab: str) -> str:
     code = "".join(f"<h3>{safe(i)}</h3><pre>{safe(text[:20_000])}</pre>\n" for i, text in record["sources"].items())
     total = f"{_number(entry['points']) or 'not graded'} of {_number(entry['max_points'])} points"
     return (
-        f"{_HEAD.format(title=safe(f'{lab}: {name}'))}<h1>{safe(name)}</h1>\n<p>Lab {safe(lab)}: <b>{total}</b></p>\n"
+        f"{PAGE_HEAD.format(title=safe(f'{lab}: {name}'))}<h1>{safe(name)}</h1>\n<p>Lab {safe(lab)}: <b>{total}</b></p>\n"
         f"<table><tr><th>exercise</th><th>points</th><th>status</th><th>what happened</th></tr>\n{rows}</table>\n"
         f"{f'<h2>Remarks</h2><ul>{listed}</ul>' if listed else ''}<h2>The code that was graded</h2>\n{code}</body></html>\n"
     )
@@ -135,7 +135,8 @@ def feedback_page(name: str, entry: dict, record: dict, lab: str) -> str:
 
 def read_manual(path: Path) -> dict[str, dict]:
     """Points and comments given by hand: a CSV with the column `submission` and any of `exercise`, `points`,
-    `comment`, `days_late`. A line with an exercise replaces its points, one without adds to the total. Raises InputError."""
+    `comment`, `days_late`. A line with an exercise replaces its points, one without adds to the total. Raises
+    InputError."""
     changes: dict[str, dict] = {}
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:

@@ -39,7 +39,8 @@ def find_lab(root: Path, number: str) -> Path:
 
 
 def draw(source: Path, seed: int) -> Hidden:
-    """Draw every exercise's cases from `seed` and run the reference on them. Raises InputError for a lab without any."""
+    """Draw every exercise's cases from `seed` and run the reference on them. Raises InputError for a lab without
+    any."""
     lab = lab_of(source)
     if not lab.exercises:
         raise InputError(f"{source.name}: has no graded exercises")

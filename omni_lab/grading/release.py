@@ -1,6 +1,8 @@
-"""What students get: notebooks, package and data, without solutions, graders' cases, or the answers to graded exercises.
+"""What students get: notebooks, package and data, without solutions, graders' cases, or the answers to graded
+exercises.
 
-The same source gives the same bytes: files in order, one fixed date, one fixed mode. A manifest lists every file's hash.
+The same source gives the same bytes: files in order, one fixed date, one fixed mode. A manifest lists every file's
+hash.
 """
 
 import ast

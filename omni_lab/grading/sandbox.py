@@ -1,9 +1,9 @@
 """One sandbox per execution: bubblewrap with every namespace of its own, no capability, no network, no writable file.
 
-What student code sees: the interpreter and the released package, read-only; a small scratch in memory; one results file.
-Everything else, the grader's environment included, does not exist for it. Limits of memory, processes and time are kept
-by the kernel where it can (rlimits inside, cgroup v2 where writable) and by a watch from outside; whatever happens, the
-end of the sandbox's first process ends all of its processes.
+What student code sees: the interpreter and the released package, read-only; a small scratch in memory; one results
+file. Everything else, the grader's environment included, does not exist for it. Limits of memory, processes and time
+are kept by the kernel where it can (rlimits inside, cgroup v2 where writable) and by a watch from outside; whatever
+happens, the end of the sandbox's first process ends all of its processes.
 """
 
 import contextlib
@@ -98,7 +98,8 @@ def _interpreter_folders() -> list[str]:
 
 
 def sandbox_command(bubblewrap: str, limits: Limits, reads: dict[str, Path], results: Path, gpu: bool) -> list[str]:
-    """Arguments of bubblewrap up to "--". reads: {path inside: path outside}, read-only. results: the one writable file."""
+    """Arguments of bubblewrap up to "--". reads: {path inside: path outside}, read-only. results: the one writable
+    file."""
     args = [bubblewrap, *_namespaces(), "--clearenv", "--hostname", "sandbox", "--ro-bind", "/usr", "/usr"]
     for name in ("bin", "sbin", "lib", "lib64", "lib32"):
         if os.path.islink(f"/{name}"):
@@ -228,6 +229,8 @@ def _watch(process: subprocess.Popen, job: bytes, limits: Limits, started: float
                 pass
             tree = process_tree(process.pid)
             memory = sum(resident_memory(pid) for pid in tree)
+            if memory > limits.memory:  # after a fork both sides show the same pages: count each once
+                memory = sum(proportional_memory(pid) for pid in tree)
             peak = max(peak, memory)
             if time.monotonic() - started > seconds:
                 reason = "timeout"
@@ -290,6 +293,19 @@ def resident_memory(pid: int) -> int:
                     total += int(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):
         return 0
+    return total
+
+
+def proportional_memory(pid: int) -> int:
+    """Like `resident_memory`, but a page that n processes share counts for one n-th. Slower to read."""
+    total = 0
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            for line in file:
+                if line.startswith((b"Pss_Anon", b"Pss_Shmem")):
+                    total += int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        return resident_memory(pid)
     return total
 
 

@@ -1,8 +1,8 @@
-"""From a submitted file to the cells that will be run: code sources only, matched to exercises, everything else dropped.
+"""From a submitted file to the cells that will be run: code sources only, matched to exercises, all else dropped.
 
-Tags, metadata, outputs, parameters and markdown of a submission have no effect: they are never copied. A cell answers an
-exercise when it carries the exercise's decorator, else when it defines a function of the exercise's name, wherever it
-stands and however often; the last attempted definition counts, and whatever is unusual is reported to the reader.
+Tags, metadata, outputs, parameters and markdown of a submission have no effect: they are never copied. A cell answers
+an exercise when it carries the exercise's decorator, else when it defines a function of the exercise's name, wherever
+it stands and however often; the last attempted definition counts, and whatever is unusual is reported to the reader.
 """
 
 import ast
@@ -44,7 +44,7 @@ class Submission:
 
 
 def read_regular_file(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes; links, pipes and devices are refused without being opened."""
+    """The bytes of a regular file of at most `limit` bytes; links, pipes and devices are refused unread."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:

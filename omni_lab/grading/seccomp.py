@@ -1,8 +1,9 @@
 """A seccomp filter for student code: calls that only an attacker needs fail, all others pass.
 
-Namespaces and dropped capabilities already confine a submission; this closes what they leave open: new user namespaces
-(which would give capabilities back), sockets of other families than AF_UNIX (AF_VSOCK ignores network namespaces, and
-loopback is a network too), and memory that no process owns (memfd, System V segments) and so no limit would count.
+Namespaces and dropped capabilities already confine a submission; this closes what they leave open: new user
+namespaces (which would give capabilities back), sockets of other families than AF_UNIX (AF_VSOCK ignores network
+namespaces, and loopback is a network too), and memory that no process owns (memfd, System V segments) and so no limit
+would count.
 """
 
 import errno
@@ -19,9 +20,10 @@ _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_
 _MACHINES = {
     "x86_64": (
         0xC000003E,
-        # ptrace, syslog, pivot_root, chroot, mount, umount2, init/delete/finit_module, kexec_load, add_key, request_key,
-        # keyctl, shmget, msgget, unshare, perf_event_open, open_by_handle_at, setns, process_vm_readv/writev, memfd_create, bpf,
-        # userfaultfd, io_uring_setup, open_tree, move_mount, fsopen, fsmount, mount_setattr, memfd_secret
+        # ptrace, syslog, pivot_root, chroot, mount, umount2, init_module, delete_module, finit_module, kexec_load,
+        # add_key, request_key, keyctl, shmget, msgget, unshare, perf_event_open, open_by_handle_at, setns,
+        # process_vm_readv, process_vm_writev, memfd_create, bpf, userfaultfd, io_uring_setup, open_tree, move_mount,
+        # fsopen, fsmount, mount_setattr, memfd_secret
         (101, 103, 155, 161, 165, 166, 175, 176, 313, 246, 248, 249)
         + (250, 29, 68, 272, 298, 304, 308, 310, 311, 319, 321)
         + (323, 425, 428, 429, 430, 432, 442, 447),

@@ -1,7 +1,7 @@
 """What has been graded so far: an append-only file, one JSON line a record, each on disk before the next begins.
 
-The first line holds the run (lab, secret seed); every other line one submission. A line cut off by a crash is dropped on
-opening, so that grading goes on where it stopped; the gradebook is made from the store alone.
+The first line holds the run (lab, secret seed); every other line one submission. A line cut off by a crash is dropped
+on opening, so that grading goes on where it stopped; the gradebook is made from the store alone.
 """
 
 import fcntl
@@ -16,7 +16,7 @@ class Store:
     """The records of one grading run, open for appending. One process at a time."""
 
     def __init__(self, path: Path, run: dict) -> None:
-        """Open `path`, or begin it with the record `run`. Raises DataError if it belongs to another lab or is in use."""
+        """Open `path`, or begin it with the record `run`. Raises DataError if it is another lab's or in use."""
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         self._file = os.fdopen(handle, "r+b")

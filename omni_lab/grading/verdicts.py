@@ -1,4 +1,4 @@
-"""From what came out of the sandbox to points: compared here, in the grader's own process, with what it has computed."""
+"""From what came out of the sandbox to points: compared in the grader's own process with what it has computed."""
 
 from ..lab.check import judge
 from .execution import Execution, outcome_of

@@ -22,7 +22,8 @@ def run(exercise: str, function: object, settings: dict) -> None:
         for case in cases:
             outcome = _outcome(function, case, settings["case_seconds"])
             line = {"exercise": exercise, "case": case["case"], "nonce": case["nonce"], "outcome": _packed(outcome)}
-            os.write(target, json.dumps(line).encode() + b"\n")
+            # A line of its own, whatever the student's code may have written before it.
+            os.write(target, b"\n" + json.dumps(line).encode() + b"\n")
             if outcome.kind in ("timeout", "interrupted"):
                 return
     finally:

@@ -1,8 +1,8 @@
 """First process in the sandbox: gives up what it still may do, then executes the notebook by papermill.
 
 It reads its job from standard input and reports on standard output, one JSON line an event. It imports nothing of the
-submission and shares no process with it. A cell that outlives its time is interrupted; one that ignores that, or a kernel
-that has died, ends the run with the cell's name, so that the grader can run the rest again without it.
+submission and shares no process with it. A cell that outlives its time is interrupted; one that ignores that, or a
+kernel that has died, ends the run with the cell's name, so that the grader can run the rest again without it.
 """
 
 import ctypes

@@ -1,8 +1,9 @@
-"""Plain values as one line of JSON and back: the only thing that crosses the wall between a submission and the grader.
+"""Plain values as one line of JSON and back: the only thing that crosses the wall between a submission and the
+grader.
 
-`omni_lab.lab.plain` says what is plain and turns it into a form and a table of arrays; here the arrays become text. Used on
-both sides: `encode` runs beside student code and is trusted by nobody, `decode` believes nothing - dtypes, shapes and
-lengths must agree to the byte, and the sizes are bounded. No pickle, no object, no code.
+`omni_lab.lab.plain` says what is plain and turns it into a form and a table of arrays; here the arrays become text.
+Used on both sides: `encode` runs beside student code and is trusted by nobody, `decode` believes nothing - dtypes,
+shapes and lengths must agree to the byte, and the sizes are bounded. No pickle, no object, no code.
 """
 
 import base64
@@ -20,7 +21,8 @@ DTYPES = {
 
 
 def encode(value: object) -> dict:
-    """`value` as JSON-ready data. Raises InputError, worded for the function's author, for what is not plain or too large."""
+    """`value` as JSON-ready data. Raises InputError, worded for the function's author, for what is not plain or too
+    large."""
     form, arrays = pack(value)
     if sum(array.nbytes for array in arrays.values()) > MAX_BYTES:
         raise InputError(f"a result of more than {MAX_BYTES >> 20} MB")
