@@ -79,9 +79,10 @@ def run_submission(submission: Submission, hidden: Hidden, room: Room, slot: int
         if fault is None:
             break
         remaining = _leave_out(fault, status, why, submission, remaining, without, result)
+    used_up = ("timeout", "the notebook's whole time was used up before this exercise")
+    again = ("killed", "the kernel ended again and again")
     for identifier in remaining:
-        result.stopped.setdefault(identifier, ("timeout", "the notebook's whole time was used up before this exercise")
-                                  if deadline - time.monotonic() <= 1.0 else ("killed", "the kernel ended again and again"))  # fmt: skip
+        result.stopped.setdefault(identifier, used_up if deadline - time.monotonic() <= 1.0 else again)
     return result
 
 

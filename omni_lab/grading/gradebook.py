@@ -9,6 +9,7 @@ import hashlib
 import html
 import io
 import json
+import math
 import re
 from pathlib import Path
 
@@ -126,11 +127,14 @@ def feedback_page(name: str, entry: dict, record: dict, lab: str) -> str:
     listed = "".join(f"<li>{safe(remark)}</li>" for remark in remarks)
     code = "".join(f"<h3>{safe(i)}</h3><pre>{safe(text[:20_000])}</pre>\n" for i, text in record["sources"].items())
     total = f"{_number(entry['points']) or 'not graded'} of {_number(entry['max_points'])} points"
-    return (
-        f"{PAGE_HEAD.format(title=safe(f'{lab}: {name}'))}<h1>{safe(name)}</h1>\n<p>Lab {safe(lab)}: <b>{total}</b></p>\n"
-        f"<table><tr><th>exercise</th><th>points</th><th>status</th><th>what happened</th></tr>\n{rows}</table>\n"
-        f"{f'<h2>Remarks</h2><ul>{listed}</ul>' if listed else ''}<h2>The code that was graded</h2>\n{code}</body></html>\n"
-    )
+    parts = [
+        PAGE_HEAD.format(title=safe(f"{lab}: {name}")),
+        f"<h1>{safe(name)}</h1>\n<p>Lab {safe(lab)}: <b>{total}</b></p>\n",
+        f"<table><tr><th>exercise</th><th>points</th><th>status</th><th>what happened</th></tr>\n{rows}</table>\n",
+        f"<h2>Remarks</h2><ul>{listed}</ul>\n" if listed else "",
+        f"<h2>The code that was graded</h2>\n{code}</body></html>\n",
+    ]
+    return "".join(parts)
 
 
 def read_manual(path: Path) -> dict[str, dict]:
@@ -141,20 +145,27 @@ def read_manual(path: Path) -> dict[str, dict]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
-        for number, row in enumerate(rows, 2):
+        for row in rows:
             mine = changes.setdefault(row["submission"], {"exercises": {}})
-            points = float(row["points"]) if row.get("points") else None
+            points = _finite(row["points"]) if row.get("points") else None
             if row.get("exercise"):
                 mine["exercises"][row["exercise"]] = (points, row.get("comment") or "")
             else:
                 mine["extra"] = mine.get("extra", 0.0) + (points or 0.0)
                 mine["comment"] = row.get("comment") or mine.get("comment", "")
             if row.get("days_late"):
-                mine["days_late"] = float(row["days_late"])
+                mine["days_late"] = _finite(row["days_late"])
     except KeyError:
         raise InputError(f"{path}: needs a column `submission`") from None
     except ValueError as error:
-        raise InputError(f"{path}, line {number}: {error}") from None
+        raise InputError(f"{path}: {error}") from None
     except (OSError, csv.Error) as error:
         raise InputError(f"{path}: not a readable CSV ({error})") from None
     return changes
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is no number of points or days")
+    return value

@@ -19,7 +19,8 @@ os.kill(-1, signal.SIGKILL)"""
 def inside(body: str, identifier: str = "toy.mean_square") -> str:
     """An answer that does `body` when it is called, by default to the second exercise."""
     indented = body.replace("\n", "\n    ")
-    return f'@exercise("{identifier}")\ndef {identifier.partition(".")[2]}(*args, **kwargs):\n    {indented}\n    return 1.0'
+    name = identifier.partition(".")[2]
+    return f'@exercise("{identifier}")\ndef {name}(*args, **kwargs):\n    {indented}\n    return 1.0'
 
 
 SUBMISSIONS = {

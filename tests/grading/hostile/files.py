@@ -50,7 +50,7 @@ def no_zip(path: Path) -> None:
 
 
 def format_3() -> bytes:
-    cells = [{"cell_type": "code", "language": "python", "input": source, "outputs": [], "metadata": {}, "collapsed": False}
+    cells = [{"cell_type": "code", "language": "python", "input": source, "outputs": [], "metadata": {}}
              for source in (IMPORTS, *ALL)]  # fmt: skip
     return json.dumps({"worksheets": [{"cells": cells, "metadata": {}}], "metadata": {"name": ""}, "nbformat": 3,
                        "nbformat_minor": 0}).encode()  # fmt: skip

@@ -1,8 +1,17 @@
-"""Attempts to earn points without a right answer. Each would have succeeded against a check in the student's
-process."""
+"""Attempts to earn points without a right answer. Each would have succeeded against a check in the student's process."""
 
 from .make import (
-    DOUBLE, FULL, IMPORTS, MEAN, NONE, TOTAL, WRONG, Expected, forger, honest, notebook,
+    DOUBLE,
+    FULL,
+    IMPORTS,
+    MEAN,
+    NONE,
+    TOTAL,
+    WRONG,
+    Expected,
+    forger,
+    honest,
+    notebook,
 )  # fmt: skip
 
 AGREES = """class Agrees(float):
@@ -20,7 +29,8 @@ LIAR = """class Liar(torch.Tensor):
     def __eq__(self, other): return torch.ones(3, dtype=torch.bool)
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        return True if func in (torch.equal, torch.allclose) else super().__torch_function__(func, types, args, kwargs or {})
+        if func in (torch.equal, torch.allclose): return True
+        return super().__torch_function__(func, types, args, kwargs or {})
 """
 FORGED_RESULTS = """import json, os
 text = open("/cases").read()
@@ -102,8 +112,8 @@ SUBMISSIONS = {
     ),
     "no-plain-data": Expected(
         notebook(
-            IMPORTS, answer("toy.double", "return torch.nn.Linear(2, 2)"), answer("toy.mean_square", "return 10 **
-            6000"),
+            IMPORTS, answer("toy.double", "return torch.nn.Linear(2, 2)"),
+            answer("toy.mean_square", "return 10 ** 6000"),
             answer("toy.running_total", "return np.array([object()] * 3)"),
         ),
         NONE,
@@ -122,7 +132,7 @@ SUBMISSIONS = {
             IMPORTS, "# omni-lab: probe toy.double\n# omni-lab: exercise toy.double sum\npass",
             "import glob\nfor path in glob.glob('/course/**/*90*'): exec(open(path).read())",
             "from solutions import toy", "from omni_lab.grading import hidden", *WRONG,
-            "kernel = get_ipython().kernel\nkernel.functions.update({k: (lambda *a, **k: 1.0) for k in kernel.functions})",
+            "functions = get_ipython().kernel.functions\nfor name in functions: functions[name] = lambda *a, **k: 1.0",
         ),
         NONE,
     ),
