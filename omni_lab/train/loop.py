@@ -287,8 +287,9 @@ def same_run(saved: dict[str, Any], now: dict[str, Any], out: Path) -> None:
     """Raise ConfigError naming the first setting in which a saved run differs from the one that wants to resume it."""
     flat = [{"recipe": d["recipe"], "seed": d["seed"], **d["settings"]} for d in (saved, now)]
     for name in flat[1]:
-        if name not in FREE_TO_CHANGE and flat[0].get(name) != flat[1][name]:
-            raise ConfigError(f"{out} was trained with {name} {flat[0].get(name)}, not {flat[1][name]}: cannot resume")
+        # A setting that the saved run does not know is younger than it.
+        if name in flat[0] and name not in FREE_TO_CHANGE and flat[0][name] != flat[1][name]:
+            raise ConfigError(f"{out} was trained with {name} {flat[0][name]}, not {flat[1][name]}: cannot resume")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..codec.speaker import Speaker, enrol
+from ..codec.speaker import Speaker, SpeakerEncoder, enrol
 from ..codec.speech_tokenizer import SpeechTokenizer
 from ..config import OmniConfig, preset
 from ..data import sentences, speech
@@ -98,11 +98,21 @@ def assemble(folder: Path, out: Path, preset_name: str = "nano", base: Path | No
 
 
 def course_speakers(model: nn.Module) -> dict[str, Speaker]:
-    """The speakers whose replies the nano world holds, enrolled from three sentences each."""
-    tokenizer, speakers = model.processor.tokenizer, {}
-    for i, name in enumerate(speech.REPLY_SPEAKERS):
-        texts = [sentences.sentence(generator("enrolment", name, 0, k), "train") for k in range(3)]
-        wave = torch.from_numpy(np.concatenate([speech.say(text, name, 0) for text in texts]))
-        token = tokenizer.convert_tokens_to_ids(f"<spk_{i}>")
-        speakers[name] = enrol(wave, speech.SPEAKING_RATE, model.speaker_encoder, token)
-    return speakers
+    """The speakers whose replies the nano world holds, as `model` knows them."""
+    tokenizer = model.processor.tokenizer
+    tokens = [tokenizer.convert_tokens_to_ids(f"<spk_{i}>") for i in range(len(speech.REPLY_SPEAKERS))]
+    named = zip(speech.REPLY_SPEAKERS, tokens, strict=True)
+    return {name: enrol(recording(name), speech.SPEAKING_RATE, model.speaker_encoder, token) for name, token in named}
+
+
+def reference_speaker(config: OmniConfig, folder: Path, name: str) -> Speaker:
+    """A speaker of the nano world, enrolled with the trained speaker encoder. Raises ConfigError if there is none."""
+    encoder = SpeakerEncoder(config.token2wav_config.dit_config).eval()
+    need_part(folder, "speaker_encoder", encoder, "a spoken reply")
+    return enrol(recording(name), speech.SPEAKING_RATE, encoder, 0)
+
+
+def recording(name: str) -> torch.Tensor:
+    """Three sentences by a speaker, about 10 s: (samples,) at 24 kHz."""
+    texts = [sentences.sentence(generator("enrolment", name, 0, k), "train") for k in range(3)]
+    return torch.from_numpy(np.concatenate([speech.say(text, name, 0) for text in texts]))

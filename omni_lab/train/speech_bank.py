@@ -1,6 +1,6 @@
 """Speech to train the codec on: shards of sentences said twice, made once by whichever process needs them first.
 
-A shard is a pure function of (split, seed, number); files under `build/speech/` only save the time of making it again.
+A shard is a pure function of (split, sentences, number); files in `build/speech/` only save time.
 Each sentence is said by two speakers with the same timing, so that the speech tokenizer can be asked for the same words
 in another voice. Every speaker of a shard says several sentences, so that a voice can be shown by another clip of it.
 """
@@ -24,7 +24,7 @@ from ..data.folders import build_folder
 from ..data.splits import generator, pick
 from ..errors import DataError
 
-SENTENCES = 50  # in a shard: about 5 minutes of sound
+SENTENCES = 50  # in a shard: about 5 minutes of sound, with both voices
 STRANGERS = 4  # speakers in a shard whom no other shard has
 
 
@@ -42,27 +42,27 @@ class Clip:
         return mel_spectrogram(torch.from_numpy(self.wave).float() / 32767)
 
 
-@lru_cache(maxsize=32)
-def shard(split: str, seed: int, number: int) -> tuple[tuple[Clip, Clip], ...]:
-    """The sentences of shard `number`, each by two speakers with the same timing. Raises DataError if damaged."""
+@lru_cache(maxsize=48)
+def shard(split: str, number: int, count: int = SENTENCES) -> tuple[tuple[Clip, Clip], ...]:
+    """The `count` sentences of shard `number`, each by two speakers in one timing. Raises DataError if damaged."""
     folder = build_folder() / "speech"
     folder.mkdir(exist_ok=True)
-    path = folder / f"{split}-{seed}-{number:05d}.npz"
+    path = folder / f"{split}-{count}-{number:05d}.npz"
     # The lock goes when its process does, so a killed maker leaves nothing locked.
     with (folder / f".{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            write(path, make(split, seed, number))
+            write(path, make(split, number, count))
     return read(path)
 
 
-def make(split: str, seed: int, number: int) -> list[tuple[Clip, Clip]]:
+def make(split: str, number: int, count: int) -> list[tuple[Clip, Clip]]:
     """Synthesise a shard."""
-    rng = generator("speech bank", split, seed, number)
+    rng = generator("speech bank", split, 0, number)
     named = [speech.SPEAKERS[name] for name in speech.speakers(split)]
     strangers = [replace(speech.random_speaker(rng), name=f"stranger {i}") for i in range(STRANGERS)]
     pairs = []
-    for _ in range(SENTENCES):
+    for _ in range(count):
         kind = rng.random()
         maker = sentences.sentence if kind < 0.7 else sentences.paused_sentence
         text = (sentences.hard_sentence if kind > 0.85 else maker)(rng, split)
@@ -100,14 +100,20 @@ def read(path: Path) -> tuple[tuple[Clip, Clip], ...]:
     return tuple(zip(clips[::2], clips[1::2], strict=True))
 
 
-def place(seed: int, index: int, shards: int, growth: float) -> tuple[int, np.random.Generator]:
-    """The shard from which micro-batch `index` draws, and its random numbers.
+@dataclass(frozen=True, kw_only=True)
+class Supply:
+    """How much speech a recipe draws from, as fields of its settings."""
 
-    The first batches draw from few shards, so that training starts while the rest are still being made: shard n comes
-    into play at batch n / growth.
-    """
+    shards: int = 36  # of the bank, 5 minutes each
+    growth: float = 0.02  # shards that come into play per micro-batch: training starts while the rest are being made
+    sentences: int = SENTENCES  # in a shard
+
+
+def drawn(supply: Supply, seed: int, index: int) -> tuple[tuple[tuple[Clip, Clip], ...], np.random.Generator]:
+    """The shard from which micro-batch `index` draws, and its random numbers."""
     rng = generator("speech batch", "train", seed, index)
-    return int(rng.integers(min(shards, 2 + int(index * growth)))), rng
+    number = int(rng.integers(min(supply.shards, 2 + int(index * supply.growth))))
+    return shard("train", number, supply.sentences), rng
 
 
 def pad(rows: list[Tensor], value: float = 0.0, multiple: int = 1) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ RECIPES: dict[str, tuple[str, str]] = {
     "dit": ("dit", "DiTRecipe"),
     "bigvgan": ("bigvgan", "BigVGANRecipe"),
     "talker": ("talker", "TalkerRecipe"),
+    "talker_dpo": ("talker_dpo", "TalkerDPO"),
     "speakers": ("talker", "Speakers"),
     "joint": ("talker", "Joint"),
 }
@@ -27,7 +28,7 @@ RECIPES: dict[str, tuple[str, str]] = {
 # What `omni-lab train all` runs, in this order: the parts of the omni model. CLIP and LLaVA are labs of their own.
 ALL = (
     "language", "audio_encoder", "thinker_1", "thinker_2", "thinker_3", "speech_tokenizer", "dit", "bigvgan", "talker",
-    "speakers", "joint",
+    "talker_dpo", "speakers", "joint",
 )  # fmt: skip
 GROUPS = {
     "all": ALL,

@@ -21,9 +21,7 @@ from ..recipe import Batch, Recipe, Settings
 
 
 @dataclass(frozen=True)
-class BigVGANSettings(Settings):
-    shards: int = 40
-    growth: float = 1.0
+class BigVGANSettings(Settings, speech_bank.Supply):
     frames: int = 32  # mel frames of a crop
     critic_width: int = 16  # channels of the narrowest layer
     mel_weight: float = 15.0
@@ -39,8 +37,6 @@ CPU = BigVGANSettings(
     betas=(0.8, 0.99),
     clip=20.0,
     ema=0.995,
-    shards=36,
-    growth=0.02,
     critic_width=8,
     evaluate_every=500,
     save_every=50,
@@ -55,7 +51,16 @@ class BigVGANRecipe(Recipe):
     writes: ClassVar[tuple[str, ...]] = ("bigvgan",)
     scales: ClassVar[Mapping[str, Settings]] = {
         "smoke": replace(
-            CPU, steps=2, batch_size=1, shards=1, frames=16, critic_width=2, evaluate_every=0, log_every=1, ema=0.5
+            CPU,
+            steps=2,
+            batch_size=1,
+            shards=1,
+            sentences=4,
+            frames=16,
+            critic_width=2,
+            evaluate_every=0,
+            log_every=1,
+            ema=0.5,
         ),
         "cpu": CPU,
         "t4": replace(CPU, batch_size=16, shards=60, growth=0.05, workers=2, critic_width=16),
@@ -80,8 +85,8 @@ class BigVGANRecipe(Recipe):
         model["vocoder"].compile()
 
     def batch(self, index: int) -> Batch:
-        number, rng = speech_bank.place(self.seed, index, self.settings.shards, self.settings.growth)
-        clips = [clip for pair in speech_bank.shard("train", 0, number) for clip in pair]
+        pairs, rng = speech_bank.drawn(self.settings, self.seed, index)
+        clips = [clip for pair in pairs for clip in pair]
         samples = self.settings.frames * HOP
         waves = []
         for choice in rng.integers(len(clips), size=self.settings.batch_size):
@@ -112,7 +117,7 @@ class BigVGANRecipe(Recipe):
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Mel error of held-out speakers' waves, in nats."""
-        pairs = speech_bank.shard("test", 0, 0)
+        pairs = speech_bank.shard("test", 0, self.settings.sentences)
         rng, errors = generator("bigvgan evaluation", "test", 0, 0), []
         device = model["vocoder"].conv_post.weight.device
         for choice in rng.integers(len(pairs), size=2 if self.settings.steps < 100 else 10):

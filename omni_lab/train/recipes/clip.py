@@ -12,12 +12,13 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ... import clip
 from ...bpe import tokenize, train_tokenizer
 from ...clip_config import CLIPConfig, ImageTowerConfig, TextTowerConfig
-from ...data import emoji, restyle
+from ...data import captioned, emoji, restyle
 from ..recipe import Batch, Recipe, Settings
 
 TEMPLATES = ("{}", "a picture of {}", "an emoji of {}", "a drawing of {}", "{} emoji")
@@ -38,6 +39,7 @@ class ClipSettings(Settings):
     between_styles: float = 0.5  # weight of the loss that pulls two drawings of a thing together
     restyled: bool = True  # redraw pictures at random
     start: str = ""  # folder of a CLIP to go on from; "": fresh weights
+    captioned: str = ""  # folder or hub name of captioned pictures (data/captioned.py) in place of the emoji
 
 
 class ClipRecipe(Recipe):
@@ -57,8 +59,15 @@ class ClipRecipe(Recipe):
         return emoji.load()
 
     @cached_property
-    def tokenizer(self):
-        return train_tokenizer(all_captions(self.emoji), TOWERS[self.settings.preset].text.vocab_size)
+    def pairs(self) -> tuple[Tensor, list[list[str]]]:
+        """A captioned set in place of the emoji: prepared pictures (n, 6, 72, 72) and the captions of each."""
+        pixels, captions = captioned.load(self.settings.captioned)
+        return restyle.prepare(torch.from_numpy(pixels)), captions
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        told = sum(self.pairs[1], []) if self.settings.captioned else all_captions(self.emoji)
+        return train_tokenizer(told, TOWERS[self.settings.preset].text.vocab_size)
 
     @cached_property
     def styles(self) -> tuple[str, ...]:
@@ -90,23 +99,32 @@ class ClipRecipe(Recipe):
         return clip.CLIP(replace(config, text=text), self.tokenizer)
 
     def batch(self, index: int) -> Batch:
-        """Two pictures and a caption of each concept: (concepts, 3, size, size) twice, (concepts, length)."""
+        """Two pictures and a caption of each concept: (2 * concepts, 3, size, size), (concepts, length)."""
         rng = np.random.default_rng([self.seed, index])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        concepts = choose_concepts(rng, len(self.emoji), self.settings.batch_size)
-        first, second = np.array([two_styles(rng, self.present[:, c]) for c in concepts]).T
-        concepts_t = torch.from_numpy(concepts)
-        styles = torch.from_numpy(np.concatenate([first, second]))
-        pictures = self.pictures[styles, concepts_t.repeat(2)]  # (2 * concepts, 6, 72, 72)
+        pictures, flips, captions = (self.draw_pairs if self.settings.captioned else self.draw_emoji)(rng)
         config = TOWERS[self.settings.preset]
         size = config.vision.image_size
         if self.settings.restyled:
-            pictures = restyle.restyle(pictures, size, self.flips[concepts_t].repeat(2), generator)
+            pictures = restyle.restyle(pictures, size, flips, generator)
         else:
             pictures = restyle.plain(pictures, size)
-        captions = [caption(self.emoji, c, rng) for c in concepts]
         tokens = tokenize(self.tokenizer, captions, config.text.context_length)
-        return {"pictures": (pictures - clip.MEAN) / clip.STD, "tokens": tokens, "samples": len(concepts)}
+        return {"pictures": (pictures - clip.MEAN) / clip.STD, "tokens": tokens, "samples": len(captions)}
+
+    def draw_emoji(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, list[str]]:
+        """Prepared pictures (2 * concepts, 6, 72, 72), which may be mirrored, and captions (concepts)."""
+        concepts = choose_concepts(rng, len(self.emoji), self.settings.batch_size)
+        first, second = np.array([two_styles(rng, self.present[:, c]) for c in concepts]).T
+        styles, twice = torch.from_numpy(np.concatenate([first, second])), torch.from_numpy(concepts).repeat(2)
+        return self.pictures[styles, twice], self.flips[twice], [caption(self.emoji, c, rng) for c in concepts]
+
+    def draw_pairs(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, list[str]]:
+        """The same from a captioned set: each picture twice, to be redrawn in two ways."""
+        pictures, captions = self.pairs
+        chosen = rng.choice(len(captions), min(self.settings.batch_size, len(captions)), replace=False)
+        twice = torch.from_numpy(chosen).repeat(2)
+        return pictures[twice], torch.ones(len(twice), dtype=torch.bool), [str(rng.choice(captions[i])) for i in chosen]
 
     def loss(self, model: nn.Module, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
         images = model.encode_image(batch["pictures"])
@@ -128,7 +146,9 @@ class ClipRecipe(Recipe):
         }
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        figures = {}
+        figures: dict[str, float] = {}
+        if self.settings.captioned:
+            return figures
         for style in self.settings.tests:
             top1, top5 = emoji_accuracy(model, self.emoji, style)
             figures |= {f"{style} top-1": top1, f"{style} top-5": top5}

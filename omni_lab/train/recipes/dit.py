@@ -25,9 +25,7 @@ MEL_MEAN = -5.7  # of log-mel frames of speech: where the output's bias starts
 
 
 @dataclass(frozen=True)
-class DiTSettings(Settings):
-    shards: int = 40
-    growth: float = 1.0
+class DiTSettings(Settings, speech_bank.Supply):
     frames: int = 240  # of a crop, in mel frames: whole blocks
     guidance_dropout: float = 0.15  # share of rows that learn the unconditional velocity
     reference_frames: int = REFERENCE_FRAMES
@@ -38,8 +36,6 @@ CPU = DiTSettings(
     batch_size=12,
     learning_rate=1e-3,
     ema=0.999,
-    shards=36,
-    growth=0.02,
     evaluate_every=1000,
     save_every=100,
 )
@@ -52,7 +48,9 @@ class DiTRecipe(Recipe):
     reads: ClassVar[tuple[str, ...]] = ("speech_tokenizer",)
     writes: ClassVar[tuple[str, ...]] = ("dit", "speaker_encoder")
     scales: ClassVar[Mapping[str, Settings]] = {
-        "smoke": replace(CPU, steps=3, batch_size=2, shards=1, frames=96, evaluate_every=0, log_every=1, ema=0.5),
+        "smoke": replace(
+            CPU, steps=3, batch_size=2, shards=1, sentences=4, frames=96, evaluate_every=0, log_every=1, ema=0.5
+        ),
         "cpu": CPU,
         "t4": replace(CPU, batch_size=48, shards=60, growth=0.05, workers=2, reference_frames=240),
         "gpu": replace(CPU, steps=14000, batch_size=128, shards=200, growth=0.05, workers=10, reference_frames=240),
@@ -73,8 +71,8 @@ class DiTRecipe(Recipe):
         return model
 
     def batch(self, index: int) -> Batch:
-        number, rng = speech_bank.place(self.seed, index, self.settings.shards, self.settings.growth)
-        clips = [clip for pair in speech_bank.shard("train", 0, number) for clip in pair]
+        pairs, rng = speech_bank.drawn(self.settings, self.seed, index)
+        clips = [clip for pair in pairs for clip in pair]
         chosen = [clips[i] for i in rng.integers(len(clips), size=self.settings.batch_size)]
         return self.examples(chosen, clips, rng)
 
@@ -119,7 +117,7 @@ class DiTRecipe(Recipe):
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Flow-matching loss on sentences and speakers never heard; distance of sampled mels from the real ones."""
-        pairs = speech_bank.shard("test", 0, 0)[: 4 if self.settings.steps < 100 else 24]
+        pairs = speech_bank.shard("test", 0, self.settings.sentences)[: 4 if self.settings.steps < 100 else 24]
         clips = [clip for pair in pairs for clip in pair]
         from ...data.splits import generator
         from ..loader import to_device

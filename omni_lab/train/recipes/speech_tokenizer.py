@@ -22,16 +22,14 @@ SILENCE = torch.tensor(LOG_FLOOR).log().item()
 
 
 @dataclass(frozen=True)
-class SpeechTokenizerSettings(Settings):
-    shards: int = 40  # of the speech bank, 5 minutes each
-    growth: float = 1.0  # shards that come into play per micro-batch
+class SpeechTokenizerSettings(Settings, speech_bank.Supply):
     rebuilding: float = 1.0  # weight of the mel loss
     spelling: float = 0.5  # weight of the CTC loss
     other_voice: float = 0.5  # share of clips to be rebuilt in another voice
 
 
 CPU = SpeechTokenizerSettings(
-    steps=6000, batch_size=12, learning_rate=1e-3, ema=0.999, shards=36, growth=0.02, evaluate_every=500, save_every=100
+    steps=6000, batch_size=12, learning_rate=1e-3, ema=0.999, evaluate_every=500, save_every=100
 )
 
 
@@ -41,7 +39,7 @@ class SpeechTokenizerRecipe(Recipe):
     name: ClassVar[str] = "speech_tokenizer"
     writes: ClassVar[tuple[str, ...]] = ("speech_tokenizer",)
     scales: ClassVar[Mapping[str, Settings]] = {
-        "smoke": replace(CPU, steps=4, batch_size=2, shards=1, evaluate_every=0, log_every=1, ema=0.5),
+        "smoke": replace(CPU, steps=4, batch_size=2, shards=1, sentences=4, evaluate_every=0, log_every=1, ema=0.5),
         "cpu": CPU,
         "t4": replace(CPU, batch_size=48, shards=60, growth=0.05, workers=2),
         "gpu": replace(CPU, steps=5000, batch_size=128, shards=200, growth=0.05, workers=8, evaluate_every=1000),
@@ -52,8 +50,7 @@ class SpeechTokenizerRecipe(Recipe):
         return SpeechTokenizer(preset(self.settings.preset).speech_tokenizer_config)
 
     def batch(self, index: int) -> Batch:
-        number, rng = speech_bank.place(self.seed, index, self.settings.shards, self.settings.growth)
-        pairs = speech_bank.shard("train", 0, number)
+        pairs, rng = speech_bank.drawn(self.settings, self.seed, index)
         heard, wanted, texts = [], [], []
         for choice in rng.choice(len(pairs), self.settings.batch_size, replace=self.settings.batch_size > len(pairs)):
             clip, other = pairs[choice][:: 1 if rng.random() < 0.5 else -1]
@@ -71,7 +68,7 @@ class SpeechTokenizerRecipe(Recipe):
 
     def evaluate(self, model: SpeechTokenizer) -> dict[str, float]:
         """Losses on sentences and speakers never heard, and how many of the codes are in use."""
-        pairs = speech_bank.shard("test", 0, 0)[: 8 if self.settings.steps < 100 else 32]
+        pairs = speech_bank.shard("test", 0, self.settings.sentences)[: 8 if self.settings.steps < 100 else 32]
         device = model.squeeze.weight.device
         mels, texts = [clip.mel for clip, _ in pairs], [spell(clip.text) for clip, _ in pairs]
         batch = pack(mels, mels, texts)

@@ -32,9 +32,7 @@ from .thinker import processor
 
 
 @dataclass(frozen=True)
-class TalkerSettings(Settings):
-    shards: int = 40  # of the speech bank
-    growth: float = 1.0
+class TalkerSettings(Settings, speech_bank.Supply):
     continued: float = 0.5  # share of rows whose first codes are given
     longest: int = 500  # codes of an example
 
@@ -44,15 +42,22 @@ CPU = TalkerSettings(
     batch_size=12,
     learning_rate=1e-3,
     ema=0.999,
-    shards=36,
-    growth=0.02,
     evaluate_every=500,
     save_every=50,
     workers=1,
 )
 SCALES = {
     "smoke": replace(
-        CPU, steps=2, batch_size=2, shards=1, workers=0, evaluate_every=0, log_every=1, ema=0.5, longest=160
+        CPU,
+        steps=2,
+        batch_size=2,
+        shards=1,
+        sentences=4,
+        workers=0,
+        evaluate_every=0,
+        log_every=1,
+        ema=0.5,
+        longest=160,
     ),
     "cpu": CPU,
     "t4": replace(CPU, batch_size=48, shards=60, growth=0.05, workers=2),
@@ -109,8 +114,8 @@ class TalkerRecipe(Recipe):
 
     def spoken(self, index: int, bad: list[str]) -> list[Spoken]:
         """The examples of micro-batch `index`: sentences of the bank, in any voice, under any speaker's token."""
-        number, rng = speech_bank.place(self.seed, index, self.settings.shards, self.settings.growth)
-        clips = [clip for pair in speech_bank.shard("train", 0, number) for clip in pair]
+        pairs, rng = speech_bank.drawn(self.settings, self.seed, index)
+        clips = [clip for pair in pairs for clip in pair]
         made = []
         for choice in rng.integers(len(clips), size=self.settings.batch_size):
             codes = self.tokenizer.codes(clips[choice].mel[None])[0][: self.settings.longest]

@@ -51,7 +51,7 @@ CPU = ThinkerSettings(
     steps=4000, batch_size=4, learning_rate=1e-3, ema=0.999, workers=1, evaluate_every=500, save_every=50
 )
 SCALES = {
-    "smoke": replace(CPU, steps=2, batch_size=1, workers=0, evaluate_every=0, log_every=1, ema=0.5),
+    "smoke": replace(CPU, steps=2, batch_size=1, length=384, workers=0, evaluate_every=0, log_every=1, ema=0.5),
     "cpu": CPU,
     "t4": replace(CPU, batch_size=24, workers=2),
     "gpu": replace(CPU, batch_size=64, learning_rate=1.5e-3, workers=14, evaluate_every=1000, save_every=500),
@@ -59,12 +59,14 @@ SCALES = {
 
 
 def scaled(**changes: Any) -> dict[str, ThinkerSettings]:
-    """The thinker's settings table with `changes` at every scale; steps as factors on the table's own."""
+    """The thinker's settings table with `changes` at every scale but smoke's length; steps is a factor."""
     factor = changes.pop("steps", 1.0)
-    return {
-        scale: replace(settings, steps=max(2, round(settings.steps * factor)), **changes)
-        for scale, settings in SCALES.items()
-    }
+    table = {}
+    for scale, settings in SCALES.items():
+        kept = {"length": settings.length} if scale == "smoke" else {}
+        steps = 2 if scale == "smoke" else round(settings.steps * factor)
+        table[scale] = replace(settings, **changes | kept, steps=steps)
+    return table
 
 
 @lru_cache(maxsize=2)

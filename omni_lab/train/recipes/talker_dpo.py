@@ -1,0 +1,168 @@
+"""Stage 2 of the talker: direct preference optimisation on how it says hard sentences (report, section 3.3).
+
+The triples are collected once, before training: the talker says each sentence several times, DiT and vocoder make it
+sound, an independent recogniser writes it down, and the best and the worst attempt become a preference.
+"""
+
+import fcntl
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ...codec.token2wav import Token2Wav
+from ...data import sentences, speech
+from ...data.splits import generator, pick
+from ...evaluate import ears, metrics
+from ...talker import IGNORE, Talker
+from .. import preferences
+from ..loader import to_device
+from ..parts import need_part, reference_speaker, save_part
+from ..preferences import Triple
+from ..recipe import Batch
+from .talker import CPU as TALKER_CPU
+from .talker import Spoken, TalkerRecipe, TalkerSettings, said, talker_view
+
+
+@dataclass(frozen=True)
+class DPOSettings(TalkerSettings):
+    texts: int = 200  # sentences on which preferences are collected
+    tries: int = 4  # times each is said
+    beta: float = 0.1
+    anchor: float = 0.1  # weight of the loss on the chosen codes themselves, against drifting from speech
+
+
+CPU = DPOSettings(
+    **{
+        **{k: getattr(TALKER_CPU, k) for k in TALKER_CPU.__dataclass_fields__},
+        "steps": 300,
+        "batch_size": 8,
+        "learning_rate": 3e-5,
+        "evaluate_every": 100,
+    }
+)
+
+
+class TalkerDPO(TalkerRecipe):
+    """-log sigmoid of how much more the policy prefers the better attempt than the talker before did."""
+
+    name: ClassVar[str] = "talker_dpo"
+    starts_from: ClassVar[tuple[str, ...]] = ("talker",)
+    reads: ClassVar[tuple[str, ...]] = ("speech_tokenizer", "talker", "dit", "bigvgan")
+    writes: ClassVar[tuple[str, ...]] = ("talker_dpo",)
+    scales = {
+        "smoke": replace(
+            CPU, steps=2, batch_size=2, texts=2, tries=2, workers=0, evaluate_every=0, log_every=1, longest=40
+        ),
+        "cpu": CPU,
+        "t4": replace(CPU, batch_size=16, texts=400, workers=2),
+        "gpu": replace(CPU, batch_size=32, texts=1200, tries=6, workers=4),
+    }
+    settings: DPOSettings
+
+    def build(self) -> nn.Module:
+        model = super().build()
+        need_part(self.parts, "talker", model["talker"], self.name)
+        model["reference"] = Talker(self.config.talker_config).requires_grad_(False)
+        model["reference"].load_state_dict(model["talker"].state_dict())
+        self.triples = self.find_triples(model)
+        return model
+
+    def find_triples(self, model: nn.ModuleDict) -> list[Triple]:
+        """The triples of this talker, collected by the first process that gets here."""
+        self.parts.mkdir(parents=True, exist_ok=True)
+        path = self.parts / f"triples_{self.settings.texts}_{self.settings.tries}_{self.seed}.json"
+        with (self.parts / ".triples.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                found = self.collect(model)
+                rows = [{**vars(t), "chosen": t.chosen.tolist(), "rejected": t.rejected.tolist()} for t in found]
+                part = path.with_suffix(".part")
+                part.write_text(json.dumps(rows))
+                os.replace(part, path)
+        rows = json.loads(path.read_text())
+        return [Triple(r["text"], r["speaker"], torch.tensor(r["chosen"]), torch.tensor(r["rejected"])) for r in rows]
+
+    @torch.no_grad()
+    def collect(self, model: nn.ModuleDict) -> list[Triple]:
+        """Say every sentence several times; keep best and worst where they differ."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = model.to(device).eval()
+        token2wav = load_codec(self.config, self.parts, self.name).to(device)
+        voice = reference_speaker(self.config, self.parts, "heart")
+        found = []
+        for number in range(self.settings.texts):
+            rng = generator("preferences", "train", self.seed, number)
+            text = pick(rng, (sentences.hard_sentence, sentences.paused_sentence))(rng, "train")
+            attempts = self.attempts(model, text, number)
+            scores = [spoken_score(text, token2wav, codes, voice) for codes in attempts]
+            chosen = preferences.best_and_worst(scores)
+            # At smoke scale nothing that an untrained talker says is better than the rest: any pair will do.
+            chosen = chosen or ((0, 1) if self.settings.steps < 10 else None)
+            if chosen is not None:
+                best, worst = (attempts[i].cpu() for i in chosen)
+                found.append(Triple(text, "heart", best, worst))
+        model.cpu().train()
+        return found
+
+    def attempts(self, model: nn.ModuleDict, text: str, number: int) -> list[Tensor]:
+        """Codes of `tries` ways to say a text, each at least one code long."""
+        spoken = [Spoken(said(text), torch.zeros(1, dtype=torch.long), 0) for _ in range(self.settings.tries)]
+        device = model["talker"].codec_head.weight.device
+        batch = to_device(self.pack(spoken), device)
+        heard = model["thinker"](**batch["thinker"], logits_to_keep=0)
+        context, reply = talker_view(model["thinker"], model["talker"], heard, batch)
+        dice = torch.Generator(device).manual_seed(number)
+        codes = model["talker"].generate(
+            context, reply, batch["reply_lengths"], max_new_tokens=self.settings.longest, generator=dice
+        )
+        size = self.config.speech_tokenizer_config.codebook_size
+        return [row[row < size] if bool((row < size).any()) else row.new_zeros(1) for row in codes]
+
+    def spoken(self, index: int, bad: list[str]) -> list[Spoken]:
+        """Chosen attempts, then the rejected ones in the same order."""
+        rng = generator("preference batch", "train", self.seed, index)
+        chosen = [self.triples[i] for i in rng.integers(len(self.triples), size=self.settings.batch_size)]
+        rows = [Spoken(said(t.text), t.chosen, 0) for t in chosen]
+        return rows + [Spoken(said(t.text), t.rejected, 0) for t in chosen]
+
+    def loss(self, model: nn.Module, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.no_grad():
+            heard = model["thinker"](**batch["thinker"], logits_to_keep=0)
+            context, reply = talker_view(model["thinker"], model["talker"], heard, batch)
+        given = (context, reply, batch["codes"], batch["reply_lengths"], batch["targets"])
+        policy = model["talker"](*given).logits
+        with torch.no_grad():
+            reference = model["reference"](*given).logits
+        targets = batch["targets"]
+        chosen, rejected = preferences.sequence_log_probability(policy, targets).chunk(2)
+        before_chosen, before_rejected = preferences.sequence_log_probability(reference, targets).chunk(2)
+        margins = (chosen, rejected, before_chosen, before_rejected)
+        preference = preferences.dpo_loss(*margins, self.settings.beta)
+        anchor = -chosen.sum() / (targets.chunk(2)[0] != IGNORE).sum()
+        metrics_ = {"preference": preference, "reward accuracy": preferences.reward_accuracy(*margins)}
+        return preference + self.settings.anchor * anchor, metrics_
+
+    def finish(self, model: nn.Module) -> None:
+        save_part(self.parts, self.name, model["talker"])
+
+
+def load_codec(config, parts: Path, recipe: str) -> Token2Wav:
+    """The trained DiT and vocoder."""
+    token2wav = Token2Wav(config.token2wav_config).eval()
+    need_part(parts, "dit", token2wav.code2wav_dit_model, recipe)
+    need_part(parts, "bigvgan", token2wav.code2wav_bigvgan_model, recipe)
+    return token2wav
+
+
+def spoken_score(text: str, token2wav: Token2Wav, codes: Tensor, voice) -> float:
+    """How badly these codes say `text`, by an independent recogniser: word errors, and pauses in the wrong places."""
+    wave = token2wav(codes, speaker=voice, num_steps=9, solver="euler").float().cpu().numpy()
+    heard = ears.words(wave, speech.SPEAKING_RATE)
+    errors, places = metrics.pause_errors(text, heard)
+    words = metrics.word_error_rate([text], [" ".join(word for word, _, _ in heard)])
+    return preferences.preference_score(words, errors / max(places, 1))

@@ -1,0 +1,132 @@
+"""Every recipe at smoke scale: settings tables, batches as pure functions, a chain of parts, a loss that falls."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from omni_lab.errors import CheckpointError, ConfigError, DataError
+from omni_lab.runtime import SCALES
+from omni_lab.train import parts, speech_bank
+from omni_lab.train.commands import changed
+from omni_lab.train.loop import train
+from omni_lab.train.recipes import ALL, GROUPS, RECIPES, find
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_speech(tmp_path_factory) -> None:
+    """A speech bank of its own, so that nothing depends on what earlier runs have left."""
+    patch, folder = pytest.MonkeyPatch(), tmp_path_factory.mktemp("build")
+    patch.setattr(speech_bank, "build_folder", lambda: folder)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """Parts left by the codec's recipes and the first text recipe at smoke scale."""
+    folder = tmp_path_factory.mktemp("run")
+    for name in ("language", "speech_tokenizer", "dit", "bigvgan"):
+        run(name, folder)
+    return folder / "parts"
+
+
+def run(name: str, folder: Path, **changes):
+    recipe = find(name).at("smoke", parts=folder / "parts")
+    recipe.settings = replace(recipe.settings, **changes)
+    return train(recipe, folder / name, device="cpu", progress=False)
+
+
+def same(one, other) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    return one == other
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_has_settings_for_every_scale(name: str) -> None:
+    kind = find(name)
+    assert kind.name == name and set(kind.scales) == set(SCALES)
+    assert all(s.accumulate >= 1 and s.steps >= 1 for s in kind.scales.values())
+    assert kind.at("smoke").settings.steps <= 20
+
+
+def test_what_a_recipe_reads_is_written_before() -> None:
+    written: set[str] = set()
+    for name in ALL:
+        assert set(find(name).reads) <= written, name
+        written |= set(find(name).writes)
+    assert set(GROUPS["thinker"]) | set(GROUPS["codec"]) | set(GROUPS["speech"]) == set(ALL)
+    assert {source for names in parts.SOURCES.values() for source in names} <= written
+
+
+def test_parts_chain_and_what_is_frozen_stays(trained: Path) -> None:
+    before = {name: p.clone() for name, p in run_model("audio_encoder", trained).named_parameters()}
+    result = run("audio_encoder", trained.parent)
+    assert any(not torch.equal(p, before[name]) for name, p in result.model.named_parameters())
+    first = run("thinker_1", trained.parent).model
+    after = dict(first.named_parameters())
+    for name, p in result.model.named_parameters():
+        if not name.startswith(("visual.", "audio_tower.")):
+            assert torch.equal(p, after[name]), name
+
+
+def run_model(name: str, folder: Path):
+    torch.manual_seed(0)
+    return find(name).at("smoke", parts=folder).build()
+
+
+@pytest.mark.parametrize(
+    "name", ["language", "thinker_2", "thinker_3", "speech_tokenizer", "dit", "bigvgan", "talker", "speakers"]
+)
+def test_batches_are_pure_functions_of_their_index(name: str, trained: Path) -> None:
+    one, other = (find(name).at("smoke", parts=trained) for _ in range(2))
+    other.batch(5)
+    assert same(one.batch(2), other.batch(2)) and not same(one.batch(2), one.batch(3))
+
+
+@pytest.mark.parametrize("name", ["talker", "speakers", "joint", "talker_dpo"])
+def test_talker_recipes_train(name: str, trained: Path) -> None:
+    for part in ("talker", "speakers"):
+        if not parts.part_path(trained, part).exists() and name != part:
+            run(part, trained.parent)
+    result = run(name, trained.parent)
+    assert result.finished and all(parts.part_path(trained, part).exists() for part in find(name).writes)
+
+
+def test_the_tokenizer_learns(tmp_path: Path) -> None:
+    start = run("speech_tokenizer", tmp_path / "a", steps=1)
+    end = run("speech_tokenizer", tmp_path / "b", steps=20, learning_rate=2e-3, ema=0.0)
+    assert end.figures["mel"] < 0.7 * start.figures["mel"]
+
+
+def test_a_missing_part_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="dit needs the trained part 'speech_tokenizer'"):
+        find("dit").at("smoke", parts=tmp_path).build()
+    parts.part_path(tmp_path, "speech_tokenizer").write_bytes(b"not weights")
+    with pytest.raises(CheckpointError, match="speech_tokenizer.safetensors"):
+        find("dit").at("smoke", parts=tmp_path).build()
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+    (tmp_path / "shard.npz").write_bytes(b"PK not a shard")
+    with pytest.raises(DataError, match=r"shard\.npz: damaged .*delete it"):
+        speech_bank.read(tmp_path / "shard.npz")
+
+
+def test_shards_hold_the_same_words_in_the_same_time(tmp_path: Path) -> None:
+    for clip, other in speech_bank.shard("train", 0, 4):
+        assert clip.text == other.text and len(clip.wave) == len(other.wave) and len(clip.wave) % 480 == 0
+        assert clip.mel.shape == (len(clip.wave) // 240, 80) and clip.wave.dtype == np.int16
+
+
+def test_settings_from_the_command_line() -> None:
+    settings = find("dit").scales["smoke"]
+    assert changed(settings, ["steps=7", "compile=true", "dtype=float32"]).steps == 7
+    for wrong in ("steps=many", "colour=red", "steps"):
+        with pytest.raises(ConfigError, match="--set"):
+            changed(settings, [wrong])
