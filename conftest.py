@@ -1,4 +1,4 @@
-"""For every test and notebook: smoke scale, nobody at the controls, no network, one thread each (two share two cores)."""
+"""For every test and notebook: smoke scale, nobody at the controls, no network, one thread each."""
 
 import os
 import runpy

@@ -72,6 +72,8 @@ def run(name: str, arguments: list[str]) -> int:
     result = command(getattr(importlib.import_module(module), attribute)).main(
         args=arguments, prog_name=f"omni-lab {name}", standalone_mode=False
     )
+    if result == 130:  # how typer reports Ctrl-C
+        raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
 
 

@@ -100,18 +100,21 @@ def compare_arrays(expected: Any, got: Any, rtol: float, atol: float) -> str | N
     if good.all():
         return None
     if e.size == 1:
-        return f"got {g.item():.5g}, expected {e.item():.5g}" + because(e, g)
+        return f"got {brief(g.item())}, expected {brief(e.item())}" + because(e, g)
     place = tuple(int(i) for i in np.argwhere(~good)[0])
     return (
         f"{int((~good).sum())} of {e.size} values differ, first at {list(place)}: "
-        f"got {g[place]:.5g}, expected {e[place]:.5g}{because(e, g)}"
+        f"got {brief(g[place].item())}, expected {brief(e[place].item())}{because(e, g)}"
     )
 
 
 def close(expected: Array, got: Array, rtol: float, atol: float) -> Array:
     """Elementwise |got - expected| <= atol + rtol * |expected|; infinities equal themselves only, NaN nothing."""
+    if expected.dtype.kind == "b" or got.dtype.kind == "b":
+        return expected == got
     with np.errstate(invalid="ignore"):
-        return (expected == got) | (np.isfinite(got) & (np.abs(got - expected) <= atol + rtol * np.abs(expected)))
+        finite = np.isfinite(got) & np.isfinite(expected)
+        return (expected == got) | (finite & (np.abs(got - expected) <= atol + rtol * np.abs(expected)))
 
 
 def as_numpy(value: Any) -> Array:

@@ -1,9 +1,9 @@
 """A limit on the running time of somebody else's function.
 
-In the main thread of Linux and macOS (where a notebook's cells run) a timer signal interrupts the function, even one that
-swallows every exception (but not one that nests such handlers: the grader's sandbox ends those). On Windows, or in another thread, the function runs in a thread of its own into
-which the exception is injected; a call that never returns to Python (a sleep, a long library call) is then abandoned,
-not ended.
+In the main thread of Linux and macOS (where a notebook's cells run) a timer signal interrupts the function, even one
+that swallows every exception. (One that nests such handlers goes on: the grader's sandbox ends it.) On Windows, or in
+another thread, the function runs in a thread of its own into which the exception is injected; a call that never
+returns to Python (a sleep, a long library call) is then abandoned, not ended.
 """
 
 import ctypes
@@ -30,9 +30,9 @@ def run_with_signal(function: Callable[[], Any], seconds: float) -> Any:
     armed = True
 
     def strike(frame: FrameType, event: str, argument: Any) -> Any:
-        if armed:
+        if armed and event == "line":  # an error in a tracer ends tracing, so not at the swallowed exception itself
             raise TimeLimit
-        return None
+        return strike
 
     def expired(signum: int, frame: FrameType | None) -> None:
         if not armed:

@@ -39,7 +39,7 @@ def swallowing_loop(x):
         try:
             time.sleep(0.001)
         except BaseException:
-            pass
+            continue
 
 
 def in_place(x):
@@ -72,7 +72,6 @@ def fail(x):
         (lambda x: x.mean() * float("nan"), "got NaN"),
         (lambda x: x.mean().long(), "dtype int64"),
         (lambda x: x.mean()[None], "shape (1,), expected ()"),
-        (lambda x: x.mean().to("meta"), "a tensor on meta"),
         (lambda x: torch.nn.Linear(1, 1), "returned a Linear"),
         (lambda y: y.mean(), "keep the stub's names"),
         (in_place, "changed its input `x` in place"),

@@ -1,0 +1,54 @@
+"""A lab through papermill: parameters injected, no network, measured; and what a failing one leaves."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+
+from omni_lab.lab import run
+
+ROOT = Path(__file__).parents[2]
+FAILING = """# %% tags=["parameters"]
+SCALE = None
+SEED = 0
+
+# %%
+import urllib.request
+
+urllib.request.urlopen("http://192.0.2.1/", timeout=5)
+"""
+
+
+def test_a_lab_runs_with_injected_parameters(tmp_path):
+    [result] = run.run_labs(ROOT, ["00"], "smoke", 7, tmp_path)
+    executed = nbformat.read(tmp_path / "00_start_here.ipynb", as_version=4)
+    assert not result.fault and result.seconds > 0 and result.peak > 50e6 and "loudness" in result.figure
+    injected = [c.source for c in executed.cells if "injected-parameters" in c.metadata.get("tags", [])]
+    assert len(injected) == 1 and "SEED = 7" in injected[0]
+    assert any("seed 7" in o.get("text", "") for c in executed.cells for o in c.get("outputs", []))
+    page = (tmp_path / "00_start_here.html").read_text(encoding="utf-8")
+    assert "A steady tone at 440 Hz" in page
+    assert "00_start_here" in run.table([result]) and "1 labs" in run.table([result])
+
+
+def test_a_kernel_has_no_network_here_and_a_failing_lab_says_which_cell(tmp_path):
+    """The guard that this asserts is on for every notebook that the suite runs (conftest.py)."""
+    (tmp_path / "solutions").mkdir()
+    source = tmp_path / "solutions" / "90_fails.py"
+    source.write_text(FAILING)
+    result = run.execute(source, tmp_path / "out.ipynb", "smoke")
+    assert "raised" in result.fault and "the tests run without network" in result.fault
+    assert result.fault in run.table([result]) and "1 failed" in run.table([result])
+
+
+def test_the_guard_refuses_names_and_addresses_but_not_this_machine():
+    code = (
+        "import socket\n"
+        "server = socket.create_server(('127.0.0.1', 0)); socket.create_connection(server.getsockname()).close()\n"
+        "for host in ('example.com', '192.0.2.1'):\n"
+        "    try: socket.create_connection((host, 80), timeout=1)\n"
+        "    except OSError as error: assert 'without network' in str(error), error\n"
+        "    else: raise SystemExit('reached ' + host)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)

@@ -1,0 +1,59 @@
+"""The command line: bad input is one line and exit code 1, and the door opens without torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+from omni_lab import cli, doctor
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["notebook"], "did you mean 'notebooks'?"),
+        (["zzz"], "unknown command: choose one of"),
+        (["notebooks", "run", "--scale", "huge"], "unknown scale 'huge'"),
+        (["notebooks", "run", "77"], "unknown lab '77'"),
+        (["notebooks", "build", "--root", "nowhere"], "no labs here"),
+        (["notebooks", "run", "--fast"], "No such option: --fast"),
+        (["notebooks", "bake"], "No such command 'bake'"),
+        (["parts", "--preset", "huge"], "unknown preset 'huge'"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, words, capsys):
+    assert cli.main(arguments) == 1
+    said = capsys.readouterr()
+    assert words in said.err and said.err.count("\n") == 1 and "Traceback" not in said.err
+
+
+def test_help_lists_every_command(capsys):
+    assert cli.main([]) == 0 and cli.main(["notebooks", "--help"]) == 0 and cli.main(["--version"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in cli.ROOMS) and "build" in said
+
+
+def test_ctrl_c_is_one_line(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "doctor", interrupted)
+    assert cli.main(["doctor"]) == 130 and capsys.readouterr().err == "omni-lab doctor: interrupted\n"
+
+
+def test_the_door_opens_without_torch():
+    code = "import sys, omni_lab.cli; sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'matplotlib')))"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_doctor_names_a_pair_that_does_not_match(monkeypatch):
+    monkeypatch.setattr(doctor, "installed", {"torch": "2.13.0", "torchaudio": "2.11.0"}.get)
+    well, words = doctor.torch_pair()
+    assert not well and "do not match" in words and "2.11.0" in words
+
+
+def test_doctor_covers_what_a_lab_needs(capsys):
+    subjects = [subject for subject, _, _ in doctor.findings()]
+    assert subjects == ["python", "torch", "gpu", "cores", "memory", "disk", "data", "checkpoint", "scale"]
+    assert cli.main(["doctor"]) in (0, 1)
+    assert "omni_lab" in capsys.readouterr().out
