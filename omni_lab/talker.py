@@ -177,9 +177,8 @@ class Talker(nn.Module):
         mask = None if mask is None else F.pad(mask, (0, steps + 1), value=1)
         hidden = self.model(self.thinker_to_talker_proj(inputs), positions, mask)
         logits = self.codec_head(hidden[:, -steps:])
-        exact = logits.to(
-            torch.promote_types(logits.dtype, torch.float32)
-        )  # a sum over the table wants 32 bits or more
+        # A sum over the whole table wants 32 bits or more.
+        exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
         total = F.cross_entropy(exact.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
         return TalkerOutput(logits, total / (targets != IGNORE).sum().clamp(min=1))
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import DiTConfig
+from ..cpu_kernels import Linear
 from .speaker import ECAPA
 
 TIME_SCALE = 1000.0  # flow time 0..1 as the sinusoids see it
@@ -140,8 +141,8 @@ class Attention(nn.Module):
         inner = config.num_attention_heads * config.head_dim
         self.head_dim = config.head_dim
         self.reach = (look_backward, look_ahead)
-        self.to_q, self.to_k, self.to_v = (nn.Linear(config.hidden_size, inner) for _ in range(3))
-        self.to_out = nn.ModuleList([nn.Linear(inner, config.hidden_size), nn.Dropout(config.dropout)])
+        self.to_q, self.to_k, self.to_v = (Linear(config.hidden_size, inner) for _ in range(3))
+        self.to_out = nn.ModuleList([Linear(inner, config.hidden_size), nn.Dropout(config.dropout)])
 
     def forward(self, x: Tensor, geometry: Geometry) -> Tensor:
         """(batch, frames, hidden_size) -> the same, frames a whole number of blocks."""
@@ -170,7 +171,7 @@ class FeedForward(nn.Module):
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         dim, inner = config.hidden_size, config.hidden_size * config.ff_mult
-        layers = [nn.Linear(dim, inner), nn.GELU(approximate="tanh"), nn.Dropout(config.dropout), nn.Linear(inner, dim)]
+        layers = [Linear(dim, inner), nn.GELU(approximate="tanh"), nn.Dropout(config.dropout), Linear(inner, dim)]
         self.ff = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
