@@ -72,7 +72,7 @@ notebooks: .venv/set-up
 	$(BIN)/omni-lab notebooks build
 
 bench: .venv/set-up
-	$(BIN)/omni-lab bench
+	$(BIN)/omni-lab bench $(notdir $(basename $(wildcard benchmarks/[a-z]*.py)))
 
 # Exact versions for every platform, naming no index. Run after a change of pyproject.toml.
 locks:

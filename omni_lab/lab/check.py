@@ -206,10 +206,11 @@ def judge(checks: Checks, got: Sequence[Outcome]) -> Verdict:
     first = failing[0]
     message = f'"{checks.cases[first].name}": {faults[first]}'
     message += "" if message.endswith(("?", ".")) else "."
-    run = [i for i in failing if i < len(got)]
-    for number, words in enumerate(checks.messages):
-        if all(same_mistake(checks.cases[i].wrong[number], got[i], exercise) for i in run):
-            return Verdict(exercise, passed, len(checks.cases), f"{message} {words}", printed)
+    # The mistake that gives the same on every case; else the first that gives the same wherever this one fails.
+    for places in (range(len(got)), [i for i in failing if i < len(got)]):
+        for number, words in enumerate(checks.messages):
+            if all(same_mistake(checks.cases[i].wrong[number], got[i], exercise) for i in places):
+                return Verdict(exercise, passed, len(checks.cases), f"{message} {words}", printed)
     return Verdict(exercise, passed, len(checks.cases), message, printed)
 
 

@@ -75,7 +75,14 @@ def machine(tmp_path_factory):
     make_wheel(wheels, "numpy", "3.0")
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "UV_")) and k != "PYTHONPATH"}
     nowhere = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}
-    return python, site, keep | nowhere | {"UV_OFFLINE": "1", "UV_NO_CONFIG": "1", "UV_FIND_LINKS": str(wheels)}, folder
+    return (
+        python,
+        site,
+        keep
+        | nowhere
+        | {"UV_OFFLINE": "1", "UV_NO_CONFIG": "1", "UV_CACHE_DIR": str(folder / "cache"), "UV_FIND_LINKS": str(wheels)},
+        folder,
+    )
 
 
 def run_cell(machine, code, before=""):
