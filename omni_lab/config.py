@@ -238,6 +238,10 @@ def read_dataclass(kind: type, raw: Any, where: str) -> Any:
             value = float(value)
         elif type(value) is not type(default):
             raise ConfigError(f"{where}: {entry.name} is {value!r}, expected {type(default).__name__}")
+        elif type(value) is int and not entry.name.endswith(("_id", "_index")):
+            most = 1000 if "layers" in entry.name or entry.name == "depth" else 10**7
+            if not 0 < value <= most:
+                raise ConfigError(f"{where}: {entry.name} is {value}, expected 1 to {most}")
         values[entry.name] = value
     return kind(**values)
 
