@@ -50,7 +50,7 @@ def look(path):
         leaks.append(path)
 for start in ("/", "..", "../..", "/proc/1/root", "/proc/self/root", "/proc/self/cwd/.."):
     for folder, folders, files in os.walk(start):
-        folders[:] = [f for f in folders if f not in ("usr", "proc", "sys", "lib", "lib64", "site-packages", "data_samples")]
+        folders[:] = [f for f in folders if f not in ("usr", "proc", "sys", "lib", "lib64", "site-packages")]
         if folder.count("/") > 9: folders[:] = []
         for name in files: look(os.path.join(folder, name))
 for pattern in ("/proc/*/environ", "/proc/*/cmdline", "/proc/*/fd/*", "/proc/*/maps", "/proc/*/task/*/environ"):

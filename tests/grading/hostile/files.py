@@ -1,4 +1,4 @@
-"""Files that are no notebooks, or not ours: links, pipes, corrupt, enormous, archives that climb out of their folder."""
+"""Files that are no notebooks, or not ours: links, pipes, corrupt, enormous, archives that climb out."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Attempts to earn points without a right answer. Each would have succeeded against a check in the student's process."""
+"""Attempts to earn points without a right answer; a check in the same process would be fooled by most."""
 
 from .make import (
     DOUBLE,

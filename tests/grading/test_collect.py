@@ -1,0 +1,68 @@
+"""Names and files from what learning platforms export."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from omni_lab.errors import InputError
+from omni_lab.grading.collect import collect, student_of
+
+
+def names(folder: Path, scratch: Path, roster: Path | None = None) -> dict[str, list[str]]:
+    scratch.mkdir(exist_ok=True)
+    return {entry.name: [path.name for path in entry.files] for entry in collect(folder, scratch, roster)}
+
+
+def test_platforms_names() -> None:
+    assert student_of("Ada Lovelace_1234567_assignsubmission_file_") == ("Ada Lovelace", "1234567", False)
+    assert student_of("Ada Lovelace_1234567_assignsubmission_file_lab01") == ("Ada Lovelace", "1234567", False)
+    assert student_of("lovelaceada_LATE_12345_67890_lab01-2") == ("lovelaceada", "12345", True)
+    assert student_of("lovelaceada_12345_67890_lab01") == ("lovelaceada", "12345", False)
+    assert student_of("my_own_name") == ("my_own_name", "", False)
+    assert student_of("two\nlines\x1b")[0] == "two?lines?"
+
+
+def test_folders_files_zips_and_roster(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    (folder / "Grace Hopper_7_assignsubmission_file_").mkdir(parents=True)
+    (folder / "Grace Hopper_7_assignsubmission_file_" / "a.ipynb").write_text("{}")
+    (folder / "lovelaceada_12_34_lab01.ipynb").write_text("{}")
+    (folder / "empty").mkdir()
+    (folder / "notes.txt").write_text("")
+    with zipfile.ZipFile(folder / "zipped.zip", "w") as archive:
+        archive.writestr("deep/b.ipynb", "{}")
+        archive.writestr("../out.ipynb", "{}")
+        archive.writestr("deep/program.exe", "")
+    assert names(folder, tmp_path / "s1") == {
+        "Grace Hopper": ["a.ipynb"], "empty": [], "lovelaceada": ["lovelaceada_12_34_lab01.ipynb"], "zipped": ["b.ipynb"],
+    }  # fmt: skip
+    assert not list(tmp_path.glob("out*"))
+    roster = tmp_path / "roster.csv"
+    roster.write_text("name,id\nAda Lovelace,12\nHopper Grace,7\nAbsent Person,9\n")
+    assert set(names(folder, tmp_path / "s2", roster)) == {
+        "Ada Lovelace",
+        "Hopper Grace",
+        "Absent Person",
+        "empty",
+        "zipped",
+    }
+
+
+def test_a_whole_class_in_one_zip(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "class.zip", "w") as archive:
+        archive.writestr("one/a.ipynb", "{}")
+        archive.writestr("two.ipynb", "{}")
+    assert names(tmp_path / "class.zip", tmp_path / "s") == {"one": ["a.ipynb"], "two": ["two.ipynb"]}
+
+
+def test_bad_input_gives_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        collect(tmp_path / "absent", tmp_path)
+    with pytest.raises(InputError, match="no submissions"):
+        (tmp_path / "nothing").mkdir()
+        collect(tmp_path / "nothing", tmp_path)
+    (tmp_path / "roster.csv").write_text("who\nAda\n")
+    (tmp_path / "nothing" / "a.ipynb").write_text("")
+    with pytest.raises(InputError, match="column `name`"):
+        collect(tmp_path / "nothing", tmp_path, tmp_path / "roster.csv")
