@@ -20,7 +20,6 @@ OPTIONAL = {  # module: what works with it
     "papermill": "omni-lab notebooks run",
     "faster_whisper": "word error rate by an independent recogniser",
     "hibari_tts": "omni-lab data build (a neural voice)",
-    "uvicorn": "omni-lab chat in the browser",
     "soundfile": "sound in notebooks",
     "av": "video files",
 }

@@ -37,7 +37,7 @@ def test_locks_agree_with_one_another():
             assert name not in base or versions <= base[name], f"{lock}: {name}"
 
 
-@pytest.mark.parametrize("extra", [None, "notebooks", "data", "chat", "test"])
+@pytest.mark.parametrize("extra", [None, "notebooks", "data", "test"])
 def test_every_requirement_is_locked(extra):
     wanted = PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]
     locked = pins(LOCKS[0])
