@@ -94,6 +94,8 @@ def say(text: str, speaker: str = "heart", seed: int = 0, speed: float = 1.0) ->
 
 def utter(text: str, speaker: Speaker, seed: int = 0, speed: float = 1.0) -> np.ndarray:
     """`say` for any `Speaker`, named or made up on the spot."""
+    if not any(character.isalnum() for character in text):
+        raise DataError(f"nothing to say in {text!r}")
     rng = np.random.default_rng(seed)
     voice = source_voice()
     waves = []
@@ -104,8 +106,6 @@ def utter(text: str, speaker: Speaker, seed: int = 0, speed: float = 1.0) -> np.
         }
         spectra = [part[0] for part in voice.sess.run(None, feeds)]
         waves.append(synthesise(spectra, speaker, rng))
-    if not waves:
-        raise DataError(f"nothing to say in {text!r}")
     wave = np.concatenate(waves)
     return (0.7 * wave / max(float(np.abs(wave).max()), 1e-3)).astype(np.float32)
 
