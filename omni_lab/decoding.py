@@ -126,3 +126,97 @@ class PackedLayer:
         x = torch.addmm(x, attended.reshape(batch, -1), self.out)
         gate, up = torch.mm(self.norms[1](x), self.gate_up).chunk(2, dim=1)
         return torch.addmm(x, F.silu(gate) * up, self.down)
+
+
+class StaticStepper(Stepper):
+    """One token as a fixed sequence of kernels on fixed memory, which a GPU records once and then replays.
+
+    The weights of a 3B model pass through a large GPU in little over a millisecond; launching its thousand kernels one
+    by one from Python takes several times as long. Places and positions are tensors that the kernels themselves advance,
+    and attention runs over the whole capacity under a mask.
+    """
+
+    BLOCK = 512
+    WARM_UP = 2  # runs before recording, in which libraries allocate their workspaces
+
+    def prepare(self, inputs: Tensor) -> None:
+        """Room and tables as always, then the fixed tensors and, on a GPU, the recording."""
+        super().prepare(inputs)
+        cache, device = self.cache, inputs.device
+        self.inputs, self.hidden = inputs.clone(), torch.empty_like(inputs)
+        self.place = torch.empty(1, dtype=torch.long, device=device)  # in the cache
+        self.turn = torch.empty(1, dtype=torch.long, device=device)  # in the rotary tables
+        self.open = torch.empty(len(inputs), 1, 1, cache.capacity, dtype=inputs.dtype, device=device)  # additive mask
+        self.rewind()
+        self.graph: torch.cuda.CUDAGraph | None = None
+        if device.type == "cuda":
+            self.record()
+
+    def rewind(self) -> None:
+        """Set places and mask to the cache's end."""
+        self.place.fill_(self.cache.length)
+        self.turn.zero_()
+        self.open.zero_()
+        if self.bias is not None:
+            self.open.copy_(self.bias)
+        self.open[..., self.cache.length :] = -math.inf
+
+    def record(self) -> None:
+        """Capture `advance` as a CUDA graph."""
+        with torch.cuda.device(self.inputs.device):
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(self.WARM_UP):
+                    self.advance()
+            torch.cuda.current_stream().wait_stream(side)
+            self.graph = torch.cuda.CUDAGraph()
+            # Other threads (a vocoder at work on earlier tokens) may go on using the GPU meanwhile.
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+                self.advance()
+        self.rewind()
+
+    def advance(self) -> None:
+        """`self.inputs` -> `self.hidden`, (batch, dim) each; the cache and all places move on by one."""
+        rotary = (self.cos.index_select(2, self.turn), self.sin.index_select(2, self.turn))
+        self.open.index_fill_(3, self.place, 0)
+        hidden = self.inputs
+        block: Any  # a DecoderLayer; ModuleList hides its type
+        for i, block in enumerate(self.decoder.layers):
+            hidden = hidden + self.attend(block.self_attn, block.input_layernorm(hidden), rotary, i)
+            hidden = hidden + block.mlp(block.post_attention_layernorm(hidden))
+        self.hidden.copy_(self.decoder.norm(hidden))
+        self.place += 1
+        self.turn += 1
+
+    def attend(self, attention: Any, x: Tensor, rotary: tuple[Tensor, Tensor], layer: int) -> Tensor:
+        """Attention of one token over the whole cache: (batch, dim) -> (batch, dim)."""
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        batch, kv = keys.shape[:2]
+        shape = (batch, -1, 1, attention.head_dim)
+        keys.index_copy_(2, self.place, layers.apply_rotary(attention.k_proj(x).view(shape), *rotary))
+        values.index_copy_(2, self.place, attention.v_proj(x).view(shape))
+        query = layers.apply_rotary(attention.q_proj(x).view(shape), *rotary)
+        query = query.view(batch, kv, -1, attention.head_dim)  # (batch, kv_heads, group, head_dim)
+        out = F.scaled_dot_product_attention(query, keys, values, attn_mask=self.open)
+        return attention.o_proj(out.reshape(batch, -1))
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Input vector of the next token of each row, (batch, dim) -> its hidden state after the norm, (batch, dim)."""
+        if self.left == 0:
+            self.prepare(inputs)
+        self.inputs.copy_(inputs)
+        if self.graph is not None:
+            self.graph.replay()
+        else:
+            self.advance()
+        self.cache.length += 1
+        self.cache.next_start = self.cache.next_position = self.next_position()
+        self.left -= 1
+        return self.hidden.clone()
+
+
+def stepper(decoder: Decoder, head: nn.Linear, cache: KVCache) -> Stepper:
+    """The way to step that suits the device. Not recorded under autocast, whose casts of the weights live too briefly."""
+    recorded = head.weight.device.type == "cuda" and not torch.is_autocast_enabled("cuda")
+    return StaticStepper(decoder, head, cache) if recorded else Stepper(decoder, head, cache)

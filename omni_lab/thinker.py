@@ -13,11 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import decoding, tmrope
 from . import sampling as samplers
-from . import tmrope
 from .config import ThinkerConfig
 from .cpu_kernels import Linear
-from .decoding import Stepper
 from .encoders.audio import AudioEncoder
 from .encoders.vision import VisionEncoder
 from .errors import InputError
@@ -275,7 +274,7 @@ class Thinker(nn.Module):
         logits = start.logits[:, -1]
         stops = samplers.stop_table(stop_token_ids, logits.device)
         ended = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
-        step = Stepper(self.model, self.lm_head, start.cache)
+        step = decoding.stepper(self.model, self.lm_head, start.cache)
         for count in range(1, max_new_tokens + 1):
             ids = samplers.next_token(logits, sampling, seen, generator)
             if len(ids) > 1:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from omni_lab import cpu_kernels, layers
 from omni_lab.cpu_kernels import Linear
-from omni_lab.decoding import Stepper
+from omni_lab.decoding import StaticStepper, Stepper
 from omni_lab.errors import InputError
 from omni_lab.layers import Decoder, KVCache, RMSNorm
 from tests.thinker_reference import CONFIGS, relative
@@ -66,7 +66,8 @@ def test_a_cache_that_grows_changes_nothing():
 @pytest.mark.parametrize("padded", [False, True])
 @torch.no_grad()
 def test_stepping_equals_one_pass(padded, monkeypatch):
-    monkeypatch.setattr(Stepper, "BLOCK", 4)  # several blocks in a short test
+    for kind in (Stepper, StaticStepper):
+        monkeypatch.setattr(kind, "BLOCK", 4)  # several blocks in a short test
     torch.manual_seed(0)
     decoder, head = Decoder(TEXT), Linear(TEXT.hidden_size, 10, bias=False)
     x = torch.randn(2, 20, TEXT.hidden_size)
@@ -75,13 +76,13 @@ def test_stepping_equals_one_pass(padded, monkeypatch):
         mask[0, :3] = 0
     places = (mask.cumsum(1) - 1).clamp(min=0).expand(3, -1, -1)
     whole = decoder(x, places, mask)
-    for packed in (True, False):
+    for way in ("packed", "plain", "static"):
         cache = KVCache(TEXT, 2, 9)
         decoder(x[:, :9], places[..., :9], mask[:, :9], cache=cache)
         cache.next_position = places[0, :, 9]
-        stepper = Stepper(decoder, head, cache)
+        stepper = (StaticStepper if way == "static" else Stepper)(decoder, head, cache)
         assert stepper.packed is not None
-        stepper.packed = stepper.packed if packed else None
+        stepper.packed = stepper.packed if way == "packed" else None
         for i in range(9, 20):
             hidden = stepper(x[:, i])
             assert relative(hidden, whole[:, i]) < 1e-5
