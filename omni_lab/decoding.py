@@ -132,8 +132,8 @@ class StaticStepper(Stepper):
     """One token as a fixed sequence of kernels on fixed memory, which a GPU records once and then replays.
 
     The weights of a 3B model pass through a large GPU in little over a millisecond; launching its thousand kernels one
-    by one from Python takes several times as long. Places and positions are tensors that the kernels themselves advance,
-    and attention runs over the whole capacity under a mask.
+    by one from Python takes several times as long. Places and positions are tensors that the kernels themselves
+    advance, and attention runs over the whole capacity under a mask.
     """
 
     BLOCK = 512
@@ -217,6 +217,6 @@ class StaticStepper(Stepper):
 
 
 def stepper(decoder: Decoder, head: nn.Linear, cache: KVCache) -> Stepper:
-    """The way to step that suits the device. Not recorded under autocast, whose casts of the weights live too briefly."""
+    """The way to step that suits the device. Not recorded under autocast: its casts of the weights live too briefly."""
     recorded = head.weight.device.type == "cuda" and not torch.is_autocast_enabled("cuda")
     return StaticStepper(decoder, head, cache) if recorded else Stepper(decoder, head, cache)
