@@ -4,7 +4,7 @@
     python benchmarks/grading.py class         # 200 submissions of lab 01, 30 of them hostile, killed ten times
     python benchmarks/grading.py hostile       # the hostile set: expected, got, seconds
 
-Each writes its table to benchmarks/grading_NAME.md.
+Each writes its table to benchmarks/results/grading_NAME.md.
 """
 
 import argparse
@@ -73,10 +73,12 @@ def write_class(folder: Path, students: int, hostile: int) -> None:
 
 def command(folder: Path, out: Path, workers: int) -> list[str]:
     script = (
-        "import sys; sys.path.insert(0, '.'); from pathlib import Path; from omni_lab.grading.grade import Settings, grade\n"
+        "import sys; sys.path.insert(0, '.'); from pathlib import Path\n"
+        "from omni_lab.grading.grade import Settings, grade\n"
         "from omni_lab.grading.sandbox import Limits\n"
-        f"limits = Limits(cell_seconds=10, case_seconds=2, total_seconds=120, memory=2 << 30, processes=96)\n"
-        f"grade(Path({str(folder)!r}), Settings(Path('.'), {LAB!r}, Path({str(out)!r}), {workers}, limits, seed={SEED}))"
+        "limits = Limits(cell_seconds=10, case_seconds=2, total_seconds=120, memory=2 << 30, processes=96)\n"
+        f"settings = Settings(Path('.'), {LAB!r}, Path({str(out)!r}), {workers}, limits, seed={SEED})\n"
+        f"grade(Path({str(folder)!r}), settings)"
     )
     return [sys.executable, "-c", script]
 
@@ -205,7 +207,7 @@ def main() -> None:
         table = run_hostile()
     load = os.getloadavg()[0]
     text = f"Measured on {os.cpu_count()} CPU cores, load average {load:.1f} (others at work when above 2).\n\n{table}"
-    (ROOT / "benchmarks" / f"grading_{given.what}.md").write_text(text)
+    (ROOT / "benchmarks" / "results" / f"grading_{given.what}.md").write_text(text)
     print(text)
 
 

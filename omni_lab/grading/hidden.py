@@ -65,4 +65,5 @@ def _nonce(seed: int, exercise: str, case: int) -> str:
 def function_names(source: Path) -> dict[str, str]:
     """Exercise id -> name of the function that carries it in the lab's source."""
     tree = ast.parse(source.read_text(encoding="utf-8"))
-    return {identifier: node.name for node in tree.body if (identifier := exercise_id(node)) is not None}
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return {identifier: node.name for node in functions if (identifier := exercise_id(node)) is not None}

@@ -214,6 +214,7 @@ def _watch(process: subprocess.Popen, job: bytes, limits: Limits, started: float
     readers = [threading.Thread(target=drain, args=(name, 1 << 20), daemon=True) for name in kept]
     for reader in readers:
         reader.start()
+    assert process.stdin is not None
     try:
         process.stdin.write(job)
         process.stdin.close()

@@ -99,8 +99,7 @@ def sanitise(raw: bytes, functions: dict[str, str]) -> Submission:
             continue
         for identifier, name, attempted in defined_answers(tree, functions):
             candidates.setdefault(identifier, []).append((len(cells) - 1, name, attempted))
-    attempted = _choose(cells, candidates, functions, notes)
-    return Submission(cells, attempted, notes)
+    return Submission(cells, _choose(cells, candidates, functions, notes), notes)
 
 
 def _choose(cells: list[Cell], candidates: dict, functions: dict[str, str], notes: list[str]) -> dict[str, str]:

@@ -35,18 +35,16 @@ def test_folders_files_zips_and_roster(tmp_path: Path) -> None:
         archive.writestr("../out.ipynb", "{}")
         archive.writestr("deep/program.exe", "")
     assert names(folder, tmp_path / "s1") == {
-        "Grace Hopper": ["a.ipynb"], "empty": [], "lovelaceada": ["lovelaceada_12_34_lab01.ipynb"], "zipped": ["b.ipynb"],
-    }  # fmt: skip
+        "Grace Hopper": ["a.ipynb"],
+        "empty": [],
+        "lovelaceada": ["lovelaceada_12_34_lab01.ipynb"],
+        "zipped": ["b.ipynb"],
+    }
     assert not list(tmp_path.glob("out*"))
     roster = tmp_path / "roster.csv"
     roster.write_text("name,id\nAda Lovelace,12\nHopper Grace,7\nAbsent Person,9\n")
-    assert set(names(folder, tmp_path / "s2", roster)) == {
-        "Ada Lovelace",
-        "Hopper Grace",
-        "Absent Person",
-        "empty",
-        "zipped",
-    }
+    found = names(folder, tmp_path / "s2", roster)
+    assert set(found) == {"Ada Lovelace", "Hopper Grace", "Absent Person", "empty", "zipped"}
 
 
 def test_a_whole_class_in_one_zip(tmp_path: Path) -> None:

@@ -84,9 +84,10 @@ def test_report_with_manual_points(course: Path, hostile_run: HostileRun, tmp_pa
 
 
 def test_likeness_sees_through_names() -> None:
-    one = "def f(queries, keys):\n    scores = queries @ keys.T\n    return (scores - scores.max()).exp().sum(dim=-1).log().mean()"
-    renamed = one.replace("queries", "a").replace("keys", "b").replace("scores", "zz").replace("def f", "# mine\ndef g")
-    other = "def f(queries, keys):\n    total = 0\n    for q, k in zip(queries, keys):\n        total += q.dot(k)\n    return total / 3"
+    one = "def f(queries, keys):\n    s = queries @ keys.T\n    return (s - s.max()).exp().sum(dim=-1).log().mean()"
+    renamed = one.replace("queries", "a").replace("keys", "b").replace("s.max", "s . max").replace("f(", "g(", 1)
+    loop = "    for q, k in zip(queries, keys):\n        total += q.dot(k)\n    return total / 3"
+    other = f"def f(queries, keys):\n    total = 0\n{loop}"
     found = alike({"ann": {"x": one}, "bob": {"x": renamed}, "cy": {"x": other}}, {})
     assert found == [(1.0, "x", "ann", "bob")]
 

@@ -7,10 +7,11 @@ defines; a probe cell calls such a function, past any transformer that the stude
 import json
 import os
 import sys
+from collections.abc import Callable
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 for _heavy in ("debugpy", "matplotlib_inline.backend_inline"):
-    sys.modules.setdefault(_heavy, None)
+    sys.modules.setdefault(_heavy, None)  # type: ignore[arg-type]  # None: an import of it fails at once
 
 import probe  # noqa: E402  (and torch with it: before any of the student's code, and not in a cell's time)
 from ipykernel.iostream import IOPubThread, OutStream  # noqa: E402
@@ -34,15 +35,20 @@ def _limited_write(stream: OutStream, text: str) -> int:
     return len(text)
 
 
-OutStream.write = _limited_write
+OutStream.write = _limited_write  # type: ignore[method-assign, assignment]
 # It would listen on loopback for what forked children print; a sandbox has no internet sockets at all.
-IOPubThread._setup_pipe_in = lambda thread: setattr(thread, "_pipe_flag", False)
+IOPubThread._setup_pipe_in = lambda thread: setattr(thread, "_pipe_flag", False)  # type: ignore[method-assign]
 
 
 class GradingKernel(IPythonKernel):
     """IPython's kernel with the two marks that the grader puts into a notebook."""
 
-    functions: dict = {}
+    functions: dict[str, Callable] = {}  # captured answers by exercise id
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**settings)
+        # `exit()` would stop the kernel a moment later, in the middle of a cell that is not to blame.
+        self.shell.ask_exit = lambda: None
 
     async def do_execute(self, code, silent, *args, **kwargs):
         global _printed
@@ -60,7 +66,7 @@ class GradingKernel(IPythonKernel):
                 self._install(exercise, found)
         return reply
 
-    def _install(self, exercise: str, function: object) -> None:
+    def _install(self, exercise: str, function: Callable) -> None:
         """Do what the lab's decorator does: a function that passes the lab's own check goes into the package."""
         try:
             checks = stored.find_checks(exercise)

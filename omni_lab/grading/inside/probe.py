@@ -5,13 +5,14 @@ Runs in the student's own process: whatever it writes is believed only as a valu
 
 import json
 import os
+from collections.abc import Callable
 
 import wire
 
 from omni_lab.lab.check import Outcome, call
 
 
-def run(exercise: str, function: object, settings: dict) -> None:
+def run(exercise: str, function: Callable, settings: dict) -> None:
     """Call `function` on every case of `exercise` in the file of cases; append each outcome to the results file.
 
     After a case that ran out of time the others are left: they would most likely do the same."""
@@ -30,7 +31,7 @@ def run(exercise: str, function: object, settings: dict) -> None:
         os.close(target)
 
 
-def _outcome(function: object, case: dict, seconds: float) -> Outcome:
+def _outcome(function: Callable, case: dict, seconds: float) -> Outcome:
     inputs = wire.decode(case["inputs"])
     try:
         return call(function, inputs, min(seconds, case["seconds"]), case["gradients"])

@@ -126,7 +126,7 @@ def execute_by_papermill(kernel: subprocess.Popen, connection: str) -> None:
     """Papermill with an engine of our own: no error and no time-out ends the run."""
     # Optional imports of papermill and jsonschema that take seconds and that no submission needs.
     for heavy in ("rfc3987_syntax", "isoduration", "pyarrow", "webcolors", "boto3", "azure", "gcsfs"):
-        sys.modules.setdefault(heavy, None)
+        sys.modules.setdefault(heavy, None)  # type: ignore[arg-type]  # None: an import of it fails at once
     import papermill
     from papermill.engines import Engine, papermill_engines
 
