@@ -36,7 +36,7 @@ def trained(tmp_path_factory) -> Path:
 def run(name: str, folder: Path, **changes):
     recipe = find(name).at("smoke", parts=folder / "parts")
     recipe.settings = replace(recipe.settings, **changes)
-    return train(recipe, folder / name, device="cpu", progress=False)
+    return train(recipe, folder / name, resume=True, device="cpu", progress=False)
 
 
 def same(one, other) -> bool:
