@@ -9,13 +9,14 @@ import io
 from typing import Any
 
 import matplotlib
+from cycler import cycler
 from IPython.display import HTML, display
 
 from ..errors import InputError
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
-STYLE = {
-    "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
+STYLE: Any = {
+    "axes.prop_cycle": cycler(color=PALETTE),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,

@@ -47,7 +47,7 @@ def to_plain(checks: Checks) -> dict[str, Any]:
 
 def from_plain(raw: Mapping[str, Any]) -> Checks:
     """What `to_plain` was given."""
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in raw["exercise"].items()}
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw["exercise"].items()}
     stored = tuple(
         StoredCase(
             case["name"],
