@@ -234,6 +234,9 @@ def read_dataclass(kind: type, raw: Any, where: str) -> Any:
             value = read_dataclass(part, value if value is not None else {}, f"{where}: {entry.name}")
         elif isinstance(default, tuple) and isinstance(value, (list, tuple)):
             value = tuple(tuple(v) if isinstance(v, (list, tuple)) else v for v in value)
+            flat = [n for v in value for n in (v if isinstance(v, tuple) else (v,))]
+            if any(type(v) is not type(default[0]) for v in value) or any(type(n) is not int or n < 0 for n in flat):
+                raise ConfigError(f"{where}: {entry.name} is {value!r}, expected numbers as in {default}")
         elif isinstance(default, float) and type(value) is int:
             value = float(value)
         elif type(value) is not type(default):

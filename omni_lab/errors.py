@@ -6,7 +6,11 @@ command line prints its one line and returns 1. Anything else that escapes is a 
 
 
 class OmniLabError(Exception):
-    """Base of all errors that a user can cause. The message is one line."""
+    """Base of all errors that a user can cause. The message is one line of readable length, whatever it quotes."""
+
+    def __init__(self, message: object = "") -> None:
+        line = " ".join(str(message).splitlines())
+        super().__init__(line if len(line) <= 600 else f"{line[:400]} ... {line[-190:]}")
 
 
 class ConfigError(OmniLabError, ValueError):
