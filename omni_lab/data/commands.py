@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import DataError
-from . import build, build_media, emoji, readers, recordings, sounds, speech, world
+from . import build, build_media, emoji, readers, recordings, scenes, sounds, speech, world
 from .folders import build_folder, samples_folder
 from .sample import HEARING_RATE, SPEAKING_RATE
 
@@ -52,7 +52,7 @@ def build_part(part: str, root: Path, work: Path) -> str:
 @app.command("check")
 def check(count: Annotated[int, typer.Option(help="samples to make of each task")] = 3) -> None:
     """Read all shipped data and make some samples of every task; raises the first fault in one line."""
-    everyone = emoji.load()
+    everyone = scenes.emoji_set()
     print(f"emoji: {len(everyone)} concepts in {len(everyone.sheets)} styles")
     spoken = speech.shipped()
     for name, waves, rate in (

@@ -155,8 +155,8 @@ def science_question(rng: np.random.Generator) -> tuple[str, str, str, list[str]
         return "What kind is THE?", subject, right, [k for k in everything if k != right]
     if kind == 1:
         subject = pick(rng, sorted(words.LEGS_OF))
-        right = words.LEGS_OF[subject]
-        return "How many legs has THE?", subject, str(right), [str(n) for n in (0, 2, 4, 6, 8) if n != right]
+        legs = words.LEGS_OF[subject]
+        return "How many legs has THE?", subject, str(legs), [str(n) for n in (0, 2, 4, 6, 8) if n != legs]
     if kind == 2:
         subject = pick(rng, sorted(words.HOME_OF))
         right = words.HOME_OF[subject]

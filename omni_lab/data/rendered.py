@@ -72,7 +72,7 @@ def write(lines: list[str], size: tuple[int, int], rng: np.random.Generator, spl
     for points in range(int(rng.integers(22, 37)), 9, -1):
         chosen = font(face, points)
         boxes = [pen.textbbox((0, 0), line, font=chosen) for line in lines]
-        width, height = max(box[2] for box in boxes), sum(box[3] + 4 for box in boxes)
+        width, height = max(int(box[2]) for box in boxes), sum(int(box[3]) + 4 for box in boxes)
         if width <= size[0] - 8 and height <= size[1] - 4:
             break
     x, y = int(rng.integers(2, size[0] - width - 1)), int(rng.integers(0, size[1] - height + 1))

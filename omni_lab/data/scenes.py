@@ -104,8 +104,13 @@ def compose(
     for word, index, box in zip(words, indices, places(rng, len(indices), size), strict=True):
         name = word if isinstance(word, str) else emoji_set().names[index]
         things.append(Thing(name, index, box, pick(rng, sorted(COLOURS)) if with_cards else None))
-    background = tuple(int(c) for c in rng.integers(200, 256, 3))
-    return Scene(size, style, background, tuple(things))
+    return Scene(size, style, paper(rng), tuple(things))
+
+
+def paper(rng: np.random.Generator) -> tuple[int, int, int]:
+    """A light background."""
+    red, green, blue = (int(c) for c in rng.integers(200, 256, 3))
+    return red, green, blue
 
 
 def places(rng: np.random.Generator, count: int, size: int) -> list[tuple[int, int, int, int]]:
@@ -171,7 +176,8 @@ def relation(one: Thing, other: Thing) -> str | None:
 def coco(scenes: list[Scene], names: list[str]) -> dict[str, Any]:
     """Scenes as a COCO instances table: images, annotations (bbox = x, y, width, height), categories."""
     words = sorted({thing.word for scene in scenes for thing in scene.things})
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, (scene, name) in enumerate(zip(scenes, names, strict=True), 1):
         images.append({"id": number, "file_name": name, "width": scene.size, "height": scene.size})
         for thing in scene.things:

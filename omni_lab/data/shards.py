@@ -22,7 +22,8 @@ def tar_records(paths: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def grouped(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, Any]]]:
     """The records of an open tar file."""
-    key, fields = "", {}
+    key = ""
+    fields: dict[str, Any] = {}
     for member in archive:
         if not member.isfile():
             continue

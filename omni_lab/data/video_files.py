@@ -27,7 +27,7 @@ def write(path: str | Path, frames: np.ndarray, fps: float, sound: np.ndarray | 
         for frame in frames:
             container.mux(pictures.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(pictures.encode(None))
-        if track is not None:
+        if track is not None and sound is not None:
             wave = resample(sound, HEARING_RATE, AAC_RATE)
             for begin in range(0, len(wave), 1024):
                 block = av.AudioFrame.from_ndarray(wave[None, begin : begin + 1024], format="fltp", layout="mono")

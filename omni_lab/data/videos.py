@@ -64,12 +64,6 @@ def film(
     return np.stack(frames)
 
 
-def paper(rng: np.random.Generator) -> tuple[int, int, int]:
-    """A light background."""
-    red, green, blue = (int(c) for c in rng.integers(200, 256, 3))
-    return red, green, blue
-
-
 def av_synchrony(rng: np.random.Generator, split: str, fps: float = FPS) -> Sample:
     """Four things hop, each in a second of its own; a bell rings in one of them. Which moved then? (chance 1 in 4)"""
     while True:
@@ -86,7 +80,7 @@ def av_synchrony(rng: np.random.Generator, split: str, fps: float = FPS) -> Samp
         figures.append(Figure(scenes.index_of(word), centre, side, during((turn, turn + 1)), always))
     bell, _ = sounds.event(rng, "bell", split)
     track = sounds.place(SECONDS, [(turns[0] + float(rng.uniform(0.05, 0.4)), bell[:16000])], rng)
-    frames = film(figures, style_of(rng, chosen), paper(rng), fps)
+    frames = film(figures, style_of(rng, chosen), scenes.paper(rng), fps)
     meta = {"key": key, "options": sorted(chosen), "second": turns[0]}
     return Sample([user(SYNCHRONY, video(frames, fps, track))], "av_synchrony", chosen[0], meta=meta)
 
@@ -113,7 +107,7 @@ def video_order(rng: np.random.Generator, split: str, fps: float = FPS) -> Sampl
         shown = during((begin, begin + length))
         figures.append(Figure(scenes.index_of(word), centre, int(rng.integers(48, 72)), during(), shown))
         begin += length
-    frames = film(figures, style_of(rng, chosen), paper(rng), fps)
+    frames = film(figures, style_of(rng, chosen), scenes.paper(rng), fps)
     question = f"What came {('first', 'second', 'last')[asked]}?"
     meta = {"key": key, "options": sorted(chosen)}
     return Sample([user(question, video(frames, fps))], "video_order", chosen[asked], meta=meta)
@@ -157,7 +151,7 @@ def who_said_what(rng: np.random.Generator, split: str, fps: float = FPS) -> Sam
         centre = (28 + 56 * place + rng.uniform(-3, 3), 56 + rng.uniform(-20, 20))
         figures.append(Figure(faces[place], centre, int(rng.integers(36, 46)), during((begin, begin + 2)), always))
     track = sounds.place(SECONDS, events, rng)
-    frames = film(figures, pick(rng, scenes.emoji_set().training_styles), paper(rng), fps)
+    frames = film(figures, pick(rng, scenes.emoji_set().training_styles), scenes.paper(rng), fps)
     answer = f"left: {said[0]}. right: {said[1]}."
     meta = {"key": key, "left": said[0], "right": said[1], "first": ("left", "right")[first]}
     return Sample([user(WHO, video(frames, fps, track))], "who_said_what", answer, meta=meta)

@@ -63,9 +63,9 @@ def no_time_axis() -> Iterator[None]:
     first of their run. What TMRoPE adds is what is lost (report, section 2.2)."""
     complete = tmrope.position_ids
 
-    def timeless(input_ids: Tensor, *args: Any, config: Any = None, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        ids, delta = complete(input_ids, *args, config=config, **kwargs)
-        return without_time(ids, input_ids, config), delta
+    def timeless(input_ids: Tensor, *args: Any, **named: Any) -> tuple[Tensor, Tensor]:
+        ids, delta = complete(input_ids, *args, **named)
+        return without_time(ids, input_ids, named["config"]), delta
 
     tmrope.position_ids = timeless
     try:

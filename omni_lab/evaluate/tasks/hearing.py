@@ -72,8 +72,8 @@ def musical(piece: music_world.Piece, reply: str) -> tuple[bool, bool, bool]:
     told = music_world.parse(reply)
     if told is None:
         return False, False, False
-    key, metre, tempo = music_world.parse(piece.words)
-    return told[0] == key, told[1] == metre, abs(told[2] - tempo) <= 0.04 * tempo
+    key = f"{music_world.KEYS[piece.key]} {piece.mode}".lower()
+    return told[0] == key, told[1] == f"{piece.beats}/4", abs(told[2] - piece.tempo) <= 0.04 * piece.tempo
 
 
 def audio_order(model: Any, count: int, seed: int, progress: bool) -> Outcome:
