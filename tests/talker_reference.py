@@ -50,7 +50,7 @@ def reference_of(talker: Talker) -> Qwen2_5OmniTalkerForConditionalGeneration:
     return reference
 
 
-def context_of(talker: Talker, ids: list[list[int]], seed: int = 0, **media) -> TalkerContext:
+def context_of(talker: Talker, ids: list[list[int]], seed: int = 0, device=None, **media) -> TalkerContext:
     """Random states for prompts of given ids, left-padded with 0 to one length."""
     longest = max(map(len, ids))
     input_ids = torch.tensor([[0] * (longest - len(row)) + row for row in ids])
@@ -62,7 +62,8 @@ def context_of(talker: Talker, ids: list[list[int]], seed: int = 0, **media) -> 
 
     embeds = normal(len(ids), longest, width)
     bos, eos, pad = normal(1, width), normal(width), normal(width)
-    return TalkerContext(embeds, input_ids, bos, eos, pad, None if bool(mask.all()) else mask, **media)
+    mask = None if bool(mask.all()) else mask.to(device)
+    return TalkerContext(*(t.to(device) for t in (embeds, input_ids, bos, eos, pad)), mask, **media)
 
 
 def reference_inputs(talker: Talker, context: TalkerContext, reply: Tensor) -> dict:
@@ -71,18 +72,18 @@ def reference_inputs(talker: Talker, context: TalkerContext, reply: Tensor) -> d
     config = talker.config
 
     def column(token: int) -> Tensor:
-        return torch.full((batch, 1), token)
+        return torch.full((batch, 1), token, device=reply.device)
 
     tail = [context.text_eos.expand(batch, 1, -1), context.text_pad.expand(batch, 1, -1)]
     mask = torch.ones_like(context.input_ids) if context.attention_mask is None else context.attention_mask
     special = [column(config.tts_codec_pad_token_id), column(config.tts_codec_start_token_id)]
     opening = context.speaker_bos.expand(batch, -1).unsqueeze(1)
     return dict(
-        input_ids=torch.cat([torch.full((batch, length), config.tts_codec_mask_token_id), *special], dim=1),
+        input_ids=torch.cat([column(config.tts_codec_mask_token_id).expand(-1, length), *special], dim=1),
         input_text_ids=torch.cat([context.input_ids, column(97), column(5)], dim=1),
         inputs_embeds=torch.cat([context.embeds, opening, reply[:, :1]], dim=1),
         thinker_reply_part=torch.cat([reply[:, 1:], *tail], dim=1),
-        attention_mask=torch.cat([mask, torch.ones(batch, 2, dtype=mask.dtype)], dim=1),
+        attention_mask=torch.cat([mask, mask.new_ones(batch, 2)], dim=1),
         image_grid_thw=context.image_grid_thw,
         video_grid_thw=context.video_grid_thw,
         video_second_per_grid=context.video_second_per_grid,
