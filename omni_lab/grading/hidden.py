@@ -26,6 +26,7 @@ class Hidden:
 
     @property
     def max_points(self) -> float:
+        """Points of all exercises together."""
         return sum(checks.exercise.points for checks in self.checks.values())
 
     def nonce(self, exercise: str, case: int) -> str:

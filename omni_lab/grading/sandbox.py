@@ -2,8 +2,8 @@
 
 What student code sees: the interpreter and the released package, read-only; a small scratch in memory; one results
 file. Everything else, the grader's environment included, does not exist for it. Limits of memory, processes and time
-are kept by the kernel where it can (rlimits inside, cgroup v2 where writable) and by a watch from outside; whatever
-happens, the end of the sandbox's first process ends all of its processes.
+are kept by the kernel where it can (rlimits inside) and by a watch from outside, ten times a second; whatever happens,
+the end of the sandbox's first process ends all of its processes.
 """
 
 import contextlib

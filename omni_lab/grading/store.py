@@ -49,6 +49,7 @@ class Store:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        """Let others write."""
         self._file.close()
 
 

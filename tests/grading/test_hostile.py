@@ -9,11 +9,13 @@ import pytest
 from tests.grading.conftest import EXERCISES, HOSTILE, HostileRun
 
 
+pytestmark = pytest.mark.timeout(900)  # the first to ask waits for the whole set
+
+
 def test_the_set_is_large_enough() -> None:
     assert len(HOSTILE) >= 40
 
 
-@pytest.mark.timeout(900)  # the first waits for the whole set
 @pytest.mark.parametrize("name", HOSTILE)
 def test_right_points(name: str, hostile_run: HostileRun) -> None:
     """No unearned point, no lost earned one."""

@@ -48,7 +48,7 @@ class GradingKernel(IPythonKernel):
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
         # `exit()` would stop the kernel a moment later, in the middle of a cell that is not to blame.
-        self.shell.ask_exit = lambda: None
+        self.shell.ask_exit = lambda: None  # type: ignore[union-attr]
 
     async def do_execute(self, code, silent, *args, **kwargs):
         global _printed

@@ -131,6 +131,8 @@ def execute_by_papermill(kernel: subprocess.Popen, connection: str) -> None:
     from papermill.engines import Engine, papermill_engines
 
     class GradingEngine(Engine):
+        """Runs the cells in our kernel, each with its time limit, whatever they do."""
+
         @classmethod
         def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
             session = KernelSession(kernel, connection)
