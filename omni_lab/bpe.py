@@ -4,12 +4,13 @@ Ids: 0 pads, 1 starts a text, the last one ends it (CLIP finds the end of a text
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-from .errors import InputError
+from .errors import CheckpointError, InputError
 
 PAD, START, END = "<|pad|>", "<|startoftext|>", "<|endoftext|>"
 
@@ -28,6 +29,14 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer.train_from_iterator((caption.lower() for caption in captions), trainer)
     tokenizer.add_special_tokens([END])  # added last, so its id is the highest
     return tokenizer
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """A saved tokenizer. Raises CheckpointError for a file that is none."""
+    try:
+        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # the library raises nothing narrower
+        raise CheckpointError(f"{path} is no tokenizer ({str(error).splitlines()[0]})") from error
 
 
 def tokenize(tokenizer: Tokenizer, captions: Sequence[str], context_length: int) -> Tensor:

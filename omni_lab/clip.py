@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from .bpe import tokenize
+from .bpe import read_tokenizer, tokenize
 from .clip_config import CLIPConfig, ImageTowerConfig, TextTowerConfig
 from .errors import CheckpointError, InputError
 
@@ -363,7 +363,9 @@ class CLIP(nn.Module):
             config = CLIPConfig.from_dict(json.loads((folder / "config.json").read_text()))
             state = load_file(folder / "model.safetensors")
             path = folder / "tokenizer.json"
-            tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8")) if path.exists() else None
+            tokenizer = read_tokenizer(path) if path.exists() else None
+        except CheckpointError:
+            raise
         except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"{folder} holds no readable CLIP: {str(error).splitlines()[0]}") from error
         model = cls(config, tokenizer)
