@@ -235,9 +235,15 @@ def place(owner: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def save_weights(
-    module: nn.Module, folder: Path, shard_bytes: int = SHARD_BYTES, prefixes: tuple[str, ...] = ()
+    module: nn.Module,
+    folder: Path,
+    shard_bytes: int = SHARD_BYTES,
+    prefixes: tuple[str, ...] = (),
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write the tensors of `module` whose names begin with one of `prefixes` (none: all) in the reference's layout.
+
+    dtype: the type in which floats are stored (default: their own).
 
     One file, or shards of at most `shard_bytes` with an index. Tied tensors are written once, as the reference does.
     New shards get names of their own and the index is replaced last, so that a reader never mixes old and new."""
@@ -247,10 +253,11 @@ def save_weights(
         if id(tensor) in seen or not name.startswith(prefixes or ""):
             continue
         seen.add(id(tensor))
+        tensor = stored(tensor, dtype)
         if shards[-1] and size + tensor.nbytes > shard_bytes:
             shards.append({})
             size = 0
-        shards[-1][name] = tensor.detach()
+        shards[-1][name] = tensor
         size += tensor.nbytes
     old = {path.name for path in folder.glob("model*.safetensors*")} if folder.is_dir() else set()
     if len(shards) == 1:
@@ -270,6 +277,11 @@ def save_weights(
         kept = {*names, INDEX}
     for name in old - kept:
         (folder / name).unlink(missing_ok=True)
+
+
+def stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """`tensor` as it goes to disk: floats in `dtype`, if one is given."""
+    return tensor.detach().to(dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -8,7 +8,7 @@ it lies what the reference does not have, the speech tokenizer and the speaker e
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +87,10 @@ class OmniModel(nn.Module):
         folder = checkpoints.resolve(folder)
         config = OmniConfig.from_dict(checkpoints.read_json(folder / "config.json"))
         files = checkpoints.weight_files(folder)
-        own = folder / OWN_WEIGHTS
-        if config.speech_tokenizer_config is not None:
-            files |= checkpoints.tensor_names(own)
+        if config.speech_tokenizer_config is not None and (folder / OWN_WEIGHTS).is_file():
+            files |= checkpoints.tensor_names(folder / OWN_WEIGHTS)
+        else:  # a folder that the reference saved keeps our configuration, but not our file
+            config = replace(config, speech_tokenizer_config=None)
         here = hardware(device)
         kind = dtype or compute_type(files, here)
         try:
@@ -114,11 +115,14 @@ class OmniModel(nn.Module):
             model.processor = OmniProcessor.from_pretrained(folder)
         return model.eval()
 
-    def save_pretrained(self, folder: str | Path, shard_bytes: int = checkpoints.SHARD_BYTES) -> None:
+    def save_pretrained(
+        self, folder: str | Path, shard_bytes: int = checkpoints.SHARD_BYTES, dtype: torch.dtype | None = None
+    ) -> None:
         """Write the reference's layout: config.json, safetensors, spk_dict.pt, and the processor's files if it has any.
 
         `transformers.Qwen2_5OmniForConditionalGeneration.from_pretrained` loads it. Each file is written atomically,
-        configuration last. Raises CheckpointError when the disk refuses."""
+        configuration last. dtype: the type in which floats are stored (default: their own); in bfloat16 a file is half
+        as large, and parts that need float32 are widened on loading. Raises CheckpointError when the disk refuses."""
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -130,10 +134,11 @@ class OmniModel(nn.Module):
             raw["thinker_config"]["eos_token_id"] = self.processor.end_id
             raw["thinker_config"]["pad_token_id"] = self.processor.tokenizer.pad_token_id
             self.processor.save_pretrained(folder)
-        checkpoints.save_weights(self, folder, shard_bytes, REFERENCE_PARTS)
+        checkpoints.save_weights(self, folder, shard_bytes, REFERENCE_PARTS, dtype)
         if self.speech_tokenizer is not None:
-            named = [(n, t) for n, t in checkpoints.persistent(self) if n.startswith(OWN_PARTS)]
-            checkpoints.write_tensors(folder / OWN_WEIGHTS, dict(named))
+            own = [(name, tensor) for name, tensor in checkpoints.persistent(self) if name.startswith(OWN_PARTS)]
+            own = {name: checkpoints.stored(tensor, dtype) for name, tensor in own}
+            checkpoints.write_tensors(folder / OWN_WEIGHTS, own)
         voices.save_speakers(folder / SPEAKERS, self.speakers)
         checkpoints.write_json(folder / "config.json", raw)
 
@@ -287,10 +292,13 @@ class OmniModel(nn.Module):
         self, codes: Tensor, speaker: voices.Speaker, noise: Tensor | None = None, seed: int = 0, **how: Any
     ) -> Tensor:
         """Codes (n,) -> wave (samples,), float32, on the CPU; codes that stand for no sound are left out."""
-        codes = codes[codes <= self.config.token2wav_config.dit_config.num_embeds]
+        dit = self.config.token2wav_config.dit_config
+        sounding = codes <= dit.num_embeds
+        if noise is not None and noise.ndim == 3 and noise.shape[1] == len(codes) * dit.repeats:
+            noise = noise[:, sounding.repeat_interleave(dit.repeats).to(noise.device)]
+        codes = codes[sounding]
         if noise is None:
             # drawn on the CPU, so that a seed gives the same speech on every machine
-            dit = self.config.token2wav_config.dit_config
             shape = (1, len(codes) * dit.repeats, dit.mel_dim)
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         return self.token2wav(codes, speaker=speaker, noise=noise, **how).float().cpu()

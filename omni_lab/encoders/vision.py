@@ -177,6 +177,8 @@ class VisionEncoder(nn.Module):
         rows = grid_thw.tolist() if isinstance(grid_thw, Tensor) else grid_thw
         config, merge = self.config, self.config.spatial_merge_size
         grids = tuple(tuple(int(n) for n in row) for row in rows)
+        if not grids:
+            raise InputError("pixel values came with an empty grid_thw: expected one (t, h, w) a picture or video")
         for grid in grids:
             if len(grid) != 3 or min(grid) < 1 or grid[1] % merge or grid[2] % merge:
                 raise InputError(f"a picture of {grid} patches: expected (t, h, w), h and w multiples of {merge}")
