@@ -6,6 +6,12 @@ processes: torchrun --nproc-per-node 8 -m omni_lab.cli train thinker_2 --scale g
 """
 
 import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated
@@ -33,20 +39,46 @@ def train(
     """Train a recipe, or a group of them in order; finished recipes are passed over when resuming."""
     scale, names = scale or default_scale(), GROUPS.get(recipe, (recipe,))
     kinds = [find(name) for name in names]  # an unknown name must not be found out after an hour
-    seconds = []
-    for name, kind in zip(names, kinds, strict=True):
-        made = kind.at(scale, seed, out / "parts")
-        made.settings = changed(replace(made.settings, steps=max(1, round(made.settings.steps * steps))), set_ or [])
-        result = run(made, out / name, resume, device, minutes, tensorboard)
-        seconds.append((name, result.step, result.seconds, result.figures))
-        minutes -= result.seconds / 60
-        if not result.finished:
-            break
-    summary(seconds, out)
+    deadline, rows = time.monotonic() + 60 * minutes, []
+    options = ["--scale", scale, "--out", str(out), "--seed", str(seed), "--steps", str(steps), "--device", device]
+    options += [part for pair in set_ or [] for part in ("--set", pair)]
+    with codec_beside(recipe == "all" and scale == "gpu", options, out, resume) as other:
+        for name, kind in zip(names, kinds, strict=True):
+            shared = other is not None and name in GROUPS["codec"]
+            if shared:
+                other.wait()  # what it has finished is passed over below; what it could not finish is done here
+            made = kind.at(scale, seed, out / "parts")
+            count = max(1, round(made.settings.steps * steps))
+            made.settings = changed(replace(made.settings, steps=count), set_ or [])
+            left = (deadline - time.monotonic()) / 60
+            result = run(made, out / name, resume or shared, device, left, tensorboard)
+            rows.append((name, result.step, result.seconds, result.figures))
+            if not result.finished:
+                break
+    summary(rows, out)
     if recipe in GROUPS and result.finished:
         from .parts import assemble
 
         typer.echo(f"the whole model: {assemble(out / 'parts', out / 'checkpoint')}")
+
+
+@contextmanager
+def codec_beside(wanted: bool, options: list[str], out: Path, resume: bool) -> Iterator[subprocess.Popen | None]:
+    """Train the codec in a process of its own while the thinker trains: neither fills a big GPU, or 16 cores, alone.
+
+    It says what it does in `codec.log`, and stops with a checkpoint when this process leaves the block.
+    """
+    if not wanted or "WORLD_SIZE" in os.environ:
+        yield None
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "omni_lab.cli", "train", "codec", *options, *(["--resume"] if resume else [])]
+    with (out / "codec.log").open("a") as log, subprocess.Popen(command, stdout=log, stderr=log) as other:
+        typer.echo(f"the codec trains beside this: {out / 'codec.log'}")
+        try:
+            yield other
+        finally:
+            other.terminate()
 
 
 def run(recipe: Recipe, folder: Path, resume: bool, device: str, minutes: float, tensorboard: bool):

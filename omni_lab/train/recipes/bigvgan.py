@@ -31,7 +31,7 @@ class BigVGANSettings(Settings, speech_bank.Supply):
 
 
 CPU = BigVGANSettings(
-    steps=8000,
+    steps=4000,
     batch_size=4,
     learning_rate=4e-4,
     betas=(0.8, 0.99),
@@ -64,7 +64,9 @@ class BigVGANRecipe(Recipe):
         ),
         "cpu": CPU,
         "t4": replace(CPU, batch_size=16, shards=60, growth=0.05, workers=2, critic_width=16),
-        "gpu": replace(CPU, steps=9000, batch_size=48, shards=200, growth=0.05, workers=8, critic_width=24, frames=48),
+        "gpu": replace(
+            CPU, batch_size=32, shards=200, growth=0.2, workers=3, critic_width=24, frames=48, dtype="float32"
+        ),
     }
     settings: BigVGANSettings
 

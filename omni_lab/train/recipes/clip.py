@@ -19,6 +19,7 @@ from ... import clip
 from ...bpe import tokenize, train_tokenizer
 from ...clip_config import CLIPConfig, ImageTowerConfig, TextTowerConfig
 from ...data import captioned, emoji, restyle
+from ...errors import ConfigError
 from ..recipe import Batch, Recipe, Settings
 
 TEMPLATES = ("{}", "a picture of {}", "an emoji of {}", "a drawing of {}", "{} emoji")
@@ -93,7 +94,12 @@ class ClipRecipe(Recipe):
 
     def build(self) -> nn.Module:
         if self.settings.start:
-            return clip.CLIP.load(self.settings.start)
+            model = clip.CLIP.load(self.settings.start)
+            if model.config.vision != TOWERS[self.settings.preset].vision:
+                raise ConfigError(
+                    f"{self.settings.start} holds no CLIP of preset {self.settings.preset!r}: set its preset"
+                )
+            return model
         config = TOWERS[self.settings.preset]
         text = replace(config.text, vocab_size=self.tokenizer.get_vocab_size())
         return clip.CLIP(replace(config, text=text), self.tokenizer)

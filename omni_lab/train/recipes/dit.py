@@ -32,7 +32,7 @@ class DiTSettings(Settings, speech_bank.Supply):
 
 
 CPU = DiTSettings(
-    steps=20000,
+    steps=6000,
     batch_size=12,
     learning_rate=1e-3,
     ema=0.999,
@@ -52,8 +52,8 @@ class DiTRecipe(Recipe):
             CPU, steps=3, batch_size=2, shards=1, sentences=4, frames=96, evaluate_every=0, log_every=1, ema=0.5
         ),
         "cpu": CPU,
-        "t4": replace(CPU, batch_size=48, shards=60, growth=0.05, workers=2, reference_frames=240),
-        "gpu": replace(CPU, steps=14000, batch_size=128, shards=200, growth=0.05, workers=10, reference_frames=240),
+        "t4": replace(CPU, batch_size=32, shards=60, growth=0.05, workers=2, reference_frames=240),
+        "gpu": replace(CPU, steps=6000, batch_size=64, shards=200, growth=0.2, workers=3, reference_frames=240),
     }
     settings: DiTSettings
 

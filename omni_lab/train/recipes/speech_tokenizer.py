@@ -29,7 +29,7 @@ class SpeechTokenizerSettings(Settings, speech_bank.Supply):
 
 
 CPU = SpeechTokenizerSettings(
-    steps=6000, batch_size=12, learning_rate=1e-3, ema=0.999, evaluate_every=500, save_every=100
+    steps=1600, batch_size=12, learning_rate=2e-3, ema=0.999, evaluate_every=500, save_every=100
 )
 
 
@@ -41,8 +41,8 @@ class SpeechTokenizerRecipe(Recipe):
     scales: ClassVar[Mapping[str, Settings]] = {
         "smoke": replace(CPU, steps=4, batch_size=2, shards=1, sentences=4, evaluate_every=0, log_every=1, ema=0.5),
         "cpu": CPU,
-        "t4": replace(CPU, batch_size=48, shards=60, growth=0.05, workers=2),
-        "gpu": replace(CPU, steps=5000, batch_size=128, shards=200, growth=0.05, workers=8, evaluate_every=1000),
+        "t4": replace(CPU, steps=2500, batch_size=32, shards=60, growth=0.05, workers=2),
+        "gpu": replace(CPU, steps=2500, batch_size=64, shards=200, growth=0.2, workers=3, evaluate_every=1000),
     }
     settings: SpeechTokenizerSettings
 

@@ -38,7 +38,7 @@ class TalkerSettings(Settings, speech_bank.Supply):
 
 
 CPU = TalkerSettings(
-    steps=6000,
+    steps=3000,
     batch_size=12,
     learning_rate=1e-3,
     ema=0.999,
@@ -60,8 +60,8 @@ SCALES = {
         longest=160,
     ),
     "cpu": CPU,
-    "t4": replace(CPU, batch_size=48, shards=60, growth=0.05, workers=2),
-    "gpu": replace(CPU, steps=9000, batch_size=128, shards=200, growth=0.05, workers=12, learning_rate=1.5e-3),
+    "t4": replace(CPU, batch_size=32, shards=60, growth=0.05, workers=2),
+    "gpu": replace(CPU, steps=4500, batch_size=96, shards=200, growth=0.2, workers=12),
 }
 
 

@@ -30,7 +30,7 @@ from .talker import Spoken, TalkerRecipe, TalkerSettings, said, talker_view
 
 @dataclass(frozen=True)
 class DPOSettings(TalkerSettings):
-    texts: int = 200  # sentences on which preferences are collected
+    texts: int = 120  # sentences on which preferences are collected
     tries: int = 4  # times each is said
     beta: float = 0.1
     anchor: float = 0.1  # weight of the loss on the chosen codes themselves, against drifting from speech
@@ -39,7 +39,7 @@ class DPOSettings(TalkerSettings):
 CPU = DPOSettings(
     **{
         **{k: getattr(TALKER_CPU, k) for k in TALKER_CPU.__dataclass_fields__},
-        "steps": 300,
+        "steps": 200,
         "batch_size": 8,
         "learning_rate": 3e-5,
         "evaluate_every": 100,
@@ -60,7 +60,7 @@ class TalkerDPO(TalkerRecipe):
         ),
         "cpu": CPU,
         "t4": replace(CPU, batch_size=16, texts=400, workers=2),
-        "gpu": replace(CPU, batch_size=32, texts=1200, tries=6, workers=4),
+        "gpu": replace(CPU, batch_size=32, texts=150, workers=4),
     }
     settings: DPOSettings
 

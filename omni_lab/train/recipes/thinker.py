@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from ...config import OmniConfig, preset
 from ...data import world
 from ...data.folders import samples_folder
-from ...data.sample import Sample, assistant
+from ...data.sample import Sample, assistant, audio, user
+from ...data.speech import heard, in_a_room
+from ...data.splits import generator, pick
+from ...data.spoken import TRANSCRIBE
 from ...processing.processor import OmniProcessor
 from ...thinker import Thinker
-from .. import packing
+from .. import packing, speech_bank
 from ..loader import to_device, usable
 from ..optimise import decay_groups
 from ..parts import need_part, save_part
@@ -28,6 +31,7 @@ TEXT = ("text_qa", "text_chat")
 HEARD = ("asr", "asr_recorded", "speech_translation", "spoken_qa", "sound_events", "audio_order", "music")
 SEEN = ("picture_qa", "picture_arithmetic", "ocr", "grounding", "science_choice")
 ADAPTERS = r"visual\.merger\.|audio_tower\.(proj|ln_post)\."
+STRETCH = 100_000  # positions of the mixture that belong to one batch: far more than fit into its rows
 ENCODERS = r"visual\.|audio_tower\."
 
 
@@ -41,20 +45,24 @@ class Learning:
 
 
 @dataclass(frozen=True)
-class ThinkerSettings(Settings):
+class ThinkerSettings(Settings, speech_bank.Supply):
     length: int = 512  # tokens a row; batch_size counts rows
     turns: int = 1  # samples joined to one conversation
     answers_only: bool = True  # loss on the assistant's words alone; False: on every token
 
 
 CPU = ThinkerSettings(
-    steps=4000, batch_size=4, learning_rate=1e-3, ema=0.999, workers=1, evaluate_every=500, save_every=50
+    steps=1500, batch_size=4, learning_rate=1e-3, ema=0.999, workers=1, evaluate_every=500, save_every=50
 )
 SCALES = {
-    "smoke": replace(CPU, steps=2, batch_size=1, length=384, workers=0, evaluate_every=0, log_every=1, ema=0.5),
+    "smoke": replace(
+        CPU, steps=2, batch_size=1, length=384, workers=0, evaluate_every=0, log_every=1, ema=0.5, shards=0
+    ),
     "cpu": CPU,
-    "t4": replace(CPU, batch_size=24, workers=2),
-    "gpu": replace(CPU, batch_size=64, learning_rate=1.5e-3, workers=14, evaluate_every=1000, save_every=500),
+    "t4": replace(CPU, steps=1500, batch_size=16, workers=2, shards=60, growth=0.05),
+    "gpu": replace(
+        CPU, steps=1000, batch_size=16, learning_rate=1.5e-3, workers=12, save_every=500, shards=200, growth=0.1
+    ),
 }
 
 
@@ -133,15 +141,24 @@ class ThinkerRecipe(Recipe):
             places = [world.schedule(tasks, self.seed, position + i) for i in range(self.settings.turns)]
             position += len(places)
             taken.extend(range(position - len(places), position))
-            makers = [partial(world.sample, task, split, self.seed, place) for task, place in places]
+            makers = [partial(self.sample, task, split, place) for task, place in places]
             made = usable(makers, bad)
             yield from usable([lambda made=made: self.encode(conversation(made))] if made else [], bad)
+
+    def sample(self, task: str, split: str, place: int) -> Sample:
+        """Sample `place` of a task; most sentences to write down come from the bank, where they are said already."""
+        rng = generator("heard", split, self.seed, place)
+        if task != "asr" or split == "test" or not self.settings.shards or rng.random() < 0.2:
+            return world.sample(task, split, self.seed, place)
+        pairs, _ = speech_bank.drawn(self.settings, self.seed, place // STRETCH)
+        clip = pick(rng, pick(rng, pairs))
+        wave = in_a_room(heard(clip.wave.astype("float32") / 32767), rng)
+        return Sample([user(TRANSCRIBE, audio(wave))], "asr", clip.text)
 
     def batch(self, index: int) -> Batch:
         bad: list[str] = []
         taken: list[int] = []
-        # Every batch has a stretch of positions of its own, far more than fit into its rows.
-        samples = self.drawn(self.chosen_tasks(), "train", index * 100_000, bad, taken)
+        samples = self.drawn(self.chosen_tasks(), "train", index * STRETCH, bad, taken)
         filled = packing.fill(samples, self.settings.batch_size, self.settings.length)
         packed = packing.pack(filled, self.settings.length, processor().tokenizer.pad_token_id or 0)
         answers = float((packed["labels"] != packing.IGNORED).sum())
@@ -192,7 +209,7 @@ class Language(ThinkerRecipe):
     tasks = TEXT
     learns = (Learning(r"model\.|lm_head\."),)
     writes = ("language",)
-    scales = scaled(steps=0.5, answers_only=False)
+    scales = scaled(steps=0.8, answers_only=False)
 
 
 class AudioEncoder(ThinkerRecipe):
@@ -201,7 +218,7 @@ class AudioEncoder(ThinkerRecipe):
     name = "audio_encoder"
     tasks = ("asr", "asr_recorded", "sound_events")
     reads, writes = ("language",), ("audio_encoder",)
-    scales = scaled(steps=1.0)
+    scales = scaled(steps=1.2)
 
 
 class Llava1(ThinkerRecipe):
@@ -230,7 +247,7 @@ class Thinker1(ThinkerRecipe):
     name = "thinker_1"
     learns = (Learning(ADAPTERS), Learning(ENCODERS, starts=0.2))
     reads, writes = ("audio_encoder",), ("thinker_1",)
-    scales = scaled(steps=0.5)
+    scales = scaled(steps=0.4)
 
 
 class Thinker2(ThinkerRecipe):
@@ -238,7 +255,7 @@ class Thinker2(ThinkerRecipe):
 
     name = "thinker_2"
     reads, writes = ("thinker_1",), ("thinker_2",)
-    scales = scaled(steps=4.0)
+    scales = scaled(steps=3.6)
 
 
 class Thinker3(ThinkerRecipe):
@@ -246,4 +263,4 @@ class Thinker3(ThinkerRecipe):
 
     name = "thinker_3"
     reads, writes = ("thinker_2",), ("thinker_3",)
-    scales = scaled(steps=0.5, turns=4, length=2048)
+    scales = scaled(steps=0.2, turns=4, length=2048)
