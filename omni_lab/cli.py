@@ -27,6 +27,7 @@ ROOMS = {
     "regrade": ("omni_lab.grading.commands", "regrade", "grade some submissions of a gradebook again"),
     "report": ("omni_lab.grading.commands", "report", "summarise a gradebook"),
     "bench": ("omni_lab.bench", "bench", "run the benchmarks"),
+    "export": ("omni_lab.export", "export", "write a checkpoint for other programs"),
 }
 
 
