@@ -24,11 +24,6 @@ class Hidden:
     functions: dict[str, str]  # exercise id -> name of its function
     cases: bytes  # the file that goes into the sandbox: inputs only, one line a case
 
-    @property
-    def max_points(self) -> float:
-        """Points of all exercises together."""
-        return sum(checks.exercise.points for checks in self.checks.values())
-
     def nonce(self, exercise: str, case: int) -> str:
         """Marks a line of results as the answer to this very case."""
         return _nonce(self.seed, exercise, case)
