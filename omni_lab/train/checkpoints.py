@@ -8,6 +8,7 @@ torch.distributed.checkpoint writes. Random states need no place in it: the loop
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ KEPT = 2  # newest checkpoints that stay on the disk
 
 
 def run_tensors(
-    model: nn.Module, optimisers: dict[str, torch.optim.Optimizer], average: ExponentialAverage
+    model: nn.Module, optimisers: Mapping[str, torch.optim.Optimizer], average: ExponentialAverage
 ) -> dict[str, Tensor]:
     """Every tensor that a run must keep, by name: model/..., ema/..., optimiser/NAME/.... Loading copies into these."""
     names = {id(p): name for name, p in model.named_parameters()}
@@ -133,7 +134,8 @@ def copy_whole(name: str, whole: Tensor, target: Tensor, path: Path) -> None:
     if whole.shape != target.shape:
         raise CheckpointError(f"{path}: {name} is {tuple(whole.shape)}, the model has {tuple(target.shape)}")
     if hasattr(target, "device_mesh"):
-        from torch.distributed.tensor import distribute_tensor
+        from torch.distributed.tensor import DTensor, distribute_tensor
 
+        assert isinstance(target, DTensor)
         whole = distribute_tensor(whole.to(target.device), target.device_mesh, target.placements)
     local(target).copy_(local(whole))

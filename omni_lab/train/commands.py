@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,7 +45,7 @@ def train(
     with codec_beside(recipe == "all" and scale == "gpu", options, out, resume) as other:
         for name, kind in zip(names, kinds, strict=True):
             shared = other is not None and name in GROUPS["codec"]
-            if shared:
+            if other is not None and shared:
                 other.wait()  # what it has finished is passed over below; what it could not finish is done here
             made = kind.at(scale, seed, out / "parts")
             count = max(1, round(made.settings.steps * steps))
@@ -91,7 +91,7 @@ def run(recipe: Recipe, folder: Path, resume: bool, device: str, minutes: float,
 def changed(settings: Settings, pairs: list[str]) -> Settings:
     """`settings` with name=value pairs applied, each read as the type of its field. Raises ConfigError."""
     kinds = {entry.name: type(getattr(settings, entry.name)) for entry in fields(settings)}
-    values = {}
+    values: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or name not in kinds:

@@ -49,7 +49,7 @@ class ResolutionCritic(nn.Module):
         kernels = ((3, 9), (3, 9), (3, 9), (3, 9), (3, 3))
         self.convs = nn.ModuleList(
             [
-                weight_norm(nn.Conv2d(width if i else 1, width, kernel, stride, [k // 2 for k in kernel]))
+                weight_norm(nn.Conv2d(width if i else 1, width, kernel, stride, (kernel[0] // 2, kernel[1] // 2)))
                 for i, (kernel, stride) in enumerate(zip(kernels, strides, strict=True))
             ]
         )

@@ -18,6 +18,7 @@ from torch import nn
 
 from ..errors import ConfigError, OmniLabError
 from ..runtime import Hardware, hardware
+from .recipe import Recipe
 
 PATIENCE = timedelta(minutes=10)  # a collective that waits longer has lost a process
 
@@ -91,7 +92,7 @@ def total(value: float, device: torch.device) -> float:
     return tensor.item()
 
 
-def whole_model(recipe: object, model: nn.Module) -> nn.Module:
+def whole_model(recipe: Recipe, model: nn.Module) -> nn.Module:
     """An unsharded copy of a sharded model on the CPU of the first process (others get one with empty weights)."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 

@@ -82,7 +82,8 @@ class Run:
         self.learning = self.freeze_the_rest()
         self.average = ExponentialAverage(self.learning, self.settings.ema)
         self.scaler = torch.amp.GradScaler(here.device.type, enabled=self.dtype == torch.float16)
-        self.step, self.seconds, self.bad, self.figures = 0, 0.0, BadData(), {}
+        self.step, self.seconds, self.bad = 0, 0.0, BadData()
+        self.figures: dict[str, float] = {}
         self.sums: dict[str, Tensor] = {}  # what the log's next row is the mean of
         self.reported = 0.0  # seconds of training when the log was last written
         self.restore(resume)

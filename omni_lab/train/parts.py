@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,9 +57,16 @@ def need_part(folder: Path | None, name: str, module: nn.Module, recipe: str) ->
         raise ConfigError(f"{recipe} needs the trained part {name!r} in {folder}: train it first, or `train all`")
 
 
+def new_tokenizer(config: OmniConfig) -> SpeechTokenizer:
+    """A speech tokenizer with random weights. Raises ConfigError for a configuration without one."""
+    if config.speech_tokenizer_config is None:
+        raise ConfigError("this configuration has no speech tokenizer: choose preset nano or small")
+    return SpeechTokenizer(config.speech_tokenizer_config)
+
+
 def frozen_tokenizer(config: OmniConfig, folder: Path | None, recipe: str) -> SpeechTokenizer:
     """The trained speech tokenizer, which others learn from and none changes. Raises ConfigError if it is not there."""
-    tokenizer = SpeechTokenizer(config.speech_tokenizer_config).eval().requires_grad_(False)
+    tokenizer = new_tokenizer(config).eval().requires_grad_(False)
     need_part(folder, "speech_tokenizer", tokenizer, recipe)
     return tokenizer
 
@@ -97,7 +105,7 @@ def assemble(folder: Path, out: Path, preset_name: str = "nano", base: Path | No
     return out
 
 
-def course_speakers(model: nn.Module) -> dict[str, Speaker]:
+def course_speakers(model: Any) -> dict[str, Speaker]:
     """The speakers whose replies the nano world holds, as `model` knows them."""
     tokenizer = model.processor.tokenizer
     tokens = [tokenizer.convert_tokens_to_ids(f"<spk_{i}>") for i in range(len(speech.REPLY_SPEAKERS))]

@@ -72,6 +72,7 @@ class Recipe:
             raise ConfigError(f"recipe {cls.name} has no {scale!r} scale: choose one of {', '.join(cls.scales)}")
         return cls(cls.scales[scale], seed, parts)
 
+    # Each recipe knows the class of its own model, hence Any: the loop asks nothing of it but to be a module.
     def build(self) -> nn.Module:
         """The model, on the CPU in float32, with its starting weights."""
         raise TypeError(f"recipe {self.name} builds no model")
@@ -80,14 +81,14 @@ class Recipe:
         """Micro-batch number `index`: a pure function of (settings, seed, index), called in worker processes."""
         raise TypeError(f"recipe {self.name} makes no batches")
 
-    def loss(self, model: nn.Module, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss of the batch for the named optimiser (scalar) and metrics to log (scalars).
 
         With several optimisers the same `batch` object comes once per name, so one pass can leave things in it.
         """
         raise TypeError(f"recipe {self.name} has no loss")
 
-    def groups(self, model: nn.Module) -> dict[str, list[dict[str, Any]]]:
+    def groups(self, model: Any) -> dict[str, list[dict[str, Any]]]:
         """What learns: optimiser name -> AdamW parameter groups. A group may have its own "lr" (default: the settings')
         and "starts", the share of the run before which it stays still.
 
@@ -97,18 +98,18 @@ class Recipe:
 
         return {"main": decay_groups(model.named_parameters(), self.settings)}
 
-    def blocks(self, model: nn.Module) -> list[nn.Module]:
+    def blocks(self, model: Any) -> list[nn.Module]:
         """Modules to shard and to recompute as units, innermost first. Default: what stands in a ModuleList."""
         lists = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
         return [block for each in lists for block in each if not isinstance(block, (nn.ModuleList, nn.Linear))]
 
-    def compile(self, model: nn.Module) -> None:
+    def compile(self, model: Any) -> None:
         """Compile what is worth compiling, in place, so that parameter names stay."""
         model.compile()
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: Any) -> dict[str, float]:
         """Figures of the model on held-out data, called in eval mode without gradients, with the averaged weights."""
         return {}
 
-    def finish(self, model: nn.Module) -> None:
+    def finish(self, model: Any) -> None:
         """Leave the trained parts (averaged weights) in `self.parts`. Called once, on the first process."""

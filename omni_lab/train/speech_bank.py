@@ -5,7 +5,6 @@ Each sentence is said by two speakers with the same timing, so that the speech t
 in another voice. Every speaker of a shard says several sentences, so that a voice can be shown by another clip of it.
 """
 
-import fcntl
 import json
 import os
 import zipfile
@@ -23,6 +22,7 @@ from ..data import sentences, speech
 from ..data.folders import build_folder
 from ..data.splits import generator, pick
 from ..errors import DataError
+from .lock import only_one
 
 SENTENCES = 50  # in a shard: about 5 minutes of sound, with both voices
 STRANGERS = 4  # speakers in a shard whom no other shard has
@@ -46,11 +46,8 @@ class Clip:
 def shard(split: str, number: int, count: int = SENTENCES) -> tuple[tuple[Clip, Clip], ...]:
     """The `count` sentences of shard `number`, each by two speakers in one timing. Raises DataError if damaged."""
     folder = build_folder() / "speech"
-    folder.mkdir(exist_ok=True)
     path = folder / f"{split}-{count}-{number:05d}.npz"
-    # The lock goes when its process does, so a killed maker leaves nothing locked.
-    with (folder / f".{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with only_one(folder / f".{path.name}.lock"):
         if not path.exists():
             write(path, make(split, number, count))
     return read(path)

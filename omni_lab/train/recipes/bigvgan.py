@@ -77,13 +77,13 @@ class BigVGANRecipe(Recipe):
                 nn.init.normal_(module.weight, std=fan_deviation(module))
         return nn.ModuleDict({"vocoder": vocoder, "critics": discriminators.Critics(self.settings.critic_width)})
 
-    def groups(self, model: nn.Module) -> dict[str, list[dict[str, Any]]]:
+    def groups(self, model: Any) -> dict[str, list[dict[str, Any]]]:
         return {name: decay_groups(model[name].named_parameters(), self.settings) for name in self.optimisers}
 
-    def blocks(self, model: nn.Module) -> list[nn.Module]:
+    def blocks(self, model: Any) -> list[nn.Module]:
         return [*model["vocoder"].resblocks, *model["critics"]]
 
-    def compile(self, model: nn.Module) -> None:
+    def compile(self, model: Any) -> None:
         model["vocoder"].compile()
 
     def batch(self, index: int) -> Batch:
@@ -99,7 +99,7 @@ class BigVGANRecipe(Recipe):
         wave = torch.stack(waves)
         return {"wave": wave, "mel": discriminators.mel_spectrogram(wave), "samples": len(waves)}
 
-    def loss(self, model: nn.Module, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
         critics, wave = model["critics"], batch["wave"]
         if optimiser == "critics":
             rough = torch.rand(len(wave), 1, 1) * torch.randn(batch["mel"].shape) * self.settings.roughness
@@ -117,7 +117,7 @@ class BigVGANRecipe(Recipe):
         loss = loss + deception + weights.matching_weight * matching
         return loss, {"mel": mel, "spectral": spectral, "deception": deception, "matching": matching}
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: Any) -> dict[str, float]:
         """Mel error of held-out speakers' waves, in nats."""
         pairs = speech_bank.shard("test", 0, self.settings.sentences)
         rng, errors = generator("bigvgan evaluation", "test", 0, 0), []
@@ -128,7 +128,7 @@ class BigVGANRecipe(Recipe):
             errors.append(discriminators.mel_loss(made, wave))
         return {"mel": torch.stack(errors).mean().item()}
 
-    def finish(self, model: nn.Module) -> None:
+    def finish(self, model: Any) -> None:
         save_part(self.parts, "bigvgan", model["vocoder"])
 
 

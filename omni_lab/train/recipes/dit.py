@@ -7,7 +7,7 @@ they can carry the voice and not the words.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -66,9 +66,9 @@ class DiTRecipe(Recipe):
         config = preset(self.settings.preset)
         assert self.tokenizer  # its absence must be found out now
         dit = config.token2wav_config.dit_config
-        model = nn.ModuleDict({"dit": DiT(dit), "speaker_encoder": SpeakerEncoder(dit)})
-        nn.init.constant_(model["dit"].proj_out.bias, MEL_MEAN)
-        return model
+        network = DiT(dit)
+        nn.init.constant_(network.proj_out.bias, MEL_MEAN)
+        return nn.ModuleDict({"dit": network, "speaker_encoder": SpeakerEncoder(dit)})
 
     def batch(self, index: int) -> Batch:
         pairs, rng = speech_bank.drawn(self.settings, self.seed, index)
@@ -102,7 +102,7 @@ class DiTRecipe(Recipe):
             "samples": len(chosen),
         }
 
-    def loss(self, model: nn.Module, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
         dit, cond = model["dit"], model["speaker_encoder"](batch["cond"])
 
         def network(noisy: Tensor, time: Tensor, drop: Tensor) -> Tensor:
@@ -112,10 +112,10 @@ class DiTRecipe(Recipe):
         loss = flow_matching.training_loss(network, batch["mel"], batch["mask"], dropout)
         return loss, {}
 
-    def compile(self, model: nn.Module) -> None:
+    def compile(self, model: Any) -> None:
         model["dit"].compile()
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: Any) -> dict[str, float]:
         """Flow-matching loss on sentences and speakers never heard; distance of sampled mels from the real ones."""
         pairs = speech_bank.shard("test", 0, self.settings.sentences)[: 4 if self.settings.steps < 100 else 24]
         clips = [clip for pair in pairs for clip in pair]
@@ -130,6 +130,6 @@ class DiTRecipe(Recipe):
         error = ((made - batch["mel"]).abs().mean(-1) * batch["mask"]).sum() / batch["mask"].sum()
         return {"loss": loss.item(), "sampled mel error": error.item()}
 
-    def finish(self, model: nn.Module) -> None:
+    def finish(self, model: Any) -> None:
         save_part(self.parts, "dit", model["dit"])
         save_part(self.parts, "speaker_encoder", model["speaker_encoder"])

@@ -6,16 +6,16 @@ The weights of the two losses are the ablation: `spelling` 0 leaves a plain auto
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ...codec.mel import LOG_FLOOR
-from ...codec.speech_tokenizer import FRAMES_PER_CODE, SpeechTokenizer, spell
+from ...codec.speech_tokenizer import FRAMES_PER_CODE, spell
 from ...config import preset
 from .. import speech_bank
-from ..parts import save_part
+from ..parts import new_tokenizer, save_part
 from ..recipe import Batch, Recipe, Settings
 
 SILENCE = torch.tensor(LOG_FLOOR).log().item()
@@ -47,7 +47,7 @@ class SpeechTokenizerRecipe(Recipe):
     settings: SpeechTokenizerSettings
 
     def build(self) -> nn.Module:
-        return SpeechTokenizer(preset(self.settings.preset).speech_tokenizer_config)
+        return new_tokenizer(preset(self.settings.preset))
 
     def batch(self, index: int) -> Batch:
         pairs, rng = speech_bank.drawn(self.settings, self.seed, index)
@@ -62,11 +62,11 @@ class SpeechTokenizerRecipe(Recipe):
             texts.append(spell(clip.text))
         return pack(heard, wanted, texts)
 
-    def loss(self, model: nn.Module, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
         losses = model(batch["mel"], batch["target"], batch["mask"], batch["texts"])
         return self.settings.rebuilding * losses["mel"] + self.settings.spelling * losses["ctc"], losses
 
-    def evaluate(self, model: SpeechTokenizer) -> dict[str, float]:
+    def evaluate(self, model: Any) -> dict[str, float]:
         """Losses on sentences and speakers never heard, and how many of the codes are in use."""
         pairs = speech_bank.shard("test", 0, self.settings.sentences)[: 8 if self.settings.steps < 100 else 32]
         device = model.squeeze.weight.device
@@ -79,7 +79,7 @@ class SpeechTokenizerRecipe(Recipe):
         perplexity = torch.special.entr(shares).sum().exp()
         return {name: value.item() for name, value in losses.items()} | {"perplexity": perplexity.item()}
 
-    def finish(self, model: nn.Module) -> None:
+    def finish(self, model: Any) -> None:
         save_part(self.parts, "speech_tokenizer", model)
 
 

@@ -80,6 +80,7 @@ class TalkerRecipe(Recipe):
 
     name: ClassVar[str] = "talker"
     reads: ClassVar[tuple[str, ...]] = ("speech_tokenizer",)
+    starts_from: ClassVar[tuple[str, ...]] = ()  # talkers to go on from, the furthest trained first
     writes: ClassVar[tuple[str, ...]] = ("talker",)
     scales = SCALES
     settings: TalkerSettings
@@ -101,15 +102,13 @@ class TalkerRecipe(Recipe):
             load_first(self.parts, self.starts_from, model["talker"])
         return model
 
-    starts_from: ClassVar[tuple[str, ...]] = ()
-
-    def groups(self, model: nn.Module) -> dict[str, list[dict[str, Any]]]:
+    def groups(self, model: Any) -> dict[str, list[dict[str, Any]]]:
         return {"main": decay_groups(model["talker"].named_parameters(), self.settings)}
 
-    def blocks(self, model: nn.Module) -> list[nn.Module]:
+    def blocks(self, model: Any) -> list[nn.Module]:
         return [*model["talker"].model.layers]
 
-    def compile(self, model: nn.Module) -> None:
+    def compile(self, model: Any) -> None:
         model["talker"].model.compile()
 
     def spoken(self, index: int, bad: list[str]) -> list[Spoken]:
@@ -157,18 +156,18 @@ class TalkerRecipe(Recipe):
             "weight": float((targets != IGNORE).sum()),
         }
 
-    def loss(self, model: nn.Module, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
             heard = model["thinker"](**batch["thinker"], logits_to_keep=0)
             context, reply = talker_view(model["thinker"], model["talker"], heard, batch)
         out = model["talker"](context, reply, batch["codes"], batch["reply_lengths"], batch["targets"])
         return out.loss, {"code accuracy": accuracy(out.logits, batch["targets"])}
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: Any) -> dict[str, float]:
         """Nats a code and accuracy on held-out sentences in the source voice."""
-        spoken, bad = [], []
+        spoken: list[Spoken] = []
         for i in range(4 if self.settings.steps < 100 else 48):
-            spoken += self.example("say_this", "test", i, bad)
+            spoken += self.example("say_this", "test", i, [])
         device = model["talker"].codec_head.weight.device
         batch = to_device(self.pack(spoken), device)
         heard = model["thinker"](**batch["thinker"], logits_to_keep=0)
@@ -186,7 +185,7 @@ class TalkerRecipe(Recipe):
             if s.speech is not None
         ]
 
-    def finish(self, model: nn.Module) -> None:
+    def finish(self, model: Any) -> None:
         save_part(self.parts, self.name, model["talker"])
 
 
@@ -194,8 +193,9 @@ class Speakers(TalkerRecipe):
     """Stage 3: each speaker's own voice, on sentences to repeat and on answers."""
 
     name = "speakers"
-    starts_from = ("talker_dpo", "talker")
-    reads, writes = ("speech_tokenizer", "talker"), ("speakers",)
+    starts_from: ClassVar[tuple[str, ...]] = ("talker_dpo", "talker")
+    reads: ClassVar[tuple[str, ...]] = ("speech_tokenizer", "talker")
+    writes: ClassVar[tuple[str, ...]] = ("speakers",)
     tasks: ClassVar[tuple[str, ...]] = ("say_this", "spoken_reply")
     scales = {k: replace(s, steps=max(2, s.steps // 3), learning_rate=s.learning_rate / 3) for k, s in SCALES.items()}
 
@@ -211,20 +211,21 @@ class Joint(Speakers):
     """Thinker and talker together: the answer's words and its codes."""
 
     name = "joint"
-    starts_from = ("speakers", "talker_dpo", "talker")
-    reads, writes = ("speech_tokenizer", "speakers"), ("joint_thinker", "joint_talker")
+    starts_from: ClassVar[tuple[str, ...]] = ("speakers", "talker_dpo", "talker")
+    reads: ClassVar[tuple[str, ...]] = ("speech_tokenizer", "speakers")
+    writes: ClassVar[tuple[str, ...]] = ("joint_thinker", "joint_talker")
     scales = {k: replace(s, steps=max(2, s.steps // 6), learning_rate=s.learning_rate / 5) for k, s in SCALES.items()}
 
-    def groups(self, model: nn.Module) -> dict[str, list[dict[str, Any]]]:
+    def groups(self, model: Any) -> dict[str, list[dict[str, Any]]]:
         return {"main": decay_groups(model.named_parameters(), self.settings)}
 
-    def loss(self, model: nn.Module, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
         heard = model["thinker"](**batch["thinker"], labels=batch["labels"], logits_to_keep=0)
         context, reply = talker_view(model["thinker"], model["talker"], heard, batch)
         out = model["talker"](context, reply, batch["codes"], batch["reply_lengths"], batch["targets"])
         return heard.loss + out.loss, {"text loss": heard.loss, "speech loss": out.loss}
 
-    def finish(self, model: nn.Module) -> None:
+    def finish(self, model: Any) -> None:
         save_part(self.parts, "joint_thinker", model["thinker"])
         save_part(self.parts, "joint_talker", model["talker"])
 

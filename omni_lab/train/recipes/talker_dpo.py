@@ -4,12 +4,11 @@ The triples are collected once, before training: the talker says each sentence s
 sound, an independent recogniser writes it down, and the best and the worst attempt become a preference.
 """
 
-import fcntl
 import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +16,12 @@ from torch import Tensor, nn
 from ...codec.token2wav import Token2Wav
 from ...data import sentences, speech
 from ...data.splits import generator, pick
+from ...errors import ConfigError
 from ...evaluate import ears, metrics
 from ...talker import IGNORE, Talker
 from .. import preferences
 from ..loader import to_device
+from ..lock import only_one
 from ..parts import need_part, reference_speaker, save_part
 from ..preferences import Triple
 from ..recipe import Batch
@@ -65,21 +66,21 @@ class TalkerDPO(TalkerRecipe):
     settings: DPOSettings
 
     def build(self) -> nn.Module:
-        model = super().build()
+        model: Any = super().build()
         need_part(self.parts, "talker", model["talker"], self.name)
         model["reference"] = Talker(self.config.talker_config).requires_grad_(False)
         model["reference"].load_state_dict(model["talker"].state_dict())
         self.triples = self.find_triples(model)
         return model
 
-    def find_triples(self, model: nn.ModuleDict) -> list[Triple]:
+    def find_triples(self, model: Any) -> list[Triple]:
         """The triples of this talker, collected by the first process that gets here."""
-        self.parts.mkdir(parents=True, exist_ok=True)
+        if self.parts is None:
+            raise ConfigError(f"{self.name} needs a folder of trained parts")
         path = self.parts / f"triples_{self.settings.texts}_{self.settings.tries}_{self.seed}.json"
-        with (self.parts / ".triples.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with only_one(self.parts / ".triples.lock"):
             if not path.exists():
-                found = self.collect(model)
+                found = self.collect(model, self.parts)
                 rows = [{**vars(t), "chosen": t.chosen.tolist(), "rejected": t.rejected.tolist()} for t in found]
                 part = path.with_suffix(".part")
                 part.write_text(json.dumps(rows))
@@ -88,12 +89,12 @@ class TalkerDPO(TalkerRecipe):
         return [Triple(r["text"], r["speaker"], torch.tensor(r["chosen"]), torch.tensor(r["rejected"])) for r in rows]
 
     @torch.no_grad()
-    def collect(self, model: nn.ModuleDict) -> list[Triple]:
+    def collect(self, model: Any, parts: Path) -> list[Triple]:
         """Say every sentence several times; keep best and worst where they differ."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = model.to(device).eval()
-        token2wav = load_codec(self.config, self.parts, self.name).to(device)
-        voice = reference_speaker(self.config, self.parts, "heart")
+        token2wav = load_codec(self.config, parts, self.name).to(device)
+        voice = reference_speaker(self.config, parts, "heart")
         found = []
         for number in range(self.settings.texts):
             rng = generator("preferences", "train", self.seed, number)
@@ -109,7 +110,7 @@ class TalkerDPO(TalkerRecipe):
         model.cpu().train()
         return found
 
-    def attempts(self, model: nn.ModuleDict, text: str, number: int) -> list[Tensor]:
+    def attempts(self, model: Any, text: str, number: int) -> list[Tensor]:
         """Codes of `tries` ways to say a text, each at least one code long."""
         spoken = [Spoken(said(text), torch.zeros(1, dtype=torch.long), 0) for _ in range(self.settings.tries)]
         device = model["talker"].codec_head.weight.device
@@ -120,7 +121,7 @@ class TalkerDPO(TalkerRecipe):
         codes = model["talker"].generate(
             context, reply, batch["reply_lengths"], max_new_tokens=self.settings.longest, generator=dice
         )
-        size = self.config.speech_tokenizer_config.codebook_size
+        size = self.tokenizer.config.codebook_size
         return [row[row < size] if bool((row < size).any()) else row.new_zeros(1) for row in codes]
 
     def spoken(self, index: int, bad: list[str]) -> list[Spoken]:
@@ -130,7 +131,7 @@ class TalkerDPO(TalkerRecipe):
         rows = [Spoken(said(t.text), t.chosen, 0) for t in chosen]
         return rows + [Spoken(said(t.text), t.rejected, 0) for t in chosen]
 
-    def loss(self, model: nn.Module, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
             heard = model["thinker"](**batch["thinker"], logits_to_keep=0)
             context, reply = talker_view(model["thinker"], model["talker"], heard, batch)
@@ -147,7 +148,7 @@ class TalkerDPO(TalkerRecipe):
         metrics_ = {"preference": preference, "reward accuracy": preferences.reward_accuracy(*margins)}
         return preference + self.settings.anchor * anchor, metrics_
 
-    def finish(self, model: nn.Module) -> None:
+    def finish(self, model: Any) -> None:
         save_part(self.parts, self.name, model["talker"])
 
 

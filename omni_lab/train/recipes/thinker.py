@@ -100,7 +100,7 @@ class ThinkerRecipe(Recipe):
     def config(self) -> OmniConfig:
         return preset(self.settings.preset)
 
-    def groups(self, model: nn.Module) -> dict[str, list[dict[str, Any]]]:
+    def groups(self, model: Any) -> dict[str, list[dict[str, Any]]]:
         """Each parameter goes to the first entry of `learns` that names it; what none names is frozen."""
         left = dict(model.named_parameters())
         groups = []
@@ -111,10 +111,10 @@ class ThinkerRecipe(Recipe):
             groups += decay_groups(chosen.items(), self.settings, lr=rate, starts=entry.starts)
         return {"main": groups}
 
-    def blocks(self, model: Thinker) -> list[nn.Module]:
+    def blocks(self, model: Any) -> list[nn.Module]:
         return [*model.model.layers, *model.visual.blocks, *model.audio_tower.layers]
 
-    def compile(self, model: Thinker) -> None:
+    def compile(self, model: Any) -> None:
         """The decoder alone: its rows have one shape, the encoders' media have many."""
         model.model.compile()
 
@@ -143,7 +143,7 @@ class ThinkerRecipe(Recipe):
             taken.extend(range(position - len(places), position))
             makers = [partial(self.sample, task, split, place) for task, place in places]
             made = usable(makers, bad)
-            yield from usable([lambda made=made: self.encode(conversation(made))] if made else [], bad)
+            yield from usable([partial(self.encode, conversation(made))] if made else [], bad)
 
     def sample(self, task: str, split: str, place: int) -> Sample:
         """Sample `place` of a task; most sentences to write down come from the bank, where they are said already."""
@@ -164,10 +164,10 @@ class ThinkerRecipe(Recipe):
         answers = float((packed["labels"] != packing.IGNORED).sum())
         return packed | {"samples": len(taken), "skipped": bad, "weight": answers}
 
-    def loss(self, model: nn.Module, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
         return model(**batch, logits_to_keep=0).loss, {}
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: Any) -> dict[str, float]:
         """Mean loss of held-out answers (nats a token) of each task, a few rows each."""
         device, figures = model.lm_head.weight.device, {}
         one_turn = type(self)(replace(self.settings, turns=1), seed=1)
@@ -177,7 +177,7 @@ class ThinkerRecipe(Recipe):
             figures[task] = self.loss(model, to_device(packed, device), "main")[0].item()
         return figures
 
-    def finish(self, model: nn.Module) -> None:
+    def finish(self, model: Any) -> None:
         save_part(self.parts, self.name, model)
 
 
