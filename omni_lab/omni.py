@@ -7,7 +7,7 @@ Checkpoints are in the reference's layout: what is saved here loads in `transfor
 it lies what the reference does not have, the speech tokenizer and the speaker encoder, in a file of their own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,12 @@ class OmniModel(nn.Module):
         inputs = self.prepare(text, images, audio, videos, messages, use_audio_in_video, fps)
         return self.respond(inputs, speaker, speak, seed, **how)
 
+    def stream(self, *question: Any, **how: Any) -> Iterator[Any]:
+        """`generate` as it comes: TextDelta and AudioChunk. Arguments, and what is given back: `streaming.stream`."""
+        from . import streaming  # the room above, which needs this one
+
+        return streaming.stream(self, *question, **how)
+
     def prepare(
         self,
         text: str | None = None,
@@ -227,7 +233,9 @@ class OmniModel(nn.Module):
         spoken = [token.hidden + token.embeds for token in tokens if token.hidden is not None]
         if spoken:  # an answer of the stop token alone has nothing to say
             context = self.talker_context(start, inputs, voice)
-            how = {"max_new_tokens": max_codes, "sampling": talker_sampling, "generator": generator}
+            # The talker draws by a generator of its own: streaming, where both draw in turns, then draws the same.
+            drawn = torch.Generator(self.device).manual_seed(seed)
+            how = {"max_new_tokens": max_codes, "sampling": talker_sampling, "generator": drawn}
             codes = self.talker.generate(context, torch.stack(spoken, dim=1), **how)[0]
         return Reply(text, ids, self.say(codes, voice, noise, seed, **token2wav), codes.cpu())
 

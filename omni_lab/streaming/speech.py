@@ -1,0 +1,93 @@
+"""Codes -> sound while codes still arrive: the DiT block by block, the vocoder in chunks with overlap.
+
+Notable:
+- the vocoder is not causal. Its right context is the DiT's look-ahead, which is a draft; its left context has been
+  spoken. Where two chunks meet, the next one fades in over a few milliseconds of what the last one had already
+  computed beyond its end, so that no seam is heard;
+- chunks grow: the first is one block, because someone is waiting; later ones are longer, because the look-ahead is
+  paid once a chunk;
+- state is a few blocks, however long the reply.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..codec.bigvgan import BigVGAN
+from ..errors import ConfigError
+from .account import Account
+from .mel import MelStream
+
+MARGIN = 16  # mel frames of context on each side of a vocoder's chunk (0.16 s)
+FADE = 0.01  # seconds over which a chunk fades into the next
+
+
+def chunk_blocks(spoken: int, most: int = 4) -> int:
+    """Blocks of the next chunk when `spoken` blocks have been: 1, 1, 2, 4, 4, ... never more than is playing."""
+    blocks = 1
+    while 2 * blocks <= min(spoken, most):
+        blocks *= 2
+    return blocks
+
+
+def crossfade(old: Tensor, new: Tensor) -> Tensor:
+    """Pass from `old` to the first samples of `new`, (samples,) each, by a raised cosine: as long as `new`."""
+    count = min(len(old), len(new))
+    if count == 0:
+        return new
+    place = (torch.arange(count, device=new.device) + 0.5) / count
+    weight = 0.5 - 0.5 * torch.cos(torch.pi * place)  # (count,), 0 -> 1; both weights sum to 1
+    return torch.cat((old[:count] * (1 - weight) + new[:count] * weight, new[count:]))
+
+
+class WaveStream:
+    """Mel -> samples, chunk by chunk: what has been said of the past and the future is context."""
+
+    def __init__(self, vocoder: BigVGAN, margin: int = MARGIN, fade: float = FADE, sample_rate: int = 24000) -> None:
+        """margin: mel frames of context on each side; fade: seconds."""
+        config = vocoder.config
+        if any((k - r) % 2 for k, r in zip(config.upsample_kernel_sizes, config.upsample_rates, strict=True)):
+            raise ConfigError("streaming needs upsample_kernel_sizes that differ from their rates by even numbers")
+        self.vocoder, self.margin, self.fade = vocoder, margin, round(fade * sample_rate)
+        self.before: Tensor | None = None  # mel, (1, up to margin, mel_dim)
+        self.beyond: Tensor | None = None  # samples computed beyond the last chunk's end
+
+    def add(self, mel: Tensor, ahead: Tensor) -> Tensor:
+        """The next mel (1, frames, mel_dim) and a draft of what follows it -> samples (frames * hop,)."""
+        before = mel[:, :0] if self.before is None else self.before
+        window = torch.cat((before, mel, ahead[:, : self.margin]), dim=1)
+        wave, hop = self.vocoder(window)[0], self.vocoder.hop
+        start, end = before.shape[1] * hop, (before.shape[1] + mel.shape[1]) * hop
+        samples = wave[start:end]
+        if self.beyond is not None:
+            samples = crossfade(self.beyond, samples)
+        self.beyond = wave[end : end + self.fade].clone()
+        # Frames in front of a window's edge reach back `margin` frames, not further.
+        self.before = torch.cat((before, mel), dim=1)[:, -self.margin :].clone()
+        return samples
+
+
+class Speech:
+    """Codes in, sound out: joins MelStream and WaveStream and decides when a chunk is due."""
+
+    def __init__(self, mel: MelStream, wave: WaveStream, account: Account, most_blocks: int = 4) -> None:
+        self.mel, self.wave, self.account, self.most = mel, wave, account, most_blocks
+
+    def add(self, code: int) -> Tensor | None:
+        """One more code; samples (n,), float32, on the CPU, when a chunk is complete, else None."""
+        self.mel.add([code])
+        blocks = chunk_blocks(self.mel.blocks, self.most)
+        return self.chunk(blocks) if self.mel.ready(blocks) else None
+
+    def finish(self) -> Iterator[Tensor]:
+        """No more codes: the rest, in chunks."""
+        while self.mel.codes:
+            yield self.chunk(chunk_blocks(self.mel.blocks, self.most), ended=True)
+
+    def chunk(self, blocks: int, ended: bool = False) -> Tensor:
+        """Samples of the next `blocks` blocks."""
+        with self.account.span("dit"):
+            mel, ahead = self.mel.advance(blocks, ended)
+        with self.account.span("vocoder"):
+            return self.wave.add(mel, ahead).float().cpu()
