@@ -15,7 +15,8 @@ def whisper_normalizer():
     """Whisper's English normaliser (Radford et al. 2022, appendix C)."""
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
-    return EnglishTextNormalizer({})
+    # British spellings of the world's words, as Whisper's own table has them
+    return EnglishTextNormalizer({"grey": "gray", "colour": "color", "harbour": "harbor", "metre": "meter"})
 
 
 def normalise(text: str) -> str:

@@ -10,6 +10,7 @@ from omni_lab.evaluate import ears, metrics
 
 def test_wer_counts_words_not_spelling_of_numbers():
     assert metrics.word_error_rate(["Two dogs, and a cat."], ["2 dogs and a cat"]) == 0
+    assert metrics.word_error_rate(["twenty-one grey dogs"], ["21 gray dogs"]) == 0
     assert metrics.word_error_rate(["two dogs and a cat"], ["two logs and cat"]) == pytest.approx(2 / 5)
     assert metrics.word_error_rate(["one word", "three words here"], ["one word", ""]) == pytest.approx(3 / 5)
     assert metrics.word_error_rate(["a cat"], ["a cat a cat a cat"]) == 2.0
