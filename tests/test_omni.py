@@ -255,6 +255,23 @@ def test_sixteen_bits_load_as_asked(nano, tmp_path):
     assert reply.audio.dtype == torch.float32
 
 
+def test_export_writes_what_others_read(nano, tmp_path, capsys):
+    from omni_lab.cli import main
+
+    assert main(["export", str(nano[1]), str(tmp_path / "out"), "--dtype", "float16", "--shard-gb", "0.01"]) == 0
+    assert "model-00001-of-" in capsys.readouterr().out
+    loaded = OmniModel.from_pretrained(tmp_path / "out", device="cpu", dtype=torch.float32)
+    expected = nano[0].thinker.lm_head.weight
+    assert torch.equal(loaded.thinker.lm_head.weight, expected.half().float()) and list(loaded.speakers) == [
+        "Ada",
+        "Ben",
+    ]
+    for wrong in (["--dtype", "int8"], ["--shard-gb", "0"]):
+        assert main(["export", str(nano[1]), str(tmp_path / "no"), *wrong]) == 1
+    assert main(["export", str(nano[1]), str(nano[1])]) == 1 and main(["export", "absent", "x"]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 4
+
+
 def test_nothing_to_say_is_silence(nano):
     model, _ = nano
     every = tuple(range(model.config.thinker_config.text_config.vocab_size))
