@@ -231,7 +231,10 @@ def read_tensor(file: Any, path: Path, name: str, old: Tensor, device: torch.dev
 
 def place(owner: nn.Module, name: str, tensor: Tensor) -> None:
     """Put a loaded tensor where a parameter or buffer was."""
-    (owner._parameters if name in owner._parameters else owner._buffers)[name] = tensor
+    if isinstance(tensor, nn.Parameter):
+        owner._parameters[name] = tensor
+    else:
+        owner._buffers[name] = tensor
 
 
 def save_weights(

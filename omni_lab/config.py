@@ -251,7 +251,7 @@ def read_dataclass(kind: type, raw: Any, where: str) -> Any:
 
 def rotary_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Our two rotary fields from either of the reference's spellings (`rope_scaling` or `rope_parameters`)."""
-    found = {}
+    found: dict[str, Any] = {}
     for name in ("rope_scaling", "rope_parameters"):
         table = raw.get(name)
         if isinstance(table, Mapping):
@@ -304,7 +304,7 @@ def validate(config: OmniConfig) -> None:
 def nano() -> OmniConfig:
     """The shipped model: about 15 M parameters, under 32 MB in bf16, trained on the nano world."""
     ids = {name: NANO_FIRST_SPECIAL + i for i, name in enumerate(NANO_SPECIAL_TOKENS)}
-    media = dict(
+    media: dict[str, Any] = dict(
         audio_token_index=ids["<|AUDIO|>"], image_token_index=ids["<|IMAGE|>"], video_token_index=ids["<|VIDEO|>"],
         audio_start_token_id=ids["<|audio_bos|>"], audio_end_token_id=ids["<|audio_eos|>"],
         vision_start_token_id=ids["<|vision_bos|>"], vision_end_token_id=ids["<|vision_eos|>"])
@@ -354,7 +354,7 @@ def small() -> OmniConfig:
     return replace(
         base, thinker_config=replace(thinker, text_config=text, audio_config=audio, vision_config=vision),
         talker_config=talker, token2wav_config=Token2WavConfig(dit, BigVGANConfig(upsample_initial_channel=512)),
-        speech_tokenizer_config=replace(base.speech_tokenizer_config, hidden_size=256, num_hidden_layers=6))
+        speech_tokenizer_config=SpeechTokenizerConfig(codebook_size=1024, hidden_size=256, num_hidden_layers=6))
 
 
 def qwen2_5_omni_7b() -> OmniConfig:

@@ -55,7 +55,11 @@ class OmniModel(nn.Module):
         super().__init__()
         self.config = config
         self.thinker = Thinker(config.thinker_config)
-        self.talker = self.token2wav = self.speech_tokenizer = self.speaker_encoder = None
+        # None where the configuration has no such part; Any, because the type checker cannot know which it has
+        self.talker: Any = None
+        self.token2wav: Any = None
+        self.speech_tokenizer: Any = None
+        self.speaker_encoder: Any = None
         if config.enable_audio_output:
             self.talker = talker.Talker(config.talker_config)
             self.token2wav = Token2Wav(config.token2wav_config)
@@ -137,8 +141,8 @@ class OmniModel(nn.Module):
         checkpoints.save_weights(self, folder, shard_bytes, REFERENCE_PARTS, dtype)
         if self.speech_tokenizer is not None:
             own = [(name, tensor) for name, tensor in checkpoints.persistent(self) if name.startswith(OWN_PARTS)]
-            own = {name: checkpoints.stored(tensor, dtype) for name, tensor in own}
-            checkpoints.write_tensors(folder / OWN_WEIGHTS, own)
+            tensors = {name: checkpoints.stored(tensor, dtype) for name, tensor in own}
+            checkpoints.write_tensors(folder / OWN_WEIGHTS, tensors)
         voices.save_speakers(folder / SPEAKERS, self.speakers)
         checkpoints.write_json(folder / "config.json", raw)
 
@@ -341,10 +345,10 @@ def compute_type(files: Mapping[str, Path], here: Hardware) -> torch.dtype | Non
     """The type for thinker and talker: None (as stored) for float32, what `here` computes in for 16 bits.
 
     On a CPU, which is slow in 16 bits, they are widened, unless the wide model would take over half of the memory."""
-    name, path = next(((n, p) for n, p in files.items() if n.startswith("thinker.")), (None, None))
+    name = next((name for name in files if name.startswith("thinker.")), None)
     if name is None:
         return None
-    with checkpoints.opened(path) as file:
+    with checkpoints.opened(files[name]) as file:
         stored = file.get_slice(name).get_dtype()
     if stored not in ("F16", "BF16"):
         return None

@@ -26,7 +26,7 @@ NANO_PICTURE = {"shortest_edge": 56 * 56, "longest_edge": 448 * 448}  # pixels: 
 NANO_FRAME = {"shortest_edge": 56 * 56, "longest_edge": 224 * 224}  # pixels of a video's frame
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def train_bpe(texts: Iterable[str], vocab_size: int) -> tuple[dict[str, int], list[Any]]:
     """Byte-level BPE (Sennrich et al. 2016; bytes as in GPT-2) with the Qwen2 pre-tokenizer.
 
     texts: the corpus; vocab_size: 256 bytes and the merges. Returns the vocabulary and the merges, in order.

@@ -64,10 +64,10 @@ def from_table(table: Mapping[str, Any], config: PixelConfig, rate: int, target:
 def frame_array(source: Any) -> Tensor:
     """Frames of any kind as (frames, 3, height, width), uint8. Raises InputError."""
     if isinstance(source, (list, tuple)):
-        frames = [load_image(frame) for frame in source]
-        if not frames or any(frame.shape != frames[0].shape for frame in frames):
+        pictures = [load_image(frame) for frame in source]
+        if not pictures or any(picture.shape != pictures[0].shape for picture in pictures):
             raise InputError("a video needs at least one frame, and frames of one size")
-        return torch.stack(frames)
+        return torch.stack(pictures)
     frames = numbers(source, "a video")
     if frames.ndim != 4 or frames.numel() == 0 or 3 not in (frames.shape[1], frames.shape[3]):
         raise InputError(f"a video must be (frames, height, width, 3), got shape {tuple(frames.shape)}")
@@ -116,7 +116,7 @@ def frame_times(data: bytes) -> tuple[float, np.ndarray]:
     Raises MediaError when there is no video stream, or no frame in it."""
     import av
 
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         if not container.streams.video:
             raise MediaError("the file has no video stream")
         stream = container.streams.video[0]
@@ -137,13 +137,13 @@ def decode_frames(data: bytes, wanted: np.ndarray) -> Tensor:
 
     kept: list[np.ndarray] = []
     last = None
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         for frame in container.decode(stream):
-            if frame.pts is None:
+            if frame.time is None:
                 continue
-            time = float(frame.pts * frame.time_base)
+            time = frame.time
             while len(kept) < len(wanted) and last is not None and time > wanted[len(kept)] + 1e-6:
                 kept.append(upright(last))
             last = frame
@@ -171,7 +171,7 @@ def sound_track(data: bytes, start: float | None = None) -> tuple[np.ndarray, in
     import av
 
     try:
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), "r") as container:
             if not container.streams.audio:
                 return None
             stream = container.streams.audio[0]
