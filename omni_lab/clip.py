@@ -177,6 +177,10 @@ class ModifiedResNet(nn.Module):
         self.depth = len(config.layers)
 
     def forward(self, pictures: Tensor) -> Tensor:
+        return self.attnpool(self.grid(pictures))
+
+    def grid(self, pictures: Tensor) -> Tensor:
+        """What stands before the pool: (batch, 3, height, width) of any size -> (batch, dim, rows, columns)."""
         # On a CPU the channels-last layout makes these convolutions about twice as fast.
         x = pictures.contiguous(memory_format=torch.channels_last)
         for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
@@ -184,7 +188,7 @@ class ModifiedResNet(nn.Module):
         x = F.avg_pool2d(x, 2)
         for i in range(self.depth):
             x = getattr(self, f"layer{i + 1}")(x)
-        return self.attnpool(x)
+        return x
 
 
 class SelfAttention(nn.Module):

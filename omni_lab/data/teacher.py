@@ -5,6 +5,8 @@ method of the LLaVA paper (Liu et al. 2023, tables 13 to 15), in our own words.
 """
 
 import json
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import httpx
@@ -14,6 +16,7 @@ from ..errors import DataError
 from . import dialogues
 from .dialogues import Turns
 from .scenes import Scene
+from .words import BY_WORD, plural
 
 _SEEN = (
     "You look at one picture. You cannot see it here: instead you get sentences that describe it, and a list of the "
@@ -31,17 +34,44 @@ SYSTEM = {
     + "Write one question that takes thinking, beyond what is merely seen: knowledge about the things, "
     "causes, consequences, advice; and an answer that gives its reasons step by step. ",
 }
+PLURALS = {word: plural(word) for word in BY_WORD}
 FORM = 'Reply with JSON alone: {"turns": [{"question": "...", "answer": "..."}]}.'
 
 
-def prompt(kind: str, captions: list[str], boxes: list[str]) -> list[dict[str, str]]:
+def context(captions: list[str], boxes: list[str]) -> str:
+    """What the teacher is told of a picture: the captions, an empty line, the boxes (LLaVA, table 1)."""
+    return "\n".join([*captions, "", *boxes])
+
+
+def messages(system: str, examples: Sequence[tuple[str, str]], query: str) -> list[dict[str, str]]:
+    """A few-shot chat (LLaVA, table 13): the system prompt, each example's context and reply, then the query."""
+    shots = [
+        {"role": role, "content": text}
+        for pair in examples
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+    return [{"role": "system", "content": system}, *shots, {"role": "user", "content": query}]
+
+
+def prompt(
+    kind: str, captions: list[str], boxes: list[str], examples: Sequence[tuple[str, str]] = ()
+) -> list[dict[str, str]]:
     """The chat messages that ask for instruction data of `kind` (conversation, detail or reasoning).
 
-    captions, boxes: as `dialogues.captions` and `dialogues.boxes` write them. Raises DataError for another kind."""
+    captions, boxes: as `dialogues.captions` and `dialogues.boxes` write them; examples: (context, reply) pairs shown
+    before. Raises DataError for another kind."""
     if kind not in SYSTEM:
         raise DataError(f"no instruction data of kind {kind!r}: choose {', '.join(SYSTEM)}")
-    told = "\n".join([*captions, "", *boxes])
-    return [{"role": "system", "content": SYSTEM[kind] + FORM}, {"role": "user", "content": told}]
+    return messages(SYSTEM[kind] + FORM, examples, context(captions, boxes))
+
+
+def absent(answer: str, present: Sequence[str], plurals: Mapping[str, str]) -> list[str]:
+    """Things that an answer mentions though they are not `present`; [] for an answer that may stay.
+
+    plurals: each known thing -> its plural. Either form counts, in any case, as a whole word: "catch" is no cat. In the
+    order of `plurals`."""
+    said = set(re.findall(r"\w+", answer.lower()))
+    return [word for word, many in plurals.items() if word not in present and {word, many} & said]
 
 
 @dataclass(frozen=True)
@@ -83,8 +113,15 @@ def read_turns(reply: str) -> Turns:
 
 
 def teach(kind: str, scene: Scene, rng: np.random.Generator, server: Server | None = None) -> Turns:
-    """Turns of `kind` about `scene`: by rule, or from `server` with the same facts. Raises DataError."""
+    """Turns of `kind` about `scene`: by rule, or from `server` with the same facts.
+
+    Raises DataError, also when a server's answer tells of things that are not in the scene."""
     if server is None:
         return dialogues.teach(kind, scene, rng)
     asked = prompt(kind, dialogues.captions(scene), dialogues.boxes(scene))
-    return read_turns(server.complete(asked, seed=int(rng.integers(2**31))))
+    turns = read_turns(server.complete(asked, seed=int(rng.integers(2**31))))
+    present = [thing.word for thing in scene.things]
+    for _, answer in turns:
+        if invented := absent(answer, present, PLURALS):
+            raise DataError(f"the teacher tells of {', '.join(invented)}, which the picture does not show")
+    return turns

@@ -1,0 +1,280 @@
+"""LLaVA: a language model looks at a picture (Liu et al. 2023, "Visual Instruction Tuning"; section and table numbers
+below are that paper's).
+
+Read top to bottom: two ways to write a dialogue, which of its tokens are learned, where the picture's vectors go, the
+loss, which parts learn in which stage, the model, how it answers, files. Notable:
+- the picture is a row of vectors in the place of words: nothing in the language model knows that it can see;
+- the image tower is lab 01's, never trained here, and stays in eval mode even while the rest trains;
+- the language model is the decoder of the thinker (layers.py), so weights of Qwen2.5 fit it.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from . import clip
+from .bpe import read_tokenizer
+from .clip_config import CLIPConfig
+from .config import TextConfig
+from .errors import CheckpointError, ConfigError, InputError
+from .layers import Decoder
+
+IGNORED = -100  # label of a token of which no loss is taken
+IMAGE, IMAGE_START, IMAGE_END = "<|IMAGE|>", "<|vision_bos|>", "<|vision_eos|>"
+SYSTEM = "You see a picture."
+STAGES = {  # what learns, by the beginning of its parameters' names (section 4.2); "language" is what comes before
+    "language": ("language_model.",),
+    "align": ("projector.",),
+    "instruct": ("projector.", "language_model."),
+}
+Turns = Sequence[tuple[str, str]]  # (question, answer)
+Pieces = list[tuple[str, bool]]  # (text, whether it is learned)
+
+
+# How a dialogue is written
+
+
+def human_assistant(turns: Turns, system: str, stop: str = "###") -> Pieces:
+    """The paper's form (table 2): system, then Human and Assistant in turn, each closed by `stop` and a line break.
+
+    Learned are the answers, each with the blank before it and the stop behind it: the model must know when to end.
+    """
+    pieces = [(f"{system}{stop}\n", False)]
+    for question, answer in turns:
+        pieces += [(f"Human: {question}{stop}\nAssistant:", False), (f" {answer}{stop}", True), ("\n", False)]
+    return pieces
+
+
+def chatml(turns: Turns, system: str) -> Pieces:
+    """Qwen's form: each message between <|im_start|>role and <|im_end|>. Learned are the answers with their end."""
+    pieces = [(f"<|im_start|>system\n{system}<|im_end|>\n", False)]
+    for question, answer in turns:
+        pieces.append((f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n", False))
+        pieces += [(f"{answer}<|im_end|>", True), ("\n", False)]
+    return pieces
+
+
+def with_picture(turns: Turns, places: int) -> list[tuple[str, str]]:
+    """The turns with a picture of `places` vectors before the first question."""
+    (question, answer), *rest = turns
+    return [(f"{IMAGE_START}{IMAGE * places}{IMAGE_END}{question}", answer), *rest]
+
+
+# What is learned
+
+
+def answer_labels(pieces: Sequence[Sequence[int]], learned: Sequence[bool]) -> tuple[Tensor, Tensor]:
+    """Token ids of a dialogue's pieces, and whether each piece is learned -> ids and labels, each (length,) int64.
+
+    A label is the token itself within learned pieces, else IGNORED (section 4.2, equation 3: only answers count).
+    """
+    ids = [token for piece in pieces for token in piece]
+    labels = [token if counts else IGNORED for piece, counts in zip(pieces, learned, strict=True) for token in piece]
+    return torch.tensor(ids, dtype=torch.long), torch.tensor(labels, dtype=torch.long)
+
+
+def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of the learned tokens: (batch, length, vocab), (batch, length) -> scalar, in nats.
+
+    The logits at a place are a guess of the token behind it, so they meet the label one place further.
+    """
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED)
+
+
+def trainable(names: Sequence[str], stage: str) -> list[str]:
+    """Those of the parameters' `names` that learn in `stage` (section 4.2). Raises ConfigError for an unknown stage."""
+    if stage not in STAGES:
+        raise ConfigError(f"unknown stage {stage!r}: choose one of {', '.join(STAGES)}")
+    return [name for name in names if name.startswith(STAGES[stage])]
+
+
+# Where the picture goes
+
+
+def place_features(embeddings: Tensor, ids: Tensor, features: Tensor, image_token: int) -> Tensor:
+    """Put a picture's vectors where its placeholders stand, in order.
+
+    embeddings: (batch, length, dim) of ids (batch, length); features: (batch, places, dim), as many as a row has
+    placeholders. Returns new embeddings. Raises InputError when the numbers differ.
+    """
+    here = ids == image_token  # (batch, length)
+    if bool((here.sum(dim=1) != features.shape[1]).any()):
+        raise InputError(f"each row needs {features.shape[1]} placeholders, got {here.sum(dim=1).tolist()}")
+    return embeddings.masked_scatter(here[..., None], features.to(embeddings.dtype))
+
+
+def greedy(logits_of: Callable[[Tensor], Tensor], ids: Tensor, stop: int, longest: int) -> list[int]:
+    """The most likely continuation, token by token: ids (1, length) -> at most `longest` new ids, without `stop`.
+
+    logits_of: ids (1, length) -> logits (1, length, vocab). All of the text is read again for each token; a KV cache
+    (lab 05) makes that one step.
+    """
+    new: list[int] = []
+    while len(new) < longest:
+        token = int(logits_of(ids)[0, -1].argmax())
+        if token == stop:
+            break
+        new.append(token)
+        ids = torch.cat([ids, ids.new_tensor([[token]])], dim=1)
+    return new
+
+
+# The model
+
+
+@dataclass(frozen=True)
+class LlavaConfig:
+    """An image tower, a projection and a decoder."""
+
+    clip: CLIPConfig = CLIPConfig()
+    text: TextConfig = TextConfig(
+        vocab_size=2048, hidden_size=160, intermediate_size=448, num_hidden_layers=3, num_attention_heads=5,
+        num_key_value_heads=5, max_position_embeddings=1024, rope_theta=1e4, mrope_section=(16,),
+    )  # fmt: skip
+    image_size: int = 96  # pixels of a side
+
+    def __post_init__(self) -> None:
+        if self.clip.vision.patch_size:
+            raise ConfigError("lab 02 looks through a ResNet: patch_size must be 0")
+        if self.image_size <= 0 or self.image_size % self.stride:
+            raise ConfigError(f"image_size {self.image_size} is no multiple of {self.stride}, the tower's stride")
+
+    @property
+    def stride(self) -> int:
+        """Pixels of a side of one place of the grid."""
+        return 4 * 2 ** (len(self.clip.vision.layers) - 1)
+
+    @property
+    def side(self) -> int:
+        """Places in a row of the grid."""
+        return self.image_size // self.stride
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "LlavaConfig":
+        """Read `asdict`'s form; ConfigError for anything else."""
+        try:
+            text = TextConfig(**values["text"] | {"mrope_section": tuple(values["text"]["mrope_section"])})
+            return cls(CLIPConfig.from_dict(values["clip"]), text, values["image_size"])
+        except (TypeError, KeyError) as error:
+            raise ConfigError(f"this is no configuration of a LLaVA: {error}") from error
+
+
+class LLaVA(nn.Module):
+    """Tower g, projection W and language model f (figure 1). `tokenizer` knows ChatML and the picture's tokens."""
+
+    def __init__(self, config: LlavaConfig, tokenizer: Tokenizer):
+        super().__init__()
+        self.config, self.tokenizer = config, tokenizer
+        self.vision_tower = clip.ModifiedResNet(config.clip.vision, config.clip.embed_dim).eval().requires_grad_(False)
+        width = 4 * config.clip.vision.width * 2 ** (len(config.clip.vision.layers) - 1)
+        self.projector = nn.Linear(width, config.text.hidden_size)
+        self.language_model = Decoder(config.text)
+        nn.init.normal_(self.language_model.embed_tokens.weight, std=0.05)
+        self.image_token, self.stop = tokenizer.token_to_id(IMAGE), tokenizer.token_to_id("<|im_end|>")
+        if self.image_token is None or self.stop is None:
+            raise InputError(f"the tokenizer must know {IMAGE} and <|im_end|>")
+
+    def train(self, mode: bool = True) -> "LLaVA":
+        """As ever, but the frozen tower stays in eval mode: else its batch norms would follow the batches."""
+        super().train(mode)
+        self.vision_tower.eval()
+        return self
+
+    def look(self, pictures: Tensor) -> Tensor:
+        """Grid features Z of the tower: (batch, 3, size, size) from `clip.to_input` -> (batch, places, width)."""
+        with torch.no_grad():
+            return self.vision_tower.grid(pictures).flatten(2).transpose(1, 2)  # (batch, places, width)
+
+    def project(self, grid: Tensor) -> Tensor:
+        """H = W Z, each place by itself (section 4.1, equation 1): (batch, places, width) -> (batch, places, dim)."""
+        return self.projector(grid)
+
+    def read(self, told: Tensor) -> Tensor:
+        """A picture told in words, as vectors: ids (batch, places, words), -1 for none -> (batch, places, dim).
+
+        Each place is the sum of its words' embeddings: what a perfect W would make of what stands there.
+        """
+        words = self.language_model.embed_tokens(told.clamp(min=0))  # (batch, places, words, dim)
+        return (words * (told >= 0)[..., None]).sum(dim=2)
+
+    def forward(self, ids: Tensor, features: Tensor | None = None) -> Tensor:
+        """ids (batch, length), picture vectors (batch, places, dim) or None for text alone -> (batch, length, vocab).
+
+        Rows are padded on the right, where causality hides the padding. The head is the embedding, transposed.
+        """
+        embed = self.language_model.embed_tokens
+        x = embed(ids)
+        if features is not None:
+            x = place_features(x, ids, features, self.image_token)
+        return F.linear(self.language_model(x), embed.weight)
+
+    def tokenize(self, pieces: Pieces) -> tuple[Tensor, Tensor]:
+        """Pieces of a template -> ids and labels, each (length,)."""
+        encoded = self.tokenizer.encode_batch([text for text, _ in pieces], add_special_tokens=False)
+        return answer_labels([e.ids for e in encoded], [counts for _, counts in pieces])
+
+    def prompt(self, question: str, history: Turns = (), places: int | None = None) -> Tensor:
+        """Ids of a ChatML dialogue up to the answer that is wanted: (1, length); `places` None: without a picture."""
+        turns = [*history, (question, "")]
+        pieces = chatml(turns if places is None else with_picture(turns, places), SYSTEM)
+        return self.tokenize(pieces[:-2])[0][None].to(self.projector.weight.device)
+
+    def see(self, picture: Image.Image) -> Tensor:
+        """A picture of any size -> the vectors that the language model gets: (1, places, dim)."""
+        size = self.config.image_size
+        pixels = np.asarray(picture.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))[None]
+        return self.project(self.look(clip.to_input(pixels, size).to(self.projector.weight.device)))
+
+    @torch.no_grad()
+    def answer(
+        self,
+        picture: Image.Image | None,
+        question: str,
+        history: Turns = (),
+        longest: int = 48,
+        grid: Tensor | None = None,
+    ) -> str:
+        """The most likely answer to a question about a picture, or about none. grid: picture vectors in its place."""
+        features = grid if grid is not None else None if picture is None else self.see(picture)
+        ids = self.prompt(question, history, None if features is None else features.shape[1])
+        new = greedy(lambda ids: self(ids, features), ids, self.stop, longest)
+        return self.tokenizer.decode(new).strip()
+
+    def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write config.json, model.safetensors (weights as `dtype`) and tokenizer.json."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {k: v.to(dtype).contiguous() if v.is_floating_point() else v for k, v in self.state_dict().items()}
+        writers: dict[str, Callable[[Path], object]] = {
+            "model.safetensors": lambda path: save_file(state, path),
+            "config.json": lambda path: path.write_text(json.dumps(asdict(self.config), indent=2)),
+            "tokenizer.json": lambda path: self.tokenizer.save(str(path)),
+        }
+        for name, write in writers.items():  # under another name first: a reader never sees half a file
+            write(folder / f"{name}.part")
+            os.replace(folder / f"{name}.part", folder / name)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "LLaVA":
+        """Read what `save` wrote, in eval mode. Raises CheckpointError for a missing, damaged or misshapen file."""
+        folder = Path(folder)
+        try:
+            config = LlavaConfig.from_dict(json.loads((folder / "config.json").read_text()))
+            model = cls(config, read_tokenizer(folder / "tokenizer.json"))
+            model.load_state_dict(load_file(folder / "model.safetensors"))
+        except CheckpointError:
+            raise
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise CheckpointError(f"{folder} holds no readable LLaVA: {str(error).splitlines()[-1].strip()}") from error
+        return model.eval()
