@@ -152,6 +152,11 @@ ENVIRONMENT = {
 }
 
 
+def user_id(slot: int) -> int:
+    """The user under whom worker `slot` of a grader that is root runs a submission: nobody else's."""
+    return _UNPRIVILEGED_IDS + (os.getpid() % 10_000_000) * 64 + slot
+
+
 def execute(
     job: dict,
     reads: dict[str, Path],
@@ -167,7 +172,7 @@ def execute(
     bubblewrap: its path, or None to run without a sandbox (trusted submissions only). slot: the worker's number.
     seconds: wall time left for this submission.
     """
-    uid = _UNPRIVILEGED_IDS + (os.getpid() % 10_000_000) * 64 + slot if os.geteuid() == 0 and bubblewrap else 0
+    uid = user_id(slot) if os.geteuid() == 0 and bubblewrap else 0
     job = {**job, "uid": uid, "limits": limits.__dict__}
     environment = dict(ENVIRONMENT)
     filter_end = None
