@@ -8,7 +8,6 @@ import pytest
 
 from tests.grading.conftest import EXERCISES, HOSTILE, HostileRun
 
-
 pytestmark = pytest.mark.timeout(900)  # the first to ask waits for the whole set
 
 
