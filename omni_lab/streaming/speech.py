@@ -19,7 +19,7 @@ from ..errors import ConfigError
 from .account import Account
 from .mel import MelStream
 
-MARGIN = 16  # mel frames of context on each side of a vocoder's chunk (0.16 s)
+MARGIN = 12  # mel frames of context on each side of a vocoder's chunk (0.12 s); beyond them it hears next to nothing
 FADE = 0.01  # seconds over which a chunk fades into the next
 
 

@@ -1,0 +1,130 @@
+"""Codes to sound in chunks: what equals the whole, what it may differ by, and that no seam can be measured."""
+
+import itertools
+
+import pytest
+import torch
+
+from omni_lab.errors import InputError
+from omni_lab.streaming.account import Account
+from omni_lab.streaming.mel import MelStream
+from omni_lab.streaming.seams import seam_flux
+from omni_lab.streaming.speech import Speech, WaveStream, chunk_blocks, crossfade
+
+MEL_TOLERANCE = 3e-4  # of the mel's spread: what one block of look-ahead cannot see (measured: 6e-5 to 8e-5)
+WAVE_TOLERANCE = 3e-3  # of the wave's (that, and the vocoder's shorter context)
+
+
+@pytest.fixture(scope="module")
+def spoken(model):
+    """Codes, voice, noise, and mel and wave of the whole."""
+    dit, vocoder = model.token2wav.code2wav_dit_model, model.token2wav.code2wav_bigvgan_model
+    speaker = model.speakers["Ada"]
+    with torch.no_grad():
+        voice = dit.voice(speaker.cond, speaker.ref_mel)
+        codes = torch.randint(0, 1000, (101,), generator=torch.Generator().manual_seed(5))
+        noise = torch.randn(1, 202, 80, generator=torch.Generator().manual_seed(0))
+        mel = dit.solve(codes[None], voice, noise, 4)
+        return codes, voice, noise, mel, vocoder(mel)[0]
+
+
+def stream_mel(model, spoken, plan, **how):
+    mel = MelStream(model.token2wav.code2wav_dit_model, spoken[1], **how)
+    mel.add(spoken[0].tolist())
+    with torch.no_grad():
+        return torch.cat([mel.advance(blocks, True)[0] for blocks in plan if mel.codes], dim=1)
+
+
+def test_all_blocks_at_once_are_the_whole(model, spoken):
+    torch.testing.assert_close(stream_mel(model, spoken, [9]), spoken[3], atol=2e-5, rtol=0)
+
+
+def test_kept_keys_and_values_make_the_past_exact(model, spoken):
+    """With a single network call the receptive field is all there is: one block at a time is then the whole."""
+    dit = model.token2wav.code2wav_dit_model
+    with torch.no_grad():
+        whole = dit.solve(spoken[0][None], spoken[1], spoken[2], 2, solver="euler")
+    torch.testing.assert_close(
+        stream_mel(model, spoken, [1] * 9, num_steps=2, solver="euler"), whole, atol=2e-5, rtol=0
+    )
+
+
+def test_look_ahead_of_one_block_is_nearly_enough_and_two_are_enough(model, spoken):
+    def error(ahead):
+        return float((stream_mel(model, spoken, [1] * 9, ahead=ahead) - spoken[3]).std() / spoken[3].std())
+
+    none, one, two = error(0), error(1), error(2)
+    assert two < 1e-5 < one < MEL_TOLERANCE < none
+
+
+def test_wave_is_the_whole_one_within_the_tolerance(model, spoken):
+    wave, borders = say(model, spoken)
+    assert wave.shape == spoken[4].shape
+    assert float((wave - spoken[4]).std() / spoken[4].std()) < WAVE_TOLERANCE
+    assert len(borders) > 4
+
+
+def say(model, spoken, margin=12, fade=0.01, ahead=1):
+    """Stream it code by code; the wave and where its chunks begin."""
+    mel = MelStream(model.token2wav.code2wav_dit_model, spoken[1], ahead=ahead)
+    speech = Speech(mel, WaveStream(model.token2wav.code2wav_bigvgan_model, margin, fade), Account(), 2)
+    with torch.no_grad():
+        pieces = [piece for code in spoken[0].tolist() if (piece := speech.add(code)) is not None]
+        pieces += list(speech.finish())
+    return torch.cat(pieces), list(itertools.accumulate(map(len, pieces)))[:-1]
+
+
+def test_no_seam_can_be_measured_but_a_bad_one_is(model, spoken):
+    wave, borders = say(model, spoken)
+    of_whole, _ = seam_flux(spoken[4], borders)
+    at, elsewhere = seam_flux(wave, borders)
+    assert at < 1.02 * of_whole, "chunking raises the flux at the borders"
+    assert at < 1.25 * elsewhere
+    # The measure must be able to fail: every chunk given a step, as independent chunks would have.
+    broken = wave.clone()
+    for border in borders:
+        broken[border : border + 400] += 0.3
+    assert seam_flux(broken, borders)[0] > 1.1 * of_whole
+
+
+def test_chunks_never_ask_for_more_than_is_playing():
+    spoken, sizes = 0, []
+    while spoken < 24:
+        sizes.append(chunk_blocks(spoken, 4))
+        assert spoken == 0 or sizes[-1] <= spoken
+        spoken += sizes[-1]
+    assert sizes[:5] == [1, 1, 2, 4, 4] and max(sizes) == 4
+
+
+def test_state_stays_the_same_however_long_the_reply(model, spoken):
+    mel = MelStream(model.token2wav.code2wav_dit_model, spoken[1], num_steps=2, solver="euler")
+    wave = WaveStream(model.token2wav.code2wav_bigvgan_model)
+
+    def held():
+        kept = [t for pair in mel.past.values() for t in pair] + [mel.pending, wave.before, wave.beyond]
+        return sum(t.untyped_storage().nbytes() for t in kept), len(mel.codes)
+
+    sizes = []
+    with torch.no_grad():
+        for _ in range(12):
+            mel.add(spoken[0].tolist()[:12])
+            if mel.ready(1):
+                wave.add(*mel.advance(1))
+                sizes.append(held())
+    assert len(set(sizes[1:])) == 1
+
+
+def test_crossfade_of_the_same_is_the_same():
+    wave = torch.randn(50)
+    torch.testing.assert_close(crossfade(wave[:20], wave), wave)
+    torch.testing.assert_close(crossfade(wave[:0], wave), wave)
+    assert len(crossfade(wave, wave[:10])) == 10
+
+
+def test_wrong_codes_and_hasty_chunks_are_refused(model, spoken):
+    mel = MelStream(model.token2wav.code2wav_dit_model, spoken[1])
+    with pytest.raises(InputError, match="not in the table"):
+        mel.add([5000])
+    mel.add([1] * 12)
+    with pytest.raises(InputError, match="only 12 codes are known"):
+        mel.advance(1)
