@@ -35,16 +35,16 @@ build/uv/$(notdir $(BIN))/uv:
 
 .venv/set-up: requirements.lock pyproject.toml $(filter build/%,$(UV))
 	test -x $(BIN)/python || $(UV) venv --quiet --python "$(PYTHON)" .venv
-	$(UV) pip install --python $(BIN)/python -r requirements.lock
+	$(UV) pip install --python $(BIN)/python --no-deps -r requirements.lock
 	$(UV) pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv/set-up-lab: requirements-lab.lock .venv/set-up
-	$(UV) pip install --python $(BIN)/python -r requirements-lab.lock
+	$(UV) pip install --python $(BIN)/python --no-deps -r requirements-lab.lock
 	@touch $@
 
 .venv/set-up-lint: requirements-lint.lock .venv/set-up
-	$(UV) pip install --python $(BIN)/python -r requirements-lint.lock
+	$(UV) pip install --python $(BIN)/python --no-deps -r requirements-lint.lock
 	@touch $@
 
 course: .venv/set-up
