@@ -7,15 +7,19 @@ shipped concepts' names, each name given in the recipe's five prompts. One view 
 """
 
 import argparse
+import re
 from pathlib import Path
 
 from omni_lab import runtime
 from omni_lab.clip import CLIP
 from omni_lab.data import emoji
+from omni_lab.data.emoji_build import write_atomic
 from omni_lab.train.recipes.clip import emoji_accuracy
 
 CHECKPOINT = emoji.default_root().parent / "checkpoints" / "clip"
 OUT = Path(__file__).parent / "results" / "clip_zero_shot.md"
+README = Path(__file__).parents[1] / "README.md"
+MARKS = re.compile("(?<=<!-- clip -->\n).*(?=<!-- clip -->)", re.DOTALL)  # the table's place in the README
 
 
 def table(model: CLIP, names: emoji.EmojiSet) -> str:
@@ -40,7 +44,9 @@ def main() -> None:
     text = f"Zero-shot among {len(names)} concepts. Made by `python -m benchmarks.clip_zero_shot`.\n\n{made}\n"
     if given.checkpoint == CHECKPOINT:
         OUT.parent.mkdir(exist_ok=True)
-        OUT.write_text(text)
+        write_atomic(OUT, text.encode())
+        readme = README.read_text(encoding="utf-8")
+        write_atomic(README, MARKS.sub(lambda _: made + "\n", readme).encode())
     print(text)
 
 

@@ -49,7 +49,7 @@ class ClipRecipe(Recipe):
     name = "clip"
     scales = {
         "smoke": ClipSettings(20, 32, 2e-3, preset="tiny", styles=("noto", "twemoji"), log_every=5),
-        "cpu": ClipSettings(4000, 128, 2e-3, preset="nano", weight_decay=0.05),
+        "cpu": ClipSettings(3000, 128, 2.5e-3, preset="nano", weight_decay=0.05),
         "t4": ClipSettings(10000, 256, 1e-3, preset="small", weight_decay=0.1, workers=2),
         "gpu": ClipSettings(20000, 512, 1e-3, preset="small", weight_decay=0.1, workers=12),
     }
