@@ -79,16 +79,17 @@ def magnitudes(wave: Tensor, fft: int, hop: int, window: int) -> Tensor:
     return (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt()
 
 
-class Critics(nn.ModuleList):
+class Critics(nn.Module):
     """All critics; `width` is the channels of the narrowest layer (32 in the papers)."""
 
     def __init__(self, width: int = 32) -> None:
+        super().__init__()
         periods = [PeriodCritic(period, width) for period in PERIODS]
-        super().__init__([*periods, *(ResolutionCritic(*sizes, width) for sizes in RESOLUTIONS)])
+        self.critics = nn.ModuleList([*periods, *(ResolutionCritic(*sizes, width) for sizes in RESOLUTIONS)])
 
     def forward(self, wave: Tensor) -> list[list[Tensor]]:
         """wave: (batch, samples) -> the features and scores of every critic."""
-        return [critic(wave) for critic in self]
+        return [critic(wave) for critic in self.critics]
 
 
 def critic_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:

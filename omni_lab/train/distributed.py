@@ -73,14 +73,29 @@ def lost_peer(error: BaseException) -> bool:
 def shard(model: nn.Module, blocks: list[nn.Module], here: Hardware, dtype: torch.dtype) -> None:
     """FSDP2: each block, then the rest, over all processes; gathered in `dtype`, gradients reduced in float32."""
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
     if dtype == torch.float16:
         raise ConfigError("fp16 with loss scaling runs on one process only: --set dtype=float32")
     mesh = init_device_mesh(here.device.type, (dist.get_world_size(),))
     policy = MixedPrecisionPolicy(param_dtype=dtype if dtype != torch.float32 else None, reduce_dtype=torch.float32)
-    for block in [*blocks, model]:
-        fully_shard(block, mesh=mesh, mp_policy=policy)
+    # Weights are gathered when a module is called. A dictionary of models is never called itself, its entries are.
+    called = list(model.values()) if isinstance(model, nn.ModuleDict) else [model]
+    for module in [*blocks, *called]:
+        fully_shard(module, mesh=mesh, mp_policy=policy)
+    for module in called:
+        for method in ("sample", "codes", "generate"):  # ways in besides calling it, which evaluation takes
+            if hasattr(module, method):
+                register_fsdp_forward_method(module, method)
+
+
+def reshard(model: nn.Module) -> None:
+    """Let go of gathered weights. After a pass without a backward pass they stay gathered, and would go stale."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def total(value: float, device: torch.device) -> float:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError, OmniLabError
 from ..runtime import Hardware, seed_everything
 from . import checkpoints
-from .distributed import Processes, processes, shard, total
+from .distributed import Processes, processes, reshard, shard, total
 from .loader import BadData, indexes, load, to_device
 from .log import RunLog
 from .optimise import ExponentialAverage, adamw, recompute_in_backward, warmup_cosine
@@ -73,6 +73,10 @@ class Run:
         self.recipe, self.out, self.group, self.here = recipe, out, group, here
         self.settings = check(recipe.settings, group)
         self.dtype = here.dtype if self.settings.dtype == "auto" else DTYPES[self.settings.dtype]
+        if here.device.type == "cuda":
+            torch.set_float32_matmul_precision(
+                "high"
+            )  # TF32: what is left in float32 need not be exact to the last bit
         seed_everything(recipe.seed)
         self.model = recipe.build().to(here.device).train()
         self.prepare_model()
@@ -252,6 +256,8 @@ class Run:
         seed_everything(self.recipe.seed)
         with torch.no_grad(), self.average.swapped(), self.autocast():
             self.figures = self.recipe.evaluate(self.model)
+            if self.group.world > 1:
+                reshard(self.model)
         self.model.train()
         if self.figures:
             self.log.write(self.step, self.seconds, {f"held-out {k}": v for k, v in self.figures.items()})

@@ -1,6 +1,7 @@
 """Trained parts of the model, each a safetensors file left by a recipe, and the whole model put together from them."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,12 @@ def course_speakers(model: Any) -> dict[str, Speaker]:
     """The speakers whose replies the nano world holds, as `model` knows them."""
     tokenizer = model.processor.tokenizer
     tokens = [tokenizer.convert_tokens_to_ids(f"<spk_{i}>") for i in range(len(speech.REPLY_SPEAKERS))]
-    named = zip(speech.REPLY_SPEAKERS, tokens, strict=True)
-    return {name: enrol(recording(name), speech.SPEAKING_RATE, model.speaker_encoder, token) for name, token in named}
+    speakers = {}
+    for name, token in zip(speech.REPLY_SPEAKERS, tokens, strict=True):
+        made = enrol(recording(name), speech.SPEAKING_RATE, model.speaker_encoder, token)
+        # A copy: the reference is a window of a longer mel, all of which would be written along.
+        speakers[name] = replace(made, cond=made.cond.clone(), ref_mel=made.ref_mel.clone())
+    return speakers
 
 
 def reference_speaker(config: OmniConfig, folder: Path, name: str) -> Speaker:

@@ -99,9 +99,15 @@ class Recipe:
         return {"main": decay_groups(model.named_parameters(), self.settings)}
 
     def blocks(self, model: Any) -> list[nn.Module]:
-        """Modules to shard and to recompute as units, innermost first. Default: what stands in a ModuleList."""
-        lists = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
-        return [block for each in lists for block in each if not isinstance(block, (nn.ModuleList, nn.Linear))]
+        """Modules to shard and to recompute as units, none within another. Default: what stands in a ModuleList."""
+        found: dict[str, nn.Module] = {}
+        for name, module in model.named_modules():
+            inside = any(name.startswith(f"{outer}.") for outer in found)
+            if isinstance(module, nn.ModuleList) and not inside:
+                found |= {
+                    f"{name}.{i}": m for i, m in enumerate(module) if not isinstance(m, (nn.ModuleList, nn.Linear))
+                }
+        return list(found.values())
 
     def compile(self, model: Any) -> None:
         """Compile what is worth compiling, in place, so that parameter names stay."""

@@ -81,7 +81,7 @@ class BigVGANRecipe(Recipe):
         return {name: decay_groups(model[name].named_parameters(), self.settings) for name in self.optimisers}
 
     def blocks(self, model: Any) -> list[nn.Module]:
-        return [*model["vocoder"].resblocks, *model["critics"]]
+        return [*model["vocoder"].resblocks, *model["critics"].critics]
 
     def compile(self, model: Any) -> None:
         model["vocoder"].compile()

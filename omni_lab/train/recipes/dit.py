@@ -112,6 +112,10 @@ class DiTRecipe(Recipe):
         loss = flow_matching.training_loss(network, batch["mel"], batch["mask"], dropout)
         return loss, {}
 
+    def blocks(self, model: Any) -> list[nn.Module]:
+        """None: the DiT asks all its layers for their modulations before it calls the first one."""
+        return []
+
     def compile(self, model: Any) -> None:
         model["dit"].compile()
 

@@ -61,11 +61,15 @@ class Llava(Recipe):
 
     @property
     def config(self) -> llava.LlavaConfig:
-        return replace(MODELS[self.settings.preset], clip=self.encoder.config)
+        return MODELS[self.settings.preset]
+
+    @property
+    def side(self) -> int:
+        """Places in a row of the grid."""
+        return self.config.image_size // llava.stride(self.encoder.config.vision)
 
     def build(self) -> nn.Module:
-        model = llava.LLaVA(self.config, self.tokenizer)
-        model.vision_tower.load_state_dict(self.encoder.visual.state_dict())
+        model = llava.LLaVA(self.config, self.tokenizer, self.encoder)
         start = self.settings.start or next(iter(self.reads), "")
         if start:
             need_part(self.parts, start, model, self.name)
@@ -87,7 +91,7 @@ class Llava(Recipe):
     def collate(self, examples: list[Example]) -> Batch:
         """ids and labels (batch, longest), padded on the right, and "told" (batch, places, WORDS) ids with -1 for none
         or "pictures" (batch, 3, size, size)."""
-        side, size = self.config.side, self.config.image_size
+        side, size = self.side, self.config.image_size
         rows = [self.row(example, side * side) for example in examples]
         longest = max(len(ids) for ids, _ in rows)
         batch: Batch = {"ids": torch.zeros(len(rows), longest, dtype=torch.long), "samples": len(rows)}
@@ -144,7 +148,7 @@ def told_ids(tokenizer: Tokenizer, told: list[str]) -> Tensor:
     return found
 
 
-CPU = LlavaSettings(600, 24, 2e-3, warmup=0.05, log_every=20, evaluate_every=100)
+CPU = LlavaSettings(500, 24, 2e-3, warmup=0.05, log_every=20, evaluate_every=100)
 T4 = replace(CPU, steps=3000, batch_size=64, learning_rate=6e-4, preset="small", workers=2, log_every=50)
 GPU = replace(T4, steps=6000, workers=12)
 
