@@ -139,7 +139,7 @@ def training_memory(
 
 
 def longest_that_fits(available: int, count: Callable[[int], Memory], most: int = 32768) -> int:
-    """The largest length up to `most` tokens, in steps of 256, whose `count(length).peak` is at most `available`; 0: none."""
+    """The largest length up to `most` tokens, in steps of 256, whose peak fits into `available` bytes; 0: none does."""
     low, high = 0, most // 256
     while low < high:
         middle = (low + high + 1) // 2
@@ -157,7 +157,7 @@ def need_to_fit(available: int, config: TextConfig, rows: int, length: int, **op
     ways = []
     for name, changed in tried:
         if training_memory(config, length=length, **changed).peak <= available:
-            ways.append(f"{name}")
+            ways.append(name)
     shorter = longest_that_fits(available, lambda n: training_memory(config, rows, n, **options), most=length)
     if shorter:
         ways.append(f"rows of {shorter} tokens")

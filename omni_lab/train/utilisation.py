@@ -103,7 +103,7 @@ def measured_seconds(run: Callable[[], object], device: torch.device, rounds: in
 
 
 def measured_flops(device: torch.device, dtype: torch.dtype = torch.float32, size: int = 512) -> float:
-    """FLOP/s that a product of two square matrices of `size` reaches here: the roof of a machine without a data sheet."""
+    """FLOP/s that a product of square matrices of `size` reaches here: the roof of a machine without a data sheet."""
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / measured_seconds(lambda: left @ right, device)
 

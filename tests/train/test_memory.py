@@ -1,0 +1,113 @@
+"""What is counted before a run is what autograd keeps, what the matrices cost, and what a person is told."""
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from omni_lab.config import TextConfig, preset
+from omni_lab.errors import ConfigError, InputError, OmniLabError
+from omni_lab.layers import Decoder
+from omni_lab.train import memory, utilisation
+
+SHAPES = {
+    "square": TextConfig(200, 96, 256, 3, 6, 2, 512, mrope_section=(2, 3, 3)),
+    "wide, one key head": TextConfig(300, 128, 320, 2, 4, 1, 512, mrope_section=(4, 6, 6)),
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+class Language(torch.nn.Module):
+    """Decoder and head, as the thinker has them."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.model = Decoder(config)
+        self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, ids):
+        return self.lm_head(self.model(self.model.embed_tokens(ids)))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_activations_are_what_autograd_keeps(name, checkpointed):
+    config, rows, length = SHAPES[name], 2, 96
+    model = Language(config).train()
+    model.model.gradient_checkpointing = checkpointed
+    ids = torch.randint(0, config.vocab_size, (rows, length))
+    kept = memory.saved_bytes(lambda: model(ids).logsumexp(-1).sum(), model.parameters())
+    counted = memory.training_memory(config, rows, length, "float32", checkpointed)
+    logits = 4 * rows * length * config.vocab_size
+    expected = counted.activations + logits
+    if checkpointed:  # the layer that is recomputed comes later
+        expected -= memory.layer_activations(rows * length, config.hidden_size, config.intermediate_size,
+                                             config.num_attention_heads, config.num_key_value_heads,
+                                             config.head_dim, 4, 4)  # fmt: skip
+    assert kept == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_parameters_and_flops_are_those_of_the_real_decoder(name):
+    config, rows, length = SHAPES[name], 2, 64
+    model = Language(config).train()
+    assert memory.decoder_parameters(config) == sum(p.numel() for p in model.parameters())
+    ids = torch.randint(0, config.vocab_size, (rows, length))
+    # Kernels that a CPU has for itself are no products to the counter: autocast's 16 bits take the ordinary ones.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.autocast("cpu", torch.bfloat16):
+        model(ids).float().logsumexp(-1).sum().backward()
+    expected = rows * length * utilisation.decoder_flops(config, length)
+    assert counter.get_total_flops() == pytest.approx(expected, rel=1e-6)
+
+
+def test_published_sizes():
+    text = preset("qwen2_5_omni_3b").thinker_config.text_config
+    assert memory.decoder_parameters(text) == pytest.approx(3.4e9, rel=0.01)
+    counted = memory.training_memory(text, 1, 4096, "autocast")
+    assert counted.states == 12 * memory.decoder_parameters(text)
+    sharded = memory.training_memory(text, 1, 4096, "autocast", processes=8)
+    assert sharded.states == pytest.approx(counted.states / 8, abs=8) and sharded.activations == counted.activations
+
+
+def test_gradients_count_beside_activations_only_when_accumulated():
+    config = SHAPES["square"]
+    once, twice = (memory.training_memory(config, 2, 64, accumulate=n) for n in (1, 2))
+    assert twice.peak - twice.gradients == twice.states + twice.copies + twice.activations + twice.logits
+    assert once.peak < twice.peak
+
+
+def test_what_does_not_fit_is_told_with_what_would():
+    config = SHAPES["square"]
+    needed = memory.training_memory(config, 4, 1024).peak
+    assert memory.need_to_fit(needed, config, 4, 1024).peak == needed
+    with pytest.raises(OmniLabError, match=r"4 x 1024 tokens need .* would fit: one row; .*rows of \d+ tokens"):
+        memory.need_to_fit(needed // 2, config, 4, 1024)
+    with pytest.raises(OmniLabError, match="more processes"):
+        memory.need_to_fit(1000, config, 4, 1024)
+    longest = memory.longest_that_fits(needed, lambda n: memory.training_memory(config, 4, n))
+    assert longest == 1024
+    with pytest.raises(ConfigError, match="precision 'int3'"):
+        memory.state_bytes(1, 1, "int3")
+
+
+def test_limits_of_a_card():
+    sheet = utilisation.card("NVIDIA H200")
+    text = preset("qwen2_5_omni_3b").thinker_config.text_config
+    limit = utilisation.decoder_limit(text, 0, sheet.bandwidth)
+    assert limit == pytest.approx(sheet.bandwidth / (2 * utilisation.matrix_parameters(text)))
+    assert utilisation.decoder_limit(text, 1000, sheet.bandwidth, batch=8) < 8 * limit
+    assert utilisation.attainable(1e9, sheet.flops, sheet.bandwidth) == sheet.flops
+    assert utilisation.attainable(2.0, sheet.flops, sheet.bandwidth) == 2 * sheet.bandwidth
+    assert utilisation.mfu(100.0, 10.0, 2000.0) == 0.5
+    with pytest.raises(InputError, match="no data sheet"):
+        utilisation.card("Abacus")
+
+
+def test_measured_roofs_are_plausible():
+    device = torch.device("cpu")
+    assert 1e8 < utilisation.measured_flops(device, size=128) < 1e14
+    assert 1e8 < utilisation.measured_bandwidth(device, megabytes=4) < 1e13
