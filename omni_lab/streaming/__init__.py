@@ -3,5 +3,6 @@
 from .account import SOURCES, Account
 from .events import AudioChunk, TextDelta
 from .reply import ReplyStream, stream, stream_inputs
+from .session import Session
 
-__all__ = ["SOURCES", "Account", "AudioChunk", "ReplyStream", "TextDelta", "stream", "stream_inputs"]
+__all__ = ["SOURCES", "Account", "AudioChunk", "ReplyStream", "Session", "TextDelta", "stream", "stream_inputs"]

@@ -71,6 +71,7 @@ class ReplyStream:
         self.text = ""
         self.ended = ended
         self.stopped = threading.Event()
+        self.lock = threading.RLock()  # held while an event is made
         self.over = False
         self.speech = {"most_blocks": most_blocks, "margin": margin, "fade": fade, "seed": seed, **token2wav}
         self.speaking = {"max_new_tokens": max_codes, "sampling": talker_sampling}
@@ -84,15 +85,16 @@ class ReplyStream:
 
     @torch.no_grad()
     def __next__(self) -> Event:
-        if self.stopped.is_set():
-            self.close()
-        if self.over:
-            raise StopIteration
-        try:
-            return next(self.events)
-        except BaseException:  # the end, a mistake or Ctrl-C: what was kept is let go in each case
-            self.close()
-            raise
+        with self.lock:
+            if self.stopped.is_set():
+                self.close()
+            if self.over:
+                raise StopIteration
+            try:
+                return next(self.events)
+            except BaseException:  # the end, a mistake or Ctrl-C: what was kept is let go in each case
+                self.close()
+                raise
 
     def __enter__(self) -> "ReplyStream":
         return self
@@ -105,14 +107,15 @@ class ReplyStream:
         self.stopped.set()
 
     def close(self) -> None:
-        """End the reply now and free what it holds; from the thread that reads it. Twice is once."""
-        if self.over:
-            return
-        self.over = True
-        self.events.close()
-        self.account.mark("end")
-        if self.ended is not None:
-            self.ended(self)
+        """End the reply and free what it holds, as soon as the event that is being made is done. Twice is once."""
+        with self.lock:
+            if self.over:
+                return
+            self.over = True
+            self.events.close()
+            self.account.mark("end")
+            if self.ended is not None:
+                self.ended(self)
 
     def run(self, start: Callable[[Account], Any], talk: Callable[[Any], Prefilled] | None) -> Iterator[Event]:
         """The events, lazily."""
@@ -127,12 +130,11 @@ class ReplyStream:
                 speech = self.new_speech(self.voice)
             track = talker.text_track(itertools.chain([first], vectors), heard.text_eos, heard.text_pad)
             yield from self.spoken(heard, track, speech)
-        while True:  # what the talker did not wait for
+        more = first
+        while more is not None and not self.stopped.is_set():  # what the talker did not wait for
             with self.account.span("thinker"):
                 more = next(vectors, None)
             yield from self.new_text()
-            if more is None or self.stopped.is_set():
-                break
         self.deltas.append(self.writing.finish())
         yield from self.new_text()
 
