@@ -117,7 +117,7 @@ def spectral_loss(made: Tensor, wave: Tensor) -> Tensor:
     for sizes in RESOLUTIONS:
         ours, theirs = magnitudes(made, *sizes), magnitudes(wave, *sizes)
         losses += [F.l1_loss(ours.clamp(min=1e-5).log(), theirs.clamp(min=1e-5).log())]
-        losses += [(theirs - ours).norm() / theirs.norm().clamp(min=1e-5)]
+        losses += [(theirs - ours).norm() / theirs.norm().clamp(min=1.0)]
     return torch.stack(losses).sum() / len(RESOLUTIONS)
 
 

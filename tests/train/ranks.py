@@ -18,7 +18,15 @@ from omni_lab.train.loop import train
 SETTINGS = replace(TOY, steps=20, log_every=1, save_every=10)
 
 
-class Dying(Toy):
+class Evaluated(Toy):
+    """The same, evaluated by a pass without a backward pass: gathered weights must not stay behind."""
+
+    def evaluate(self, model):
+        batch = self.batch(999)
+        return {"loss": self.loss(model, batch, "main")[0].item()}
+
+
+class Dying(Evaluated):
     """Ends the last process, without a word, in the middle of the run."""
 
     calls = 0
@@ -31,7 +39,8 @@ class Dying(Toy):
 
 
 def run(kind: type[Toy], folder: Path) -> None:
-    train(kind(SETTINGS, seed=3), folder, resume=True, device="cpu", progress=False)
+    settings = replace(SETTINGS, evaluate_every=4)
+    train(kind(settings, seed=3), folder, resume=True, device="cpu", progress=False)
 
 
 def fork(world: int, folder: Path, port: int) -> None:
@@ -42,7 +51,7 @@ def fork(world: int, folder: Path, port: int) -> None:
         if not pid:
             os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            run(Toy, folder)
+            run(Evaluated, folder)
             os._exit(0)
         children.append(pid)
     for pid in children:
@@ -74,9 +83,9 @@ if __name__ == "__main__":
         except OmniLabError as error:
             print(error, file=sys.stderr, flush=True)
             os._exit(1)
-    run(Toy, folder / "one")
+    run(Evaluated, folder / "one")
     fork(2, folder / "two", free_port())
     fork(4, halfway(folder / "two", folder / "two_then_four"), free_port())
     fork(1, folder / "one_sharded", free_port())
-    run(Toy, halfway(folder / "two", folder / "two_then_one"))
+    run(Evaluated, halfway(folder / "two", folder / "two_then_one"))
     fork(2, halfway(folder / "one", folder / "one_then_two"), free_port())
