@@ -75,7 +75,15 @@ def context_vectors(hidden_states: Tensor, inputs_embeds: Tensor, input_ids: Ten
     hidden_states: after the thinker's last norm; inputs_embeds: its input, media in their places; both of that shape.
     """
     media = (config.audio_token_index, config.image_token_index, config.video_token_index)
-    is_media = torch.isin(input_ids, torch.tensor(media, device=input_ids.device))
+    return thinker_vectors(
+        hidden_states, inputs_embeds, torch.isin(input_ids, torch.tensor(media, device=input_ids.device))
+    )
+
+
+def thinker_vectors(hidden_states: Tensor, inputs_embeds: Tensor, is_media: Tensor) -> Tensor:
+    """What the talker is told at each place: (batch, length, dim) twice, (batch, length) bool -> (batch, length, dim).
+
+    The hidden state, plus the embedding where a word stands (report, section 2.3; at media places as the reference)."""
     return hidden_states + inputs_embeds.masked_fill(is_media.unsqueeze(-1), 0)
 
 

@@ -1,0 +1,72 @@
+"""Lab 05's stand-in for a trained codec: k-means over 20 ms of mel makes codes, Griffin-Lim makes them sound again.
+
+It is the baseline that `codec/speech_tokenizer.py` names: it needs seconds to fit and no training, and it sounds like
+a robot, since a code keeps the mean of many moments. Lab 07 builds the real thing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torchaudio
+from torch import Tensor
+
+from ..codec import mel as mels
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """A code is the number of the nearest centre."""
+
+    centres: Tensor  # (codes, 2 * bands): two log-mel frames of 10 ms each
+
+    def encode(self, wave: Tensor) -> Tensor:
+        """A 24 kHz wave (samples,) -> codes (samples // 480,), int64, 50 a second."""
+        return nearest(pairs_of(wave), self.centres)
+
+    def mel(self, codes: Tensor) -> Tensor:
+        """Codes (n,) -> log-mel (2 * n, bands). Raises InputError for a code that the book lacks."""
+        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < len(self.centres):
+            raise InputError(f"codebook: codes must lie in 0 to {len(self.centres) - 1}")
+        return self.centres[codes].reshape(2 * len(codes), -1)
+
+    def wave(self, codes: Tensor, rounds: int = 32) -> Tensor:
+        """Codes (n,) -> a 24 kHz wave of about 480 * n samples, its phases found by Griffin and Lim's method (1984)."""
+        if not len(codes):
+            return torch.zeros(0)
+        filters = mels.mel_filters(self.centres.shape[1] // 2, torch.float32, codes.device)  # (bins, bands)
+        power = (self.mel(codes).exp() @ torch.linalg.pinv(filters)).clamp(min=1e-6)  # (frames, bins)
+        sizes = {"n_fft": mels.WINDOW, "hop_length": mels.HOP, "win_length": mels.WINDOW}
+        wave = torchaudio.functional.griffinlim(
+            power.T, torch.hann_window(mels.WINDOW), **sizes, power=1.0, n_iter=rounds, momentum=0.9,
+            length=None, rand_init=False,
+        )  # fmt: skip
+        return wave / wave.abs().max().clamp(min=1.0)
+
+
+def pairs_of(wave: Tensor) -> Tensor:
+    """A 24 kHz wave (samples,) -> its log-mel, two frames a row: (samples // 480, 2 * bands)."""
+    frames = mels.mel_spectrogram(wave)  # (frames, bands)
+    return frames[: len(frames) // 2 * 2].reshape(len(frames) // 2, -1)
+
+
+def nearest(rows: Tensor, centres: Tensor) -> Tensor:
+    """The nearest centre of each row: (n, dim), (codes, dim) -> (n,)."""
+    return (rows @ centres.T - centres.square().sum(1) / 2).argmax(1)
+
+
+def fit(waves: Sequence[Tensor], size: int, rounds: int = 12, seed: int = 0) -> Codebook:
+    """k-means (Lloyd 1982) over the mel pairs of `waves` at 24 kHz. Raises InputError for too little sound."""
+    rows = torch.cat([pairs_of(wave) for wave in waves])
+    if len(rows) < size:
+        raise InputError(f"codebook: {len(rows)} pairs of frames cannot make {size} codes")
+    generator = torch.Generator().manual_seed(seed)
+    centres = rows[torch.randperm(len(rows), generator=generator)[:size]].clone()
+    for _ in range(rounds):
+        owner = nearest(rows, centres)
+        count = torch.bincount(owner, minlength=size)
+        sums = torch.zeros_like(centres).index_add_(0, owner, rows)
+        # A centre that nobody is nearest to stays where it is.
+        centres = torch.where(count[:, None] > 0, sums / count.clamp(min=1)[:, None], centres)
+    return Codebook(centres)

@@ -1,0 +1,51 @@
+"""Lab 05's codebook: codes at 50 a second that sound again like what they were made of."""
+
+import pytest
+import torch
+
+from omni_lab.codec import mel
+from omni_lab.data import speech
+from omni_lab.errors import InputError
+from omni_lab.lab import codebook
+
+
+@pytest.fixture(scope="module")
+def waves():
+    torch.set_num_threads(1)
+    return [torch.from_numpy(clip.wave.copy()) for clip in speech.shipped()[:3]]
+
+
+def test_codes_come_at_fifty_a_second_and_are_repeatable(waves):
+    book = codebook.fit(waves, 32, rounds=4)
+    codes = book.encode(waves[0])
+    assert codes.shape == (len(waves[0]) // 480,) and int(codes.max()) < 32
+    assert torch.equal(codes, codebook.fit(waves, 32, rounds=4).encode(waves[0]))
+
+
+def test_more_rounds_fit_better_and_more_codes_too(waves):
+    rows = torch.cat([codebook.pairs_of(w) for w in waves])
+
+    def error(size, rounds):
+        centres = codebook.fit(waves, size, rounds).centres
+        return float((rows - centres[codebook.nearest(rows, centres)]).square().mean())
+
+    assert error(32, 6) < error(32, 0) and error(64, 6) < error(16, 6)
+
+
+def test_what_sounds_again_has_the_mel_that_the_codes_stand_for(waves):
+    book = codebook.fit(waves, 64, rounds=4)
+    codes = book.encode(waves[0])[:60]
+    wave = book.wave(codes)
+    assert abs(len(wave) - 480 * 60) <= 480 and bool(torch.isfinite(wave).all())
+    again, meant = mel.mel_spectrogram(wave), book.mel(codes)
+    count = min(len(again), len(meant))
+    likeness = torch.corrcoef(torch.stack([again[:count].flatten(), meant[:count].flatten()]))[0, 1]
+    assert float(likeness) > 0.7
+    assert len(book.wave(codes[:0])) == 0
+
+
+def test_too_little_sound_and_unknown_codes_are_named(waves):
+    with pytest.raises(InputError, match="cannot make 5000 codes"):
+        codebook.fit([waves[0]], 5000)
+    with pytest.raises(InputError, match="0 to 15"):
+        codebook.fit(waves, 16, 1).mel(torch.tensor([16]))
