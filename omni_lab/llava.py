@@ -8,11 +8,13 @@ loss, which parts learn in which stage, the model, how it answers, files. Notabl
 - the language model is the decoder of the thinker (layers.py), so weights of Qwen2.5 fit it.
 """
 
+import copy
 import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,13 +27,14 @@ from torch import Tensor, nn
 
 from . import clip
 from .bpe import read_tokenizer
-from .clip_config import CLIPConfig
+from .clip_config import ImageTowerConfig
 from .config import TextConfig
 from .errors import CheckpointError, ConfigError, InputError
 from .layers import Decoder
 
 IGNORED = -100  # label of a token of which no loss is taken
 IMAGE, IMAGE_START, IMAGE_END = "<|IMAGE|>", "<|vision_bos|>", "<|vision_eos|>"
+MARK = "vision_tower.conv1.weight"
 SYSTEM = "You see a picture."
 STAGES = {  # what learns, by the beginning of its parameters' names (section 4.2); "language" is what comes before
     "language": ("language_model.",),
@@ -135,50 +138,41 @@ def greedy(logits_of: Callable[[Tensor], Tensor], ids: Tensor, stop: int, longes
 
 @dataclass(frozen=True)
 class LlavaConfig:
-    """An image tower, a projection and a decoder."""
+    """A decoder and the size at which it sees; the image tower is a CLIP's."""
 
-    clip: CLIPConfig = CLIPConfig()
     text: TextConfig = TextConfig(
         vocab_size=2048, hidden_size=160, intermediate_size=448, num_hidden_layers=3, num_attention_heads=5,
         num_key_value_heads=5, max_position_embeddings=1024, rope_theta=1e4, mrope_section=(16,),
     )  # fmt: skip
     image_size: int = 96  # pixels of a side
 
-    def __post_init__(self) -> None:
-        if self.clip.vision.patch_size:
-            raise ConfigError("lab 02 looks through a ResNet: patch_size must be 0")
-        if self.image_size <= 0 or self.image_size % self.stride:
-            raise ConfigError(f"image_size {self.image_size} is no multiple of {self.stride}, the tower's stride")
-
-    @property
-    def stride(self) -> int:
-        """Pixels of a side of one place of the grid."""
-        return 4 * 2 ** (len(self.clip.vision.layers) - 1)
-
-    @property
-    def side(self) -> int:
-        """Places in a row of the grid."""
-        return self.image_size // self.stride
-
     @classmethod
-    def from_dict(cls, values: dict) -> "LlavaConfig":
+    def from_dict(cls, values: dict[str, Any]) -> "LlavaConfig":
         """Read `asdict`'s form; ConfigError for anything else."""
         try:
             text = TextConfig(**values["text"] | {"mrope_section": tuple(values["text"]["mrope_section"])})
-            return cls(CLIPConfig.from_dict(values["clip"]), text, values["image_size"])
+            return cls(text, values["image_size"])
         except (TypeError, KeyError) as error:
             raise ConfigError(f"this is no configuration of a LLaVA: {error}") from error
+
+
+def stride(vision: ImageTowerConfig) -> int:
+    """Pixels of a side of one place of a ResNet's grid."""
+    return 4 * 2 ** (len(vision.layers) - 1)
 
 
 class LLaVA(nn.Module):
     """Tower g, projection W and language model f (figure 1). `tokenizer` knows ChatML and the picture's tokens."""
 
-    def __init__(self, config: LlavaConfig, tokenizer: Tokenizer):
+    def __init__(self, config: LlavaConfig, tokenizer: Tokenizer, encoder: clip.CLIP):
         super().__init__()
+        vision = encoder.config.vision
+        if vision.patch_size or config.image_size <= 0 or config.image_size % stride(vision):
+            raise ConfigError(f"lab 02 looks through a ResNet, at pictures of a multiple of {stride(vision)} pixels")
         self.config, self.tokenizer = config, tokenizer
-        self.vision_tower = clip.ModifiedResNet(config.clip.vision, config.clip.embed_dim).eval().requires_grad_(False)
-        width = 4 * config.clip.vision.width * 2 ** (len(config.clip.vision.layers) - 1)
-        self.projector = nn.Linear(width, config.text.hidden_size)
+        self.vision_tower = copy.deepcopy(encoder.visual).eval().requires_grad_(False)
+        self.side = config.image_size // stride(vision)  # places in a row of the grid
+        self.projector = nn.Linear(4 * vision.width * 2 ** (len(vision.layers) - 1), config.text.hidden_size)
         self.language_model = Decoder(config.text)
         nn.init.normal_(self.language_model.embed_tokens.weight, std=0.05)
         self.image_token, self.stop = tokenizer.token_to_id(IMAGE), tokenizer.token_to_id("<|im_end|>")
@@ -252,10 +246,13 @@ class LLaVA(nn.Module):
         return self.tokenizer.decode(new).strip()
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write config.json, model.safetensors (weights as `dtype`) and tokenizer.json."""
+        """Write config.json, model.safetensors (weights as `dtype`) and tokenizer.json.
+
+        The tower is lab 01's and stays there; its first layer alone is kept, as a mark of which one it was."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        state = {k: v.to(dtype).contiguous() if v.is_floating_point() else v for k, v in self.state_dict().items()}
+        state = {k: v.to(dtype).contiguous() for k, v in self.state_dict().items() if not k.startswith("vision_tower.")}
+        state[MARK] = self.state_dict()[MARK].contiguous()
         writers: dict[str, Callable[[Path], object]] = {
             "model.safetensors": lambda path: save_file(state, path),
             "config.json": lambda path: path.write_text(json.dumps(asdict(self.config), indent=2)),
@@ -266,13 +263,19 @@ class LLaVA(nn.Module):
             os.replace(folder / f"{name}.part", folder / name)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "LLaVA":
-        """Read what `save` wrote, in eval mode. Raises CheckpointError for a missing, damaged or misshapen file."""
+    def load(cls, folder: str | Path, encoder: clip.CLIP) -> "LLaVA":
+        """Read what `save` wrote, in eval mode; `encoder` is the CLIP that it was trained with.
+
+        Raises CheckpointError for a missing, damaged or misshapen file, and for another CLIP."""
         folder = Path(folder)
         try:
             config = LlavaConfig.from_dict(json.loads((folder / "config.json").read_text()))
-            model = cls(config, read_tokenizer(folder / "tokenizer.json"))
-            model.load_state_dict(load_file(folder / "model.safetensors"))
+            model = cls(config, read_tokenizer(folder / "tokenizer.json"), encoder)
+            state = load_file(folder / "model.safetensors")
+            own = model.state_dict()
+            if MARK not in state or not torch.equal(state[MARK], own[MARK].cpu()):
+                raise CheckpointError(f"{folder} was trained with another CLIP: train it again with this one")
+            model.load_state_dict({k: v for k, v in own.items() if k.startswith("vision_tower.")} | state)
         except CheckpointError:
             raise
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
