@@ -192,7 +192,7 @@ class ModifiedResNet(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention with the parameter names of torch's own module: (batch, length, dim) -> the same."""
+    """Attention with the parameter names of torch's own module: (batch, length, dim) -> the same, or the first place."""
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
@@ -205,12 +205,15 @@ class SelfAttention(nn.Module):
         nn.init.normal_(self.in_proj_weight, std=dim**-0.5)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, causal: bool) -> Tensor:
+    def forward(self, x: Tensor, causal: bool = False, first_only: bool = False) -> Tensor:
         batch, length, dim = x.shape
-        projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-        query, key, value = projected.view(batch, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)  # (batch, heads, length, head_dim)
-        return self.out_proj(mixed.transpose(1, 2).reshape(batch, length, dim))
+        asking = x[:, :1] if first_only else x
+        weights, biases = self.in_proj_weight.split([dim, 2 * dim]), self.in_proj_bias.split([dim, 2 * dim])
+        query = F.linear(asking, weights[0], biases[0]).view(batch, -1, self.heads, dim // self.heads).transpose(1, 2)
+        both = F.linear(x, weights[1], biases[1]).view(batch, length, 2, self.heads, dim // self.heads)
+        key, value = both.permute(2, 0, 3, 1, 4)  # (batch, heads, length, head_dim) each
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        return self.out_proj(mixed.transpose(1, 2).reshape(batch, -1, dim))
 
 
 class Block(nn.Module):
@@ -230,21 +233,22 @@ class Block(nn.Module):
         for out in (self.attn.out_proj, self.mlp.c_proj):  # deeper towers start with smaller steps
             nn.init.normal_(out.weight, std=dim**-0.5 * (2 * depth) ** -0.5)
 
-    def forward(self, x: Tensor, causal: bool) -> Tensor:
-        x = x + self.attn(self.ln_1(x), causal)
+    def forward(self, x: Tensor, causal: bool = False, first_only: bool = False) -> Tensor:
+        x = (x[:, :1] if first_only else x) + self.attn(self.ln_1(x), causal, first_only)
         return x + self.mlp(self.ln_2(x))
 
 
 class Transformer(nn.Module):
-    """A stack of blocks: (batch, length, dim) -> the same."""
+    """A stack of blocks: (batch, length, dim) -> the same, or (batch, 1, dim) where only the first place is read off:
+    then the last block computes no other, which saves most of that block."""
 
     def __init__(self, dim: int, heads: int, depth: int):
         super().__init__()
         self.resblocks = nn.ModuleList(Block(dim, heads, depth) for _ in range(depth))
 
-    def forward(self, x: Tensor, causal: bool) -> Tensor:
-        for block in self.resblocks:
-            x = block(x, causal)
+    def forward(self, x: Tensor, causal: bool = False, first_only: bool = False) -> Tensor:
+        for number, block in enumerate(self.resblocks, 1):
+            x = block(x, causal, first_only and number == len(self.resblocks))
         return x
 
 
@@ -265,7 +269,7 @@ class VisionTransformer(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         x = self.conv1(pictures).flatten(2).transpose(1, 2)  # (batch, places, width)
         x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], dim=1) + self.positional_embedding
-        x = self.transformer(self.ln_pre(x), causal=False)
+        x = self.transformer(self.ln_pre(x), first_only=True)
         return self.ln_post(x[:, 0]) @ self.proj
 
 
