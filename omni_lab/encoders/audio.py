@@ -112,23 +112,26 @@ class AudioEncoder(nn.Module):
         A single (mels, frames) of clips one after another, as the reference wants it, is taken too. The tokens of all
         clips follow one another, token_count(length) each. Raises InputError for other shapes.
         """
-        lengths = [int(n) for n in feature_lens]
+        clips = self.frames(input_features, [int(n) for n in feature_lens])
+        if not clips:
+            return self.proj.weight.new_zeros(0, self.config.output_dim)
+        return self.proj(self.ln_post(torch.cat([pair_average(clip) for clip in clips])))  # (tokens, output_dim)
+
+    def frames(self, input_features: Tensor, lengths: list[int]) -> list[Tensor]:
+        """What the layers make of each clip that is not empty, before pooling: (length at 20 ms, d_model) each."""
         clips = self.split(input_features, lengths)
         chunk = 2 * self.config.n_window
-        frames = chunk_lengths(lengths, chunk)
-        halved = [(n - 1) // 2 + 1 for n in frames]  # after the stride of conv2
-        if not frames:
-            return self.proj.weight.new_zeros(0, self.config.output_dim)
-        chunks = [piece for clip in clips for piece in clip.t().split(chunk)]
-        x = self.stem(chunks, halved)
+        halved = [(n - 1) // 2 + 1 for n in chunk_lengths(lengths, chunk)]  # after the stride of conv2
+        if not halved:
+            return []
+        x = self.stem([piece for clip in clips for piece in clip.t().split(chunk)], halved)
         plan = plan_windows(halved, x.device)
         for layer in self.layers:
             if self.gradient_checkpointing and self.training:
                 x = checkpoint(layer, x, plan, use_reentrant=False)
             else:
                 x = layer(x, plan)
-        pooled = [pair_average(clip) for clip in x.split([(n - 1) // 2 + 1 for n in lengths if n > 0])]
-        return self.proj(self.ln_post(torch.cat(pooled)))  # (tokens, output_dim)
+        return list(x.split([(n - 1) // 2 + 1 for n in lengths if n > 0]))
 
     def split(self, features: Tensor, lengths: list[int]) -> list[Tensor]:
         """The clips without padding and without empty ones, each (mels, length)."""
