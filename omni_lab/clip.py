@@ -192,7 +192,7 @@ class ModifiedResNet(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Attention with the parameter names of torch's own module: (batch, length, dim) -> the same, or the first place."""
+    """Attention with the parameter names of torch's own module: (batch, length, dim) -> the same, or place 0."""
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
