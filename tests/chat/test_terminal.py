@@ -1,0 +1,43 @@
+"""The terminal and the notebook's widgets: the same conversation through other doors."""
+
+import io
+import json
+
+import numpy as np
+import soundfile
+from PIL import Image
+
+from omni_lab.chat.notebook import Chat
+from omni_lab.chat.terminal import Terminal
+
+from .conftest import HOW
+
+
+def test_a_conversation_in_the_terminal(model, tmp_path):
+    Image.fromarray(np.zeros((56, 56, 3), dtype=np.uint8)).save(tmp_path / "dot.png")
+    soundfile.write(tmp_path / "tone.wav", np.sin(np.arange(8000) / 5), 16000)
+    out = io.StringIO()
+    lines = [
+        "/help", "/time", "/fly", f"What is @{tmp_path}/dot.png this?", f"@{tmp_path}/tone.wav", "/time",
+        "/speaker Zoe", "/speaker Ben", "/quiet", "Hello.", "@nothing.txt", "/new", "", "/quit", "never read",
+    ]  # fmt: skip
+    Terminal(model, out, tmp_path / "replies", **HOW).run(lines)
+    said = out.getvalue()
+    for words in ("/speaker NAME", "no reply yet", "no command /fly", "no speaker named 'Zoe'", "expected a picture"):
+        assert words in said
+    assert "1 input processing" in said and "never read" not in said
+    files = sorted((tmp_path / "replies").glob("*.wav"))
+    assert [path.name for path in files] == ["reply_001.wav", "reply_002.wav"], "the quiet reply has no sound"
+    assert soundfile.info(files[0]).samplerate == 24000
+
+
+def test_a_conversation_in_a_notebook(model):
+    chat = Chat(model, **HOW)
+    chat.words.value = "Hello <b>you</b>."
+    chat.ask().join()
+    assert [who for who, _ in chat.lines] == ["you", "model"]
+    assert "&lt;b&gt;" in chat.text.value
+    assert chat.session.messages[-1]["content"] == chat.lines[-1][1]
+    played = json.dumps(chat.sound.outputs)
+    assert "AudioContext" in played and "audio/wav" in json.dumps(chat.last.outputs)
+    assert chat.ask() is None and chat.lines[-1][0] == "error"
