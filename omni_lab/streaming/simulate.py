@@ -1,0 +1,160 @@
+"""What if? The delay of the first sound, and whether sound keeps up, computed from measured costs.
+
+The costs of this machine and this model are measured once (`measure`); then block size, look-ahead, solver steps,
+model size and machine are turned as one likes. What is computed is the schedule of `ReplyStream`: one thread, chunks
+that grow.
+"""
+
+import itertools
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ..codec import flow_matching
+from .account import Account
+from .mel import MelStream
+from .speech import MARGIN, WaveStream, chunk_blocks
+
+CODES_A_SECOND = 50
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds that each step takes. A DiT call and a vocoder call cost something fixed and something a frame."""
+
+    prefill: float  # the question
+    token: float  # of the thinker
+    talker_prefill: float
+    code: float  # of the talker
+    dit_call: float
+    dit_frame: float  # in one call
+    vocoder_call: float
+    vocoder_frame: float
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one may change. The defaults are those of the stream."""
+
+    block_codes: int = 12  # codes in a block of the DiT
+    ahead: int = 1  # blocks of look-ahead
+    calls: int = 12  # of the DiT a chunk: 3 steps of Runge-Kutta 4
+    most_blocks: int = 4  # in a chunk
+    margin: int = MARGIN  # mel frames of the vocoder's context
+    tokens: int = 30  # of the reply's text
+    seconds: float = 10.0  # of speech
+    thinker: float = 1.0  # how many times as dear a token is: a larger model
+    talker: float = 1.0
+    codec: float = 1.0
+    machine: float = 1.0  # how many times as fast all of it runs
+
+
+def simulate(costs: Costs, setting: Setting | None = None) -> Account:
+    """The account that a reply would have, span by span."""
+    setting = setting or Setting()
+    account, now = Account(), 0.0
+
+    def work(stage: str, seconds: float) -> None:
+        nonlocal now
+        account.spans.append((stage, now, now + seconds / setting.machine))
+        now += seconds / setting.machine
+
+    work("prefill", costs.prefill * setting.thinker)
+    work("thinker", costs.token * setting.thinker)
+    account.marks["first text"] = now
+    work("talker prefill", costs.talker_prefill * setting.talker)
+    total = round(setting.seconds * CODES_A_SECOND)
+    made, spoken, tokens = 0, 0, 1
+    while spoken < total:
+        blocks = chunk_blocks(-(-spoken // setting.block_codes), setting.most_blocks)
+        wanted = min(total, spoken + (blocks + setting.ahead) * setting.block_codes)
+        while made < wanted:
+            if made and tokens < setting.tokens:
+                work("thinker", costs.token * setting.thinker)
+                tokens += 1
+            work("talker", costs.code * setting.talker)
+            made += 1
+            account.marks.setdefault("first code", now)
+        codes = min(blocks * setting.block_codes, total - spoken)
+        ahead = 2 * (wanted - spoken - codes)
+        frames, before = 2 * (wanted - spoken), min(setting.margin, 2 * spoken)
+        work("dit", setting.codec * setting.calls * (costs.dit_call + costs.dit_frame * frames))
+        window = before + 2 * codes + min(setting.margin, ahead)
+        work("vocoder", setting.codec * (costs.vocoder_call + costs.vocoder_frame * window))
+        spoken += codes
+        account.marks.setdefault("first sound", now)
+        account.chunks.append((now, codes / CODES_A_SECOND))
+    account.tokens, account.codes, account.seconds = tokens, made, total / CODES_A_SECOND
+    account.marks["end"] = now
+    return account
+
+
+def what_if(costs: Costs, **choices: Any) -> list[tuple[Setting, float, float, float]]:
+    """Every combination of `choices` (lists of values of Setting's fields): (setting, first sound, RTF, silence)."""
+    rows = []
+    for values in itertools.product(*choices.values()):
+        setting = replace(Setting(), **dict(zip(choices, values, strict=True)))
+        account = simulate(costs, setting)
+        rows.append((setting, account.marks["first sound"], account.real_time_factor(), account.underrun()))
+    return rows
+
+
+@torch.no_grad()
+def measure(model: Any, inputs: Any, repeats: int = 3) -> Costs:
+    """Costs of this model on this machine, for a prompt (`model.prepare(...)`): the least of `repeats` measurements."""
+    inputs = model.moved(inputs)
+    speaker, tokens = model.voice(None), 16
+    start = model.thinker.prefill(**inputs)
+    context = model.talker_context(start, inputs, speaker)
+    reply = torch.zeros(1, 1, context.embeds.shape[2], device=model.device)
+
+    def best(function: Any) -> float:
+        return min(timed(function) for _ in range(repeats + 1))
+
+    def think(count: int) -> None:
+        list(model.thinker.decode(model.thinker.prefill(**inputs), count))
+
+    def talk(count: int) -> None:
+        ends = (model.config.talker_config.tts_codec_start_token_id, *model.talker.end_tokens)
+        sampling = replace(model.talker.default_sampling, suppress=ends)
+        model.talker.generate(context, reply, max_new_tokens=count, sampling=sampling)
+
+    dit = model.token2wav.code2wav_dit_model
+    voice = dit.voice(speaker.cond, speaker.ref_mel)
+    calls = len(flow_matching.visited_times(flow_matching.time_points(4), flow_matching.solver_step("rk4")))
+
+    def paint(blocks: int) -> None:
+        mel = MelStream(dit, voice, ahead=0)
+        mel.add([0] * blocks * mel.codes_a_block)
+        mel.advance(blocks)
+
+    def sound(frames: int) -> None:
+        mel = torch.full((1, frames, dit.config.mel_dim), -5.0, device=voice.device)
+        WaveStream(model.token2wav.code2wav_bigvgan_model).add(mel, mel[:, :0])
+
+    prefill, talker_prefill = best(lambda: think(1)), best(lambda: talk(1))
+    small, large, size = best(lambda: paint(1)) / calls, best(lambda: paint(4)) / calls, dit.config.block_size
+    a_frame = max(0.0, (large - small) / (3 * size))
+    short, long = best(lambda: sound(size)), best(lambda: sound(4 * size))
+    vocoder_frame = max(0.0, (long - short) / (3 * size))
+    return Costs(
+        prefill,
+        max(0.0, best(lambda: think(tokens)) - prefill) / (tokens - 1),
+        talker_prefill,
+        max(0.0, best(lambda: talk(tokens)) - talker_prefill) / (tokens - 1),
+        max(0.0, small - a_frame * size),
+        a_frame,
+        max(0.0, short - vocoder_frame * size),
+        vocoder_frame,
+    )
+
+
+def timed(function: Any) -> float:
+    """Seconds that one call takes."""
+    began = time.perf_counter()
+    function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
