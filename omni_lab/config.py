@@ -327,7 +327,7 @@ def nano() -> OmniConfig:
         look_ahead_layers=(2,), look_backward_layers=(0, 4), num_embeds=1025, enc_dim=64,
         enc_channels=(64, 64, 64, 64, 192), enc_attention_channels=32, enc_se_channels=32)
     return OmniConfig(
-        ThinkerConfig(audio, vision, text, user_token_id=ids["user"], **media), talker,
+        ThinkerConfig(audio, vision, text, user_token_id=ids["user"], tie_word_embeddings=True, **media), talker,
         Token2WavConfig(dit, BigVGANConfig(upsample_initial_channel=128)),
         SpeechTokenizerConfig(codebook_size=1024, hidden_size=128, num_hidden_layers=4))
 

@@ -143,7 +143,7 @@ class OmniModel(nn.Module):
             own = [(name, tensor) for name, tensor in checkpoints.persistent(self) if name.startswith(OWN_PARTS)]
             tensors = {name: checkpoints.stored(tensor, dtype) for name, tensor in own}
             checkpoints.write_tensors(folder / OWN_WEIGHTS, tensors)
-        voices.save_speakers(folder / SPEAKERS, self.speakers)
+        voices.save_speakers(folder / SPEAKERS, self.speakers, dtype)
         checkpoints.write_json(folder / "config.json", raw)
 
     @torch.no_grad()

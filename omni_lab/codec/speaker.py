@@ -232,14 +232,21 @@ def read_speaker(entry: object, where: str) -> Speaker:
         raise CheckpointError(f"{where}: expected cond of shape (1, dim) and ref_mel of shape (1, frames, bands)")
     if not (isinstance(token, int) or (torch.is_tensor(token) and token.numel() == 1)):
         raise CheckpointError(f"{where}: bos_token is {token!r:.40}, expected one token id")
-    return Speaker(int(token), cond, ref_mel)
+    return Speaker(int(token), cond.float(), ref_mel.float())
 
 
-def save_speakers(path: str | os.PathLike, speakers: Mapping[str, Speaker]) -> None:
-    """Write `spk_dict.pt` in the reference's layout, whole or not at all."""
+def save_speakers(path: str | os.PathLike, speakers: Mapping[str, Speaker], dtype: torch.dtype | None = None) -> None:
+    """Write `spk_dict.pt` in the reference's layout, whole or not at all; in 16 bits if `dtype` is so (default: as is).
+
+    Readers widen both tensors, the reference's too.
+    """
     path = Path(path)
     raw = {
-        name: {"bos_token": s.bos_token, "cond": s.cond.detach().cpu(), "ref_mel": s.ref_mel.detach().cpu()}
+        name: {
+            "bos_token": s.bos_token,
+            "cond": s.cond.detach().to("cpu", dtype),
+            "ref_mel": s.ref_mel.detach().to("cpu", dtype),
+        }
         for name, s in speakers.items()
     }
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
