@@ -27,14 +27,12 @@ from torch import Tensor, nn
 
 from . import clip
 from .bpe import read_tokenizer
-from .clip_config import ImageTowerConfig
 from .config import TextConfig
 from .errors import CheckpointError, ConfigError, InputError
 from .layers import Decoder
 
 IGNORED = -100  # label of a token of which no loss is taken
 IMAGE, IMAGE_START, IMAGE_END = "<|IMAGE|>", "<|vision_bos|>", "<|vision_eos|>"
-MARK = "vision_tower.conv1.weight"
 SYSTEM = "You see a picture."
 STAGES = {  # what learns, by the beginning of its parameters' names (section 4.2); "language" is what comes before
     "language": ("language_model.",),
@@ -156,28 +154,33 @@ class LlavaConfig:
             raise ConfigError(f"this is no configuration of a LLaVA: {error}") from error
 
 
-def stride(vision: ImageTowerConfig) -> int:
-    """Pixels of a side of one place of a ResNet's grid."""
-    return 4 * 2 ** (len(vision.layers) - 1)
+@torch.no_grad()
+def grid_shape(tower: Any, size: int) -> tuple[int, int]:
+    """Width of the vectors and places in a row of a tower's grid, for square pictures of `size` pixels."""
+    found = tower.grid(torch.zeros(1, 3, size, size))  # (1, width, side, side)
+    return found.shape[1], found.shape[-1]
 
 
 class LLaVA(nn.Module):
     """Tower g, projection W and language model f (figure 1). `tokenizer` knows ChatML and the picture's tokens."""
 
-    def __init__(self, config: LlavaConfig, tokenizer: Tokenizer, encoder: clip.CLIP):
+    def __init__(self, config: LlavaConfig, tokenizer: Tokenizer, tower: nn.Module):
+        """tower: what has a method `grid`, as lab 01's has: pictures -> (batch, width, rows, columns). It is copied."""
         super().__init__()
-        vision = encoder.config.vision
-        if vision.patch_size or config.image_size <= 0 or config.image_size % stride(vision):
-            raise ConfigError(f"lab 02 looks through a ResNet, at pictures of a multiple of {stride(vision)} pixels")
         self.config, self.tokenizer = config, tokenizer
-        self.vision_tower = copy.deepcopy(encoder.visual).eval().requires_grad_(False)
-        self.side = config.image_size // stride(vision)  # places in a row of the grid
-        self.projector = nn.Linear(4 * vision.width * 2 ** (len(vision.layers) - 1), config.text.hidden_size)
+        self.vision_tower = copy.deepcopy(tower).eval().requires_grad_(False)
+        width, self.side = grid_shape(self.vision_tower, config.image_size)
+        self.projector = nn.Linear(width, config.text.hidden_size)
         self.language_model = Decoder(config.text)
         nn.init.normal_(self.language_model.embed_tokens.weight, std=0.05)
         self.image_token, self.stop = tokenizer.token_to_id(IMAGE), tokenizer.token_to_id("<|im_end|>")
         if self.image_token is None or self.stop is None:
             raise InputError(f"the tokenizer must know {IMAGE} and <|im_end|>")
+
+    @property
+    def mark(self) -> str:
+        """Name of the tower's first weight, by which a file knows its tower."""
+        return next(name for name, _ in self.named_parameters() if name.startswith("vision_tower."))
 
     def train(self, mode: bool = True) -> "LLaVA":
         """As ever, but the frozen tower stays in eval mode: else its batch norms would follow the batches."""
@@ -251,8 +254,9 @@ class LLaVA(nn.Module):
         The tower is lab 01's and stays there; its first layer alone is kept, as a mark of which one it was."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        state = {k: v.to(dtype).contiguous() for k, v in self.state_dict().items() if not k.startswith("vision_tower.")}
-        state[MARK] = self.state_dict()[MARK].contiguous()
+        own = self.state_dict()
+        state = {k: v.to(dtype).contiguous() for k, v in own.items() if not k.startswith("vision_tower.")}
+        state[self.mark] = own[self.mark].contiguous()
         writers: dict[str, Callable[[Path], object]] = {
             "model.safetensors": lambda path: save_file(state, path),
             "config.json": lambda path: path.write_text(json.dumps(asdict(self.config), indent=2)),
@@ -263,18 +267,18 @@ class LLaVA(nn.Module):
             os.replace(folder / f"{name}.part", folder / name)
 
     @classmethod
-    def load(cls, folder: str | Path, encoder: clip.CLIP) -> "LLaVA":
-        """Read what `save` wrote, in eval mode; `encoder` is the CLIP that it was trained with.
+    def load(cls, folder: str | Path, tower: nn.Module) -> "LLaVA":
+        """Read what `save` wrote, in eval mode; `tower` is the one that it was trained with.
 
-        Raises CheckpointError for a missing, damaged or misshapen file, and for another CLIP."""
+        Raises CheckpointError for a missing, damaged or misshapen file, and for another tower."""
         folder = Path(folder)
         try:
             config = LlavaConfig.from_dict(json.loads((folder / "config.json").read_text()))
-            model = cls(config, read_tokenizer(folder / "tokenizer.json"), encoder)
+            model = cls(config, read_tokenizer(folder / "tokenizer.json"), tower)
             state = load_file(folder / "model.safetensors")
             own = model.state_dict()
-            if MARK not in state or not torch.equal(state[MARK], own[MARK].cpu()):
-                raise CheckpointError(f"{folder} was trained with another CLIP: train it again with this one")
+            if model.mark not in state or not torch.equal(state[model.mark], own[model.mark].cpu()):
+                raise CheckpointError(f"{folder} was trained with another image tower: train it again with this one")
             model.load_state_dict({k: v for k, v in own.items() if k.startswith("vision_tower.")} | state)
         except CheckpointError:
             raise

@@ -24,6 +24,7 @@ SEED = 0
 TEACHER = ""  # an OpenAI-compatible server such as "http://localhost:8000/v1"; "": the teacher that goes by rules
 TEACHER_MODEL = ""  # the model's name on that server
 INSTRUCT = ""  # a folder with llava_instruct_150k.json and its pictures, for the last section
+HUB = ""  # with INSTRUCT: a language model such as "Qwen/Qwen2.5-0.5B-Instruct", behind the paper's CLIP
 
 # %%
 import json
@@ -43,6 +44,7 @@ from omni_lab.data.folders import samples_folder
 from omni_lab.lab import exercise
 from omni_lab.train.loop import train
 from omni_lab.train.recipes import llava as recipes
+from omni_lab.train.recipes import llava_hub
 
 run = lab.start(SCALE, SEED)
 encoder = clip.CLIP.load(samples_folder() / "checkpoints" / "clip")
@@ -241,7 +243,7 @@ lab.explore(
 # reads these vectors as if they were words.
 
 # %%
-untrained = llava.LLaVA(llava.LlavaConfig(), tokenizer, encoder).eval()
+untrained = llava.LLaVA(llava.LlavaConfig(), tokenizer, encoder.visual).eval()
 pixels = clip.to_input(np.asarray(scenes.draw(shown))[None], 96)
 grid = untrained.look(pixels)
 print(f"picture {tuple(pixels.shape)} -> grid Z {tuple(grid.shape)} -> W Z {tuple(untrained.project(grid).shape)}")
@@ -271,7 +273,7 @@ def place_features(embeddings: Tensor, ids: Tensor, features: Tensor, image_toke
 
 # %%
 def cost(side: int):
-    step = llava.stride(encoder.config.vision)
+    step = 96 // untrained.side
     sides = np.arange(2, 31) * step
     figure, axis = lab.figure(height=2.8)
     axis.plot(sides, (sides // step) ** 2, label="one token a place")
@@ -420,7 +422,7 @@ lab.show(figure, alt="Held-out loss over the steps of three trainings, with the 
 
 # %%
 shipped = samples_folder() / "checkpoints" / "llava"
-model = run.pick(smoke=lambda: llava.LLaVA.load(shipped, encoder), cpu=lambda: trained.model)().to("cpu").eval()
+model = run.pick(smoke=lambda: llava.LLaVA.load(shipped, encoder.visual), cpu=lambda: trained.model)().to("cpu").eval()
 vocabulary = list(teacher.PLURALS)
 ids = torch.tensor([tokenizer.encode(f" {word}", add_special_tokens=False).ids[0] for word in vocabulary])
 album = [instructions.example(np.random.default_rng([SEED, i]), "test", "caption") for i in range(8)]
@@ -621,7 +623,8 @@ if merge_places:
 # The paper's data is published as `liuhaotian/LLaVA-Instruct-150K`, about pictures of COCO; its tower is
 # `openai/clip-vit-large-patch14`; a small Qwen is `Qwen/Qwen2.5-0.5B-Instruct`, whose layers have the names of ours.
 # Put the JSON file and the pictures into a folder, set `INSTRUCT` to it, and the same templates and labels run on it.
-# Without the folder the cell reads a record in the same format, made of the picture above.
+# Without the folder the cell reads a record in the same format, made of the picture above. With `HUB` set too, both
+# stages run on the real thing; that takes a GPU and the download of both models.
 
 # %%
 folder = Path(INSTRUCT or work.name)
@@ -635,6 +638,11 @@ text = [part["text"] for part in sample.messages[0]["content"] if part["type"] =
 ids, labels = model.tokenize(chatml([(" ".join(text), sample.answer)], llava.SYSTEM))
 print(tokenizer.decode(ids.tolist(), skip_special_tokens=False))
 print(f"learned: {int((labels != -100).sum())} of {len(ids)} tokens")
+if HUB:
+    for stage in ("align", "instruct"):
+        field = replace(llava_hub.HubRecipe.scales[run.scale], stage=stage, language=HUB, instruct=INSTRUCT)
+        result = train(llava_hub.HubRecipe(field, SEED, parts), Path(work.name) / f"hub {stage}", device=run.device)
+        print(stage, result.figures)
 
 # %% [markdown]
 # ## What you have built

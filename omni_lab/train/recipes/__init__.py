@@ -15,6 +15,7 @@ RECIPES: dict[str, tuple[str, str]] = {
     "llava_language": ("llava", "LlavaLanguage"),
     "llava_align": ("llava", "LlavaAlign"),
     "llava_instruct": ("llava", "LlavaInstruct"),
+    "llava_hub": ("llava_hub", "HubRecipe"),
     "thinker_1": ("thinker", "Thinker1"),
     "thinker_2": ("thinker", "Thinker2"),
     "thinker_3": ("thinker", "Thinker3"),

@@ -46,7 +46,7 @@ class LlavaSettings(Settings):
 class Llava(Recipe):
     """One stage: its kinds of examples, told or seen, and what learns."""
 
-    stage: ClassVar[str]  # of llava.STAGES
+    stage: str  # of llava.STAGES
     kinds: ClassVar[tuple[str, ...]] = instructions.KINDS
     told: ClassVar[bool] = False  # the picture comes in words
     settings: LlavaSettings
@@ -63,13 +63,13 @@ class Llava(Recipe):
     def config(self) -> llava.LlavaConfig:
         return MODELS[self.settings.preset]
 
-    @property
+    @cached_property
     def side(self) -> int:
         """Places in a row of the grid."""
-        return self.config.image_size // llava.stride(self.encoder.config.vision)
+        return llava.grid_shape(self.encoder.visual, self.config.image_size)[1]
 
     def build(self) -> nn.Module:
-        model = llava.LLaVA(self.config, self.tokenizer, self.encoder)
+        model = llava.LLaVA(self.config, self.tokenizer, self.encoder.visual)
         start = self.settings.start or next(iter(self.reads), "")
         if start:
             need_part(self.parts, start, model, self.name)

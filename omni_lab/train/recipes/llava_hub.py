@@ -1,0 +1,120 @@
+"""Both stages of LLaVA on published parts and data: a CLIP, a Qwen2.5, and LLaVA-Instruct's JSON with its pictures."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tokenizers import Tokenizer
+from torch import nn
+
+from ... import llava, llava_hub
+from ...data import readers
+from ...data.dialogues import Turns
+from ...data.instructions import Example
+from ...data.sample import Sample
+from ...data.scenes import Scene
+from ...data.splits import generator, held_out
+from ...errors import ConfigError, DataError
+from ..parts import need_part, save_part
+from .llava import Llava, LlavaSettings
+
+FILE = "llava_instruct_150k.json"
+
+
+@dataclass(frozen=True)
+class HubSettings(LlavaSettings):
+    """`batch_size` counts dialogues."""
+
+    vision: str = "openai/clip-vit-large-patch14"  # folder or hub name; the paper's tower
+    language: str = "Qwen/Qwen2.5-0.5B-Instruct"  # folder or hub name
+    instruct: str = ""  # the folder that holds FILE and the pictures
+    stage: str = "align"  # or "instruct", which goes on from what "align" left
+
+
+class HubRecipe(Llava):
+    """One stage on the field's data. One dialogue in fifty, by its id, is held out."""
+
+    name = "llava_hub"
+    settings: HubSettings
+    scales = {
+        "smoke": HubSettings(2, 2, 2e-3, log_every=1),
+        "cpu": HubSettings(20, 2, 2e-3),
+        "t4": HubSettings(500, 4, 2e-3, accumulate=8, checkpoint_activations=True, workers=2),
+        "gpu": HubSettings(2000, 32, 2e-3, accumulate=4, checkpoint_activations=True, workers=12),
+    }
+
+    @property
+    def stage(self) -> str:  # type: ignore[override]
+        return self.settings.stage
+
+    @cached_property
+    def untrained(self) -> llava.LLaVA:
+        return llava_hub.from_hub(self.settings.vision, self.settings.language)
+
+    @property
+    def config(self) -> llava.LlavaConfig:
+        return self.untrained.config
+
+    @property
+    def tokenizer(self) -> Tokenizer:  # type: ignore[override]
+        return self.untrained.tokenizer
+
+    @property
+    def side(self) -> int:  # type: ignore[override]
+        return self.untrained.side
+
+    @cached_property
+    def samples(self) -> dict[str, list[Sample]]:
+        """Split -> its dialogues. Raises ConfigError without a folder, DataError where a split is empty."""
+        if not self.settings.instruct:
+            raise ConfigError(f"llava_hub needs the folder that holds {FILE} and its pictures: set `instruct`")
+        folder, split = Path(self.settings.instruct), {"train": [], "test": []}
+        for sample in readers.llava(folder / FILE, folder):
+            split["test" if held_out("llava_hub", sample.meta["key"], 0.02) else "train"].append(sample)
+        if not split["train"]:
+            raise DataError(f"{folder / FILE}: no dialogue to train on")
+        return split
+
+    def examples(self, split: str, index: int) -> list[Example]:
+        """Dialogues drawn from the split (the training's, where none is held out), pictures made square."""
+        rng, size = generator("llava_hub", split, self.seed, index), self.config.image_size
+        found, drawn = self.samples[split] or self.samples["train"], []
+        for number in rng.integers(len(found), size=self.settings.batch_size):
+            sample = found[int(number)]
+            seen = Scene(size, "photograph", (255, 255, 255), ())  # what it shows, nobody has written down
+            drawn.append(Example("dialogue", seen, picture_of(sample, size), turns_of(sample)))
+        return drawn
+
+    def build(self) -> nn.Module:
+        if self.stage == "instruct":
+            need_part(self.parts, part_of("align"), self.untrained, self.name)
+        return self.untrained
+
+    def groups(self, model: Any) -> dict[str, list[dict[str, Any]]]:
+        """The paper's rates (section 5): 2e-3 for W alone, 2e-5 for both; here the settings', and a hundredth of it."""
+        rate = self.settings.learning_rate / (100 if self.stage == "instruct" else 1)
+        return {"main": [group | {"lr": rate} for group in super().groups(model)["main"]]}
+
+    def finish(self, model: nn.Module) -> None:
+        save_part(self.parts, part_of(self.stage), model)
+
+
+def part_of(stage: str) -> str:
+    """Name of the part that a stage leaves."""
+    return f"llava_hub_{stage}"
+
+
+def turns_of(sample: Sample) -> Turns:
+    """(question, answer) pairs of a dialogue."""
+    said = [" ".join(p["text"] for p in m["content"] if p["type"] == "text") for m in sample.messages]
+    return list(zip(said[::2], [*said[1::2], sample.answer], strict=True))
+
+
+def picture_of(sample: Sample, size: int) -> Image.Image:
+    """Its picture as a square of `size` pixels. Raises DataError for a dialogue without one."""
+    for part in sample.messages[0]["content"]:
+        if part["type"] == "image":
+            return part["image"].convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+    raise DataError(f"dialogue {sample.meta['key']} has no picture")
