@@ -11,6 +11,7 @@ in one vector (attention pooling, EOT pooling), the towers, the model, the token
 import json
 import math
 import os
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -164,7 +165,7 @@ class ModifiedResNet(nn.Module):
         self.conv1, self.bn1 = nn.Conv2d(3, width // 2, 3, 2, 1, bias=False), nn.BatchNorm2d(width // 2)
         self.conv2, self.bn2 = nn.Conv2d(width // 2, width // 2, 3, 1, 1, bias=False), nn.BatchNorm2d(width // 2)
         self.conv3, self.bn3 = nn.Conv2d(width // 2, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
-        channels, self.stages = width, []
+        channels = width
         for i, count in enumerate(config.layers):
             planes = width * 2**i
             blocks = [
@@ -222,15 +223,10 @@ class Block(nn.Module):
     def __init__(self, dim: int, heads: int, depth: int):
         super().__init__()
         self.ln_1, self.attn, self.ln_2 = nn.LayerNorm(dim), SelfAttention(dim, heads), nn.LayerNorm(dim)
-        self.mlp = nn.Sequential()
-        for name, layer in (
-            ("c_fc", nn.Linear(dim, 4 * dim)),
-            ("gelu", nn.GELU()),
-            ("c_proj", nn.Linear(4 * dim, dim)),
-        ):
-            self.mlp.add_module(name, layer)
-        nn.init.normal_(self.mlp.c_fc.weight, std=(2 * dim) ** -0.5)
-        for out in (self.attn.out_proj, self.mlp.c_proj):  # deeper towers start with smaller steps
+        wider, back = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+        self.mlp = nn.Sequential(OrderedDict(c_fc=wider, gelu=nn.GELU(), c_proj=back))
+        nn.init.normal_(wider.weight, std=(2 * dim) ** -0.5)
+        for out in (self.attn.out_proj, back):  # deeper towers start with smaller steps
             nn.init.normal_(out.weight, std=dim**-0.5 * (2 * depth) ** -0.5)
 
     def forward(self, x: Tensor, causal: bool = False, first_only: bool = False) -> Tensor:
@@ -358,7 +354,8 @@ class CLIP(nn.Module):
         writers = {"model.safetensors": lambda path: save_file(state, path)}
         writers["config.json"] = lambda path: path.write_text(json.dumps(self.config.to_dict(), indent=2))
         if self.tokenizer is not None:
-            writers["tokenizer.json"] = lambda path: self.tokenizer.save(str(path))
+            text = self.tokenizer.to_str(pretty=True)
+            writers["tokenizer.json"] = lambda path: path.write_text(text, encoding="utf-8")
         for name, write in writers.items():  # under another name first: a reader never sees half a file
             write(folder / f"{name}.part")
             os.replace(folder / f"{name}.part", folder / name)

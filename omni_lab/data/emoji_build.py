@@ -129,7 +129,9 @@ class Package:
     def read(self, path: str) -> bytes:
         if path not in self.members:
             raise DataError(f"{self.name} holds no {path}: was another version fetched?")
-        return self.archive.extractfile(self.members[path]).read()
+        file = self.archive.extractfile(self.members[path])
+        assert file is not None  # members are plain files
+        return file.read()
 
     def json(self, path: str) -> Any:
         return json.loads(self.read(path))
@@ -223,7 +225,7 @@ def find_glyphs(package: Package, source: Source) -> Finder:
 
         def draw() -> Image.Image:
             left, top, right, bottom = font.getbbox(character)
-            image = Image.new("RGBA", (right - left, bottom - top))
+            image = Image.new("RGBA", (int(right - left), int(bottom - top)))
             ImageDraw.Draw(image).text((-left, -top), character, font=font, fill=(0, 0, 0, 255))
             return image
 
@@ -250,7 +252,8 @@ def _open(data: bytes) -> Image.Image:
 
 def select(concepts: Iterator[dict[str, Any]], finders: dict[str, Finder]) -> tuple[list[dict], dict[str, list]]:
     """Keep concepts that every full style draws; per style, one late picture (or None) a concept."""
-    kept, found = [], {source.name: [] for source in SOURCES}
+    kept: list[dict] = []
+    found: dict[str, list] = {source.name: [] for source in SOURCES}
     for concept in concepts:
         pictures = {name: finder(concept) for name, finder in finders.items()}
         if all(pictures[source.name] is not None for source in SOURCES if source.split != "extra"):
@@ -269,7 +272,7 @@ def square(image: Image.Image) -> np.ndarray:
     image = image.crop(box) if box else image
     inner = SIZE - 4
     scale = inner / max(image.size)
-    size = tuple(max(1, round(side * scale)) for side in image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     page = Image.new("RGBA", (SIZE, SIZE))
     page.paste(image.resize(size, Image.Resampling.LANCZOS), ((SIZE - size[0]) // 2, (SIZE - size[1]) // 2))
     return np.asarray(page)

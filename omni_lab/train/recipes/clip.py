@@ -9,6 +9,7 @@ Notable:
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,6 +48,7 @@ class ClipRecipe(Recipe):
     """Symmetric InfoNCE between pictures and captions, and between two styles."""
 
     name = "clip"
+    settings: ClipSettings
     scales = {
         "smoke": ClipSettings(20, 32, 2e-3, preset="tiny", styles=("noto", "twemoji"), log_every=5),
         "cpu": ClipSettings(3000, 128, 2.5e-3, preset="nano", weight_decay=0.05),
@@ -132,7 +134,7 @@ class ClipRecipe(Recipe):
         twice = torch.from_numpy(chosen).repeat(2)
         return pictures[twice], torch.ones(len(twice), dtype=torch.bool), [str(rng.choice(captions[i])) for i in chosen]
 
-    def loss(self, model: nn.Module, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
         images = model.encode_image(batch["pictures"])
         texts = model.encode_text(batch["tokens"])
         with torch.autocast(images.device.type, enabled=False):  # logits up to 100 need more digits than bf16 has
@@ -151,7 +153,7 @@ class ClipRecipe(Recipe):
             "temperature": temperature,
         }
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: Any) -> dict[str, float]:
         figures: dict[str, float] = {}
         if self.settings.captioned:
             return figures
@@ -160,7 +162,7 @@ class ClipRecipe(Recipe):
             figures |= {f"{style} top-1": top1, f"{style} top-5": top5}
         return figures
 
-    def finish(self, model: nn.Module) -> None:
+    def finish(self, model: Any) -> None:
         if self.parts is not None:
             model.save(self.parts / "clip", torch.float16)
 
