@@ -43,7 +43,7 @@ def test_a_question_is_typed_and_answered_aloud(served, tmp_path):
         page.find_element(By.ID, "file").send_keys(str(tmp_path / "grey.png"))
         page.find_element(By.ID, "words").send_keys("What <i>colour</i> is this?\n")
         wait.until(lambda _: body.get_attribute("data-replies") == "1")
-        said = [e.text for e in page.find_elements(By.CSS_SELECTOR, ".said")]
+        said = [e.get_attribute("textContent") for e in page.find_elements(By.CSS_SELECTOR, ".said")]
         assert said[0] == "[grey.png] What <i>colour</i> is this?", "the question is shown as it was typed"
         assert len(said) == 2 and said[1], said
         assert int(body.get_attribute("data-samples")) >= 24000 // 50

@@ -6,6 +6,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from socket import SHUT_RDWR
 
 import numpy as np
 import psutil
@@ -136,7 +137,7 @@ def test_clients_who_vanish_mid_stream_leave_nothing(served):
         if i % 2:
             socket.close()
         else:
-            socket.socket.close()
+            socket.socket.shutdown(SHUT_RDWR)  # no goodbye
         if i == warm:
             threads, files = threading.active_count(), psutil.Process().num_fds()
     for _ in range(200):
