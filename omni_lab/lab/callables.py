@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .plain import Named
+from .streamer import toy_codec
 
 
 def linear_field(matrix: Tensor, offset: Tensor | None = None) -> Callable[[Tensor, Tensor], Tensor]:
@@ -49,7 +50,7 @@ def next_token_table(logits: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 CALLABLES: dict[str, Callable[..., Any]] = {
-    f.__name__: f for f in (linear_field, power_field, linear, table, next_token_table)
+    f.__name__: f for f in (linear_field, power_field, linear, table, next_token_table, toy_codec)
 }
 
 
