@@ -115,8 +115,13 @@ def sandbox_command(bubblewrap: str, limits: Limits, reads: dict[str, Path], res
             args += ["--dev-bind", str(node), str(node)]
     args += ["--proc", "/proc"]
     folders = _interpreter_folders()
+    sized_scratch = ["--size", str(limits.scratch), "--perms", "1777", "--tmpfs"]
+    shared = not any(folder.startswith("/tmp/") for folder in folders)
+    if not shared:
+        # An interpreter that itself lies below /tmp: there /tmp cannot be a link to the scratch, and is a second one.
+        args += [*sized_scratch, "/tmp"]
     # Folders on the way to a bound one would be closed to all but root.
-    for parent in sorted({str(parent) for folder in folders for parent in Path(folder).parents} - {"/"}):
+    for parent in sorted({str(parent) for folder in folders for parent in Path(folder).parents} - {"/", "/tmp"}):
         args += ["--perms", "0755", "--dir", parent]
     for folder in folders:
         args += ["--ro-bind", folder, folder]
@@ -124,7 +129,7 @@ def sandbox_command(bubblewrap: str, limits: Limits, reads: dict[str, Path], res
         # An installed copy of the package holds the reference bodies: hide it behind an empty folder.
         if os.path.isdir(os.path.join(folder, "omni_lab")):
             args += ["--tmpfs", os.path.join(folder, "omni_lab")]
-    args += ["--size", str(limits.scratch), "--perms", "1777", "--tmpfs", "/scratch", "--symlink", "scratch", "/tmp"]
+    args += [*sized_scratch, "/scratch", *(["--symlink", "scratch", "/tmp"] if shared else [])]
     args += ["--ro-bind", str(INSIDE), "/grader"]
     for inside, outside in sorted(reads.items()):
         args += ["--ro-bind", str(outside), inside]
