@@ -50,7 +50,7 @@ def test_conda_installs_the_same():
     text = (ROOT / "environment.yml").read_text(encoding="utf-8")
     listed = re.findall(r"^ +- (.+)$", text, re.MULTILINE)
     assert listed[:4] == ["conda-forge", "python=3.12", "pip", "pip:"]
-    assert listed[4:] == ["-r requirements.lock", "-r requirements-lab.lock", "--no-deps -e ."]
+    assert listed[4:] == ["-r requirements.lock", "-r requirements-lab.lock", "-e ."]
     assert PROJECT["requires-python"] == ">=3.11,<3.13"
 
 
