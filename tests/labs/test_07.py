@@ -1,0 +1,89 @@
+"""The student-built streamer passes the package's own tests, on toy sound, on speech, and on the DiT and vocoder."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from omni_lab.codec.bigvgan import BigVGAN
+from omni_lab.config import BigVGANConfig
+from omni_lab.lab import codec_parts, streamer
+from omni_lab.lab.authoring import load_lab
+from omni_lab.streaming.account import Account
+from omni_lab.streaming.mel import MelStream
+from omni_lab.streaming.speech import Speech, WaveStream
+
+LAB = load_lab(Path(__file__).parents[2] / "solutions" / "exercises" / "07_streaming_codec.py")
+STREAM = LAB.answers["codec.stream"].solution
+WAYS = {"student": STREAM, "package": streamer.packaged}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """DiT, voice and vocoder with random weights, small."""
+    torch.manual_seed(0)
+    dit = codec_parts.small_dit(64, 3).eval()
+    vocoder = BigVGAN(BigVGANConfig(upsample_initial_channel=64)).eval()
+    with torch.no_grad():
+        voice = dit.voice(torch.randn(1, 192), torch.randn(1, 60, 80))
+    return dit, voice, vocoder
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("block", "ahead", "blocks"), [(4, 1, 6), (12, 1, 3), (3, 2, 5), (4, 0, 4)])
+def test_same_codes_bounded_state_no_seams_first_sound_in_time(way, block, ahead, blocks):
+    found = streamer.examine(WAYS[way], block, ahead, blocks)
+    # Without look-ahead nothing lies beyond a chunk's end, so that there is nothing to fade from.
+    assert found.passed if ahead else found.codes and found.samples and found.first == block == found.held
+
+
+def test_the_tests_find_what_is_wrong():
+    found = {name: streamer.examine(function) for name, _, function in LAB.answers["codec.stream"].wrong[:-1]}
+    assert not any(f.passed for f in found.values()), [n for n, f in found.items() if f.passed]
+    assert found["waits_for_all"].first > found["waits_for_all"].expected
+    assert found["seams"].seams > 10 and found["end_is_missing"].codes is False
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("count", [60, 29, 5])
+def test_student_and_package_stream_the_same_sound_through_dit_and_vocoder(parts, count):
+    dit, voice, vocoder = parts
+    codes = [int(c) for c in torch.randint(0, 256, (count,), generator=torch.Generator().manual_seed(1))]
+    how = {"num_steps": 3, "solver": "euler"}
+    own = torch.cat(list(STREAM(streamer.real_codec(codes, dit, voice, vocoder, **how))))
+    speech = Speech(MelStream(dit, voice, **how), WaveStream(vocoder), Account(), most_blocks=1)
+    theirs = [samples for code in codes if (samples := speech.add(code)) is not None]
+    theirs = torch.cat([*theirs, *speech.finish()])
+    assert own.shape == theirs.shape == (count * 480,)
+    torch.testing.assert_close(own, theirs, rtol=0, atol=1e-5)
+
+
+def test_a_codec_takes_no_more_than_its_window():
+    codec = streamer.toy_codec(list(range(20)), block=3, ahead=1)
+    with pytest.raises(ValueError, match="7 codes at once, expected 1 to 6"):
+        codec.render(list(range(7)))
+
+
+@torch.no_grad()
+def test_griffin_lim_keeps_the_mel_and_its_seams_are_faded_away():
+    clip = codec_parts.clips()[1][0]
+    mel, vocoder = clip.mel[:144], codec_parts.GriffinLim(8)
+    wave = torch.cat(list(STREAM(streamer.mel_codec(mel, vocoder))))
+    naive = torch.cat([vocoder(piece[None])[0] for piece in mel.split(24)])
+    assert wave.shape == naive.shape == (144 * 240,)
+    places = torch.arange(24 * 240 - 1, len(wave) - 1, 24 * 240)
+    jumps = [w.diff().abs()[places].mean() / w.diff().abs().mean() for w in (naive, wave)]
+    assert jumps[1] < jumps[0]
+
+
+def test_a_small_dit_learns(parts):
+    heard, _ = codec_parts.clips()
+    torch.manual_seed(0)
+    tokenizer, dit = codec_parts.small_tokenizer(32, 1), codec_parts.small_dit(32, 2)
+    losses = codec_parts.teach_dit(dit, tokenizer.eval(), heard[:4], 30, batch=4, frames=48)
+    assert sum(losses[-8:]) < 0.9 * sum(losses[:8])
