@@ -1,6 +1,7 @@
 """Streaming: delay by source, beside `transformers.generate` on the same checkpoint, and a soak of the chat service.
 
-    python -m benchmarks.streaming [--threads N] [--rounds 20] [--seconds 10] [--parts latency reference soak]
+    python -m benchmarks.streaming [--threads N] [--rounds 20] [--seconds 10] [--clock wall]
+        [--parts latency reference soak]
 
 Without trained weights the model babbles: the replies' length is then set, which changes no cost. Prints tables and
 writes benchmarks/results/streaming.md, part by part.
@@ -25,7 +26,7 @@ import transformers
 
 from omni_lab.lab.nano import nano_model
 from omni_lab.sampling import Sampling
-from omni_lab.streaming import SOURCES, Account
+from omni_lab.streaming import SOURCES, Account, stream_inputs
 
 RESULTS = Path(__file__).parent / "results"
 QUESTION = "What is on the left of the picture, and what is on the right?"
@@ -40,14 +41,20 @@ def endless(model: Any) -> Sampling:
     return replace(model.talker.default_sampling, suppress=(*suppress, *specials))
 
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+clock = CLOCKS["wall"]
+
+
 def ask(model: Any, seconds: float, **how: Any) -> Account:
     """One reply of so many seconds of speech."""
+    account = Account(clock)
+    with account.span("input"):
+        inputs = model.prepare(QUESTION)
     codes = round(seconds * CODES_A_SECOND)
     settings = {"max_new_tokens": TOKENS, "stop_token_ids": (), "max_codes": codes, "talker_sampling": endless(model)}
-    reply = model.stream(QUESTION, **settings, **how)
-    for _ in reply:
+    for _ in stream_inputs(model, inputs, account=account, **settings, **how):
         pass
-    return reply.account
+    return account
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -91,12 +98,12 @@ def reference(model: Any, seconds: float) -> str:
     codes = round(seconds * CODES_A_SECOND)
     rows = []
     for calls, steps in ((36, 10), (12, 4)):
-        began = time.perf_counter()
+        began = clock()
         _, wave = theirs.generate(
             **inputs, speaker=name, thinker_max_new_tokens=TOKENS, thinker_min_new_tokens=TOKENS,
             talker_max_new_tokens=codes, talker_min_new_tokens=codes - 1, token2wav_num_steps=steps,
         )  # fmt: skip
-        whole, spoken = time.perf_counter() - began, len(wave) / 24000
+        whole, spoken = clock() - began, len(wave) / 24000
         account = ask(model, spoken, num_steps=steps)
         end, first = account.marks["end"], account.marks["first sound"]
         rows.append((calls, spoken, whole, first, end))
@@ -162,15 +169,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--parts", nargs="+", default=["latency", "reference", "soak"])
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu (with --threads 1): on a busy machine")
     given = parser.parse_args()
+    global clock
+    clock = CLOCKS[given.clock]
     torch.set_num_threads(given.threads)
     model, trained = nano_model("cpu")
     load = os.getloadavg()[0]
     report = [
         "# Streaming, preset nano\n",
         f"{len(os.sched_getaffinity(0))} CPU cores, {given.threads} threads, float32, torch {torch.__version__}; "
-        f"{'trained' if trained else 'random'} weights. Load of the machine when this began: {load:.1f} (above the "
-        "number of cores, times are those of a machine at work on other things).\n",
+        f"{'trained' if trained else 'random'} weights; {given.clock} time. Load of the machine when this began: "
+        f"{load:.1f} (above the number of cores, it is at work on other things; only CPU time "
+        "says what an idle one would take).\n",
     ]
     parts = {
         "latency": lambda: latency(model, given.rounds),

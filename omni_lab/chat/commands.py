@@ -4,7 +4,7 @@ import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,7 +33,7 @@ def chat(
 
     print(f"loading {model}", flush=True)
     loaded = OmniModel.from_pretrained(model, device=device or None)
-    how = {"speaker": speaker or None, "speak": speak}
+    how: dict[str, Any] = {"speaker": speaker or None, "speak": speak}
     if web:
         print(f"open http://{host}:{port}/{'?token=' + token if token else ''} (Ctrl-C ends it)", flush=True)
         serve(loaded, host, port, token or None, **how)

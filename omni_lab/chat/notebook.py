@@ -84,7 +84,8 @@ class Chat:
     def push(self, file: Any) -> None:
         """One uploaded file. Raises InputError or MediaError."""
         kind, data = file["type"].split("/")[0], bytes(file["content"])
-        self.session.push(**{kind: load_audio(data, self.model.processor.rate) if kind == "audio" else data})
+        given: Any = load_audio(data, self.model.processor.rate) if kind == "audio" else data
+        self.session.push(**{kind: given})
 
     def listen(self, reply: Any) -> None:
         """Show and play a reply as it comes."""

@@ -104,7 +104,7 @@ class Client:
 
     def __init__(self, service: Service, socket: WebSocket) -> None:
         self.service, self.socket, self.limits = service, socket, service.limits
-        self.session: Session | None = None
+        self.session: Any = None  # a Session, once it is made
         self.announced: dict[str, Any] | None = None  # what the next binary message will be
         self.speaking: asyncio.Task | None = None
 
@@ -137,7 +137,7 @@ class Client:
             if self.session is not None:
                 await self.work(self.session.close)
 
-    async def take(self, message: dict[str, Any]) -> None:
+    async def take(self, message: Any) -> None:
         """One message of the client. Raises OmniLabError for what it should not have sent."""
         if message.get("bytes") is not None:
             announced, self.announced = self.announced, None

@@ -106,21 +106,21 @@ class Terminal:
         self.say("\n")
         self.account = reply.account
         if sound and self.folder is not None:
-            self.keep(np.concatenate(sound))
+            self.keep(np.concatenate(sound), self.folder)
 
     def push_file(self, path: Path) -> None:
         """Give the model a file. Raises InputError for a kind of file that it cannot take."""
         kind = KINDS.get(path.suffix.lower())
         if kind is None:
             raise InputError(f"{path}: expected a picture, sound or video ({', '.join(KINDS)})")
-        given = load_audio(path, self.model.processor.rate) if kind == "audio" else path
+        given: Any = load_audio(path, self.model.processor.rate) if kind == "audio" else path
         self.session.push(**{kind: given})
 
-    def keep(self, wave: np.ndarray) -> None:
+    def keep(self, wave: np.ndarray, folder: Path) -> None:
         """Write the reply's sound, and play it where there is a player."""
         self.replies += 1
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"reply_{self.replies:03}.wav"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"reply_{self.replies:03}.wav"
         soundfile.write(path, wave, 24000)
         self.say(f"[{len(wave) / 24000:.1f} s of speech: {path}]\n")
         player = next((p for p in PLAYERS if shutil.which(p[0])), None)

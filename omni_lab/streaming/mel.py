@@ -10,6 +10,7 @@ State: keys and values of one block per call and looking-back layer, and the cod
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -121,10 +122,11 @@ class MelStream:
         blocks = -(-frames // size)
         real = torch.arange(-size, blocks * size, device=noise.device)[None] < frames
         real[:, :size] = self.blocks > 0
-        reaches = {layer.attn.reach for layer in dit.transformer_blocks}
+        layers: Any = dit.transformer_blocks  # ModuleList hides what they are
+        reaches = {layer.attn.reach for layer in layers}
         masks = {reach: self.mask(blocks, reach, real) for reach in reaches}
-        tables = rotary_tables((1 + blocks) * size, dit.config.head_dim, dit.config.rope_theta, noise.device)
-        tables = tuple(table.to(noise.dtype) for table in tables)
+        exact = rotary_tables((1 + blocks) * size, dit.config.head_dim, dit.config.rope_theta, noise.device)
+        tables = tuple(table.to(noise.dtype) for table in exact)
         keep = final - 1 if final <= blocks else None
         call = 0
 
@@ -132,7 +134,10 @@ class MelStream:
             nonlocal call
             out = self.velocity(call, state, fixed, masks, tables, keep)
             call += 1
-            return flow_matching.guided_velocity(*out.chunk(2), self.scale) if guided else out
+            if not guided:
+                return out
+            conditional, unconditional = out.chunk(2)
+            return flow_matching.guided_velocity(conditional, unconditional, self.scale)
 
         return flow_matching.integrate(velocity, noise, self.times, self.step)
 
@@ -158,7 +163,8 @@ class MelStream:
         x = dit.input_embed.mel(state) + fixed
         x = F.pad(x, (0, 0, 0, -frames % size))
         *of_layers, of_output = self.modulations[call]
-        for i, (layer, modulation) in enumerate(zip(dit.transformer_blocks, of_layers, strict=True)):
+        layers: Any = dit.transformer_blocks
+        for i, (layer, modulation) in enumerate(zip(layers, of_layers, strict=True)):
             shift, scale, gate, shift_ff, scale_ff, gate_ff = modulation.unbind(0)
             attended = self.attend(layer.attn, modulate(x, shift, scale), masks, tables, (call, i), keep)
             x = torch.addcmul(x, gate, attended)

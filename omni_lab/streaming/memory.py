@@ -96,6 +96,8 @@ class Memory:
         table = model.thinker.model.embed_tokens.weight
         if not 0 <= voice.bos_token < len(table):
             raise InputError(f"the speaker's token {voice.bos_token} is not in the vocabulary of {len(table)}")
+        if self.talker is None:
+            raise InputError("this model has no talker (enable_audio_output is false): ask with speak=False")
         special = [voice.bos_token, config.tts_text_end_token_id, config.tts_text_pad_token_id]
         bos, eos, pad = table[special].unbind(0)
         opening = (bos + model.talker.code_embed(config.tts_codec_pad_token_id))[None, None]
@@ -111,9 +113,9 @@ class Memory:
         The thinker's cache holds the tokens fed back to it; the talker's is taken back to before the reply."""
         if self.talker is not None:
             self.talker.crop(self.place.length)
-        fed = [token for token in tokens if token.hidden is not None]
+        fed = [token.hidden + token.embeds for token in tokens if token.hidden is not None]
         if fed and self.talker is not None:
-            context = torch.stack([token.hidden + token.embeds for token in fed], dim=1)
+            context = torch.stack(fed, dim=1)  # (1, tokens, embedding_size)
             positions = torch.arange(self.place.top, self.place.top + len(fed), device=self.model.device)
             self.hear(context, positions.expand(3, 1, -1))
         top = self.place.top + len(fed)

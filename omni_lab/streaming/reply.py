@@ -6,7 +6,7 @@ and one that is closed is gone.
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -117,7 +117,9 @@ class ReplyStream:
             if self.ended is not None:
                 self.ended(self)
 
-    def run(self, start: Callable[[Account], Any], talk: Callable[[Any], Prefilled] | None) -> Iterator[Event]:
+    def run(
+        self, start: Callable[[Account], Any], talk: Callable[[Any], Prefilled] | None
+    ) -> Generator[Event, None, None]:
         """The events, lazily."""
         output = start(self.account)
         vectors = self.reply_vectors(self.written(output))

@@ -264,15 +264,15 @@ class Session:
         self.memory.check(token_count(max(3, self.sound.left())))
         while self.sound.ready(hearing.BLOCK_FRAMES):
             if self.film is not None:
-                self.take_pairs(round(2 / self.film.second_per_grid))
-            self.take_mel(hearing.BLOCK_FRAMES)
+                self.take_pairs(self.film, round(2 / self.film.second_per_grid))
+            self.take_mel(self.sound, hearing.BLOCK_FRAMES)
 
-    def take_mel(self, frames: int) -> None:
+    def take_mel(self, sound: hearing.MelFrames, frames: int) -> None:
         """Feed the next mel frames of the running sound, if they make a token."""
         config = self.model.config.thinker_config
         if token_count(frames) < 1:
             return
-        mel = self.sound.take(frames).to(self.model.thinker.lm_head.weight)
+        mel = sound.take(frames).to(self.model.thinker.lm_head.weight)
         features = self.model.thinker.audio_features(mel[None], lengths=[frames])
         start = self.memory.place.start if self.film is None else self.film_start + self.film_sound
         self.film_sound += len(features)
@@ -296,11 +296,11 @@ class Session:
             time = heard if self.sound is not None else self.film.shown[-1][0] + 1 / self.film.fps
         self.film.add(frame, time)
         if self.sound is None and time >= (self.film_pairs + 2) * self.film.second_per_grid:
-            self.take_pairs(1)
+            self.take_pairs(self.film, 1)
 
-    def take_pairs(self, pairs: int) -> None:
+    def take_pairs(self, film: hearing.FilmFrames, pairs: int) -> None:
         """Feed the next pairs of frames of the running film."""
-        config, film = self.model.config.thinker_config, self.film
+        config = self.model.config.thinker_config
         patches, grid = film.take(pairs)
         merge = config.vision_config.spatial_merge_size
         height, width = grid[1] // merge, grid[2] // merge
@@ -322,10 +322,11 @@ class Session:
             else:
                 pairs = -(-int(self.film.shown[-1][0] * self.film.fps + 1) // 2) - self.film_pairs
             if pairs > 0 or not self.film_pairs:
-                self.take_pairs(max(1, pairs))
+                self.take_pairs(self.film, max(1, pairs))
         elif token_count(left) < 1 and not self.film_sound:
             raise InputError("the sound is too short: 30 ms at least are needed")
-        self.take_mel(left)
+        if self.sound is not None:
+            self.take_mel(self.sound, left)
         self.twin = self.film is not None
         self.text = "<|audio_eos|>" + ("<|vision_eos|>" if self.film is not None else "")
         self.sound, self.film, self.film_sound = None, None, 0

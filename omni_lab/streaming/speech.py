@@ -24,11 +24,11 @@ FADE = 0.01  # seconds over which a chunk fades into the next
 
 
 def chunk_blocks(spoken: int, most: int = 4) -> int:
-    """Blocks of the next chunk when `spoken` blocks have been: 1, 1, 2, 4, 4, ... never more than is playing."""
-    blocks = 1
-    while 2 * blocks <= min(spoken, most):
-        blocks *= 2
-    return blocks
+    """Blocks of the next chunk when `spoken` blocks have been: 1, 1, 1, 1, 2, 3, 4, 4, ...
+
+    Half of what has been spoken at most: a chunk is then ready before the sound runs out even if making sound takes
+    nearly as long as playing it."""
+    return min(max(1, spoken // 2), most)
 
 
 def crossfade(old: Tensor, new: Tensor) -> Tensor:

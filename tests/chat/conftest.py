@@ -7,9 +7,10 @@ from websockets.sync.client import connect
 
 from omni_lab.chat.notebook import Served
 from omni_lab.chat.server import Limits
+from omni_lab.sampling import Sampling
 from tests.streaming.conftest import QUICK, model  # noqa: F401 - a fixture
 
-HOW = {"max_new_tokens": 6, "max_codes": 26, **QUICK}
+HOW = {"max_new_tokens": 6, "max_codes": 26, "sampling": Sampling(1.0, 50), **QUICK}  # words, not newlines
 
 
 @pytest.fixture(scope="module")
