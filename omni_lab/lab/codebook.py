@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import torch
 import torchaudio
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..codec import mel as mels
+from ..codec.speaker import Speaker
 from ..errors import InputError
 
 
@@ -43,6 +44,27 @@ class Codebook:
             length=None, rand_init=False,
         )  # fmt: skip
         return wave / wave.abs().max().clamp(min=1.0)
+
+
+class CodebookVoice(nn.Module):
+    """A codebook in the place of `OmniModel.token2wav`: one voice, whoever is named; codes that it lacks are silent."""
+
+    def __init__(self, book: Codebook, name: str, bos_token: int) -> None:
+        super().__init__()
+        self.book = book
+        self.speakers = {name: Speaker(bos_token, torch.zeros(1, 1), torch.zeros(1, 1, 1))}
+
+    def named_speaker(self, speaker: Speaker | str) -> Speaker:
+        """`speaker` itself, or the one of that name. Raises InputError."""
+        if isinstance(speaker, Speaker):
+            return speaker
+        if speaker not in self.speakers:
+            raise InputError(f"no speaker named {speaker!r}: here speaks {', '.join(self.speakers)}")
+        return self.speakers[speaker]
+
+    def forward(self, codes: Tensor, speaker: Speaker | str, noise: Tensor | None = None) -> Tensor:
+        """Codes (n,) -> a 24 kHz wave; `noise` is a DiT's, and has no use here."""
+        return self.book.wave(codes[codes < len(self.book.centres)])
 
 
 def pairs_of(wave: Tensor) -> Tensor:

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from omni_lab import config
 from omni_lab.codec import mel
 from omni_lab.data import speech
 from omni_lab.errors import InputError
 from omni_lab.lab import codebook
+from omni_lab.omni import OmniModel
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +51,15 @@ def test_too_little_sound_and_unknown_codes_are_named(waves):
         codebook.fit([waves[0]], 5000)
     with pytest.raises(InputError, match="0 to 15"):
         codebook.fit(waves, 16, 1).mel(torch.tensor([16]))
+
+
+def test_a_whole_model_speaks_through_it(waves):
+    model = OmniModel(config.preset("nano")).eval()
+    book = codebook.fit(waves, 64, rounds=2)
+    model.token2wav = codebook.CodebookVoice(book, "heart", 2033)
+    reply = model.respond({"input_ids": torch.tensor([[5, 6, 7]])}, max_new_tokens=4, stop_token_ids=(), max_codes=30)
+    assert len(reply.codes) <= 30 and bool(torch.isfinite(reply.audio).all())
+    known = int((reply.codes < 64).sum())
+    assert abs(len(reply.audio) - 480 * known) <= 480
+    with pytest.raises(InputError, match="here speaks heart"):
+        model.token2wav.named_speaker("nobody")
