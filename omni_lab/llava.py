@@ -170,6 +170,8 @@ class LLaVA(nn.Module):
         self.config, self.tokenizer = config, tokenizer
         self.vision_tower = copy.deepcopy(tower).eval().requires_grad_(False)
         width, self.side = grid_shape(self.vision_tower, config.image_size)
+        # A ViT ends in a layer norm, a ResNet does not: its channels differ in size, and W learns slowly from them.
+        self.norm = nn.BatchNorm1d(width, affine=False)
         self.projector = nn.Linear(width, config.text.hidden_size)
         self.language_model = Decoder(config.text)
         nn.init.normal_(self.language_model.embed_tokens.weight, std=0.05)
@@ -194,8 +196,10 @@ class LLaVA(nn.Module):
             return self.vision_tower.grid(pictures).flatten(2).transpose(1, 2)  # (batch, places, width)
 
     def project(self, grid: Tensor) -> Tensor:
-        """H = W Z, each place by itself (section 4.1, equation 1): (batch, places, width) -> (batch, places, dim)."""
-        return self.projector(grid)
+        """H = W Z, each place by itself (section 4.1, equation 1): (batch, places, width) -> (batch, places, dim).
+
+        Z's channels are brought to mean 0 and variance 1 first; while training, by the batch's."""
+        return self.projector(self.norm(grid.flatten(0, 1)).view_as(grid))
 
     def read(self, told: Tensor) -> Tensor:
         """A picture told in words, as vectors: ids (batch, places, words), -1 for none -> (batch, places, dim).

@@ -4,7 +4,7 @@ Every picture exists twice: drawn, for the model that sees, and told, one word a
 learns to read before it has eyes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -14,7 +14,8 @@ from .dialogues import Turns
 from .scenes import Scene
 from .splits import check_split, pick
 
-SIZE = 96  # pixels of a side: three things at most stay about as large as CLIP knows them
+CELL = 48  # pixels: the size at which lab 01's CLIP knows a thing
+SIZE = 2 * CELL  # pixels of a side: four cells, one thing in each at most
 BRIEF = ("Describe the picture briefly.", "What is in the picture?", "Give a short caption.")
 KINDS = ("caption", *dialogues.KINDS, "science")
 
@@ -38,14 +39,26 @@ def compose(rng: np.random.Generator, split: str, style: str | None = None) -> S
         if len(chosen) < 3 and rng.random() < 0.3:
             chosen.append(chosen[0])
         if pictures.wanted("instruction", " ".join(sorted(chosen)), split):
-            return scenes.compose(rng, chosen, split, style, size=SIZE)
+            return board(rng, chosen, split, style)
+
+
+def board(rng: np.random.Generator, chosen: list[str], split: str, style: str | None = None) -> Scene:
+    """The words' pictures, each in a cell of its own, nearly filling it."""
+    scene = scenes.compose(rng, chosen, split, style, size=SIZE, cards=0.0)
+    things = []
+    for thing, cell in zip(scene.things, rng.permutation(4), strict=False):
+        side = int(rng.integers(CELL * 3 // 4, CELL))
+        x, y = ((int(cell) % 2) * CELL, (int(cell) // 2) * CELL)
+        x, y = (edge + int(rng.integers(0, CELL - side + 1)) for edge in (x, y))
+        things.append(replace(thing, box=(x, y, x + side, y + side)))
+    return replace(scene, things=tuple(things))
 
 
 def example(rng: np.random.Generator, split: str, kind: str, style: str | None = None) -> Example:
     """One example of `kind`. style: an artist, default one of the split's; the test is drawn without redrawing."""
     if kind == "science":
         asked, subject, right, wrong = pictures.science_question(rng)
-        scene = scenes.compose(rng, [subject], split, style, size=SIZE)
+        scene = board(rng, [subject], split, style)
         turns = [(asked.replace("THE", "it"), right)]
         options = [right, *(wrong[int(i)] for i in rng.permutation(len(wrong))[:3])]
         options = [options[int(i)] for i in rng.permutation(len(options))]

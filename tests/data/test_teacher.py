@@ -72,3 +72,16 @@ def test_the_rule_based_teacher_tells_the_truth(scene):
     assert not rest and question and answer
     told = [teacher.teach("reasoning", scene, np.random.default_rng(s))[0] for s in range(8)]
     assert any("12 legs" in a for q, a in told if "legs" in q)
+
+
+def test_a_server_that_invents_things_is_not_believed(server, scene):
+    Stub.reply = json.dumps({"turns": [{"question": "What else?", "answer": "Two mice behind the dog."}]})
+    with pytest.raises(DataError, match="mouse"):
+        teacher.teach("detail", scene, np.random.default_rng(0), server)
+    assert teacher.absent("The cat may catch a dog.", ["dog", "cat"], teacher.PLURALS) == []
+
+
+def test_examples_stand_between_system_and_query():
+    asked = teacher.prompt("detail", ["There is a dog."], ["dog: [0, 0, 1, 1]"], [("told", "reply")])
+    assert [m["role"] for m in asked] == ["system", "user", "assistant", "user"]
+    assert asked[-1]["content"] == "There is a dog.\n\ndog: [0, 0, 1, 1]"
