@@ -31,7 +31,9 @@ def has_sound(samples: Sequence[Sample]) -> bool:
 def ask(model: Any, samples: Sequence[Sample], longest: int = LONGEST_REPLY, progress: str = "") -> list[str]:
     """The model's greedy replies in text to all samples; they must agree in whether their videos have sound.
 
-    model: an OmniModel with a processor."""
+    model: an OmniModel with a processor, or a backend (backends.py)."""
+    if hasattr(model, "replies"):
+        return model.replies([s.messages for s in samples], longest)
     replies: list[str] = []
     with tqdm(total=len(samples), desc=progress, disable=not progress, leave=False) as bar:
         for begin in range(0, len(samples), BATCH):
