@@ -36,9 +36,14 @@ TOKENS, CODES_A_SECOND = 30, 50
 def endless(model: Any) -> Sampling:
     """The talker's own sampling, but it never ends by itself: replies of a set length."""
     suppress = (model.config.talker_config.tts_codec_start_token_id, *model.talker.end_tokens)
-    # Special codes stand for no sound; without them a code is 20 ms, as in a trained model.
-    specials = range(model.config.token2wav_config.dit_config.num_embeds + 1, model.config.talker_config.vocab_size)
-    return replace(model.talker.default_sampling, suppress=(*suppress, *specials))
+    return replace(model.talker.default_sampling, suppress=(*suppress, *specials(model)))
+
+
+def specials(model: Any) -> list[int]:
+    """Codes that stand for no sound, but for those that open or end a reply: only an untrained talker says them."""
+    config, last = model.config.talker_config, model.config.token2wav_config.dit_config.num_embeds
+    known = (config.tts_codec_start_token_id, *model.talker.end_tokens)
+    return [code for code in range(last + 1, config.vocab_size) if code not in known]
 
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -102,6 +107,7 @@ def reference(model: Any, seconds: float) -> str:
         _, wave = theirs.generate(
             **inputs, speaker=name, thinker_max_new_tokens=TOKENS, thinker_min_new_tokens=TOKENS,
             talker_max_new_tokens=codes, talker_min_new_tokens=codes - 1, token2wav_num_steps=steps,
+            talker_bad_words_ids=[[token] for token in specials(model)],  # it would crash on them
         )  # fmt: skip
         whole, spoken = clock() - began, len(wave) / 24000
         account = ask(model, spoken, num_steps=steps)
