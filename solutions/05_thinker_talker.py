@@ -459,16 +459,17 @@ told = {"both": (1, 1), "hidden states alone": (0, 1), "embeddings alone": (1, 0
 small = replace(talking, num_hidden_layers=run.pick(smoke=1, cpu=talking.num_hidden_layers))
 
 
-def view(mouth: talker.Talker, way: str):
-    """The talker's context and reply when it is told only a part; `told` weighs (embeddings, hidden states)."""
-    words, meaning = told[way]
-    part = replace(heard, hidden_states=(words * heard.inputs_embeds, meaning * heard.last_hidden_state))
-    return recipe_file.talker_view(thinker, mouth, part, batch)
+def view(mouth: talker.Talker, way: str, pair: tuple | None = None):
+    """Context and reply when the talker is told only a part. pair: a thinker's pass and its batch (default: ours)."""
+    (words, meaning), (seen, rows) = told[way], pair or (heard, batch)  # weights of embeddings and hidden states
+    part = replace(seen, hidden_states=(words * seen.inputs_embeds, meaning * seen.last_hidden_state))
+    return recipe_file.talker_view(thinker, mouth, part, rows)
 
 
-def speech_pass(mouth: talker.Talker, way: str) -> talker.TalkerOutput:
-    context, reply = view(mouth, way)
-    return mouth(context, reply, batch["codes"], batch["reply_lengths"])
+def speech_pass(mouth: talker.Talker, way: str, pair: tuple | None = None) -> talker.TalkerOutput:
+    context, reply = view(mouth, way, pair)
+    rows = pair[1] if pair else batch
+    return mouth(context, reply, rows["codes"], rows["reply_lengths"])
 
 
 # %%
@@ -521,6 +522,27 @@ lab.play(book.wave(alone["both"][0]), 24000, alt=f'the talker of this lab, meant
 print(f"meant: {texts[0]}\nheard: {transcript(book.wave(alone['both'][0]))}")
 
 # %% [markdown]
+# Recorded at `cpu` scale in November 2026 with seed 0: every talker that was told something said all its sentences code
+# for code, and the recogniser wrote them down right. The one that was told nothing spoke clearly, too, and said the
+# wrong sentence: it had no means to know which was asked for.
+#
+# So with few sentences, hidden states or embeddings alone are enough: either tells which sentence is meant. What each
+# is *for* can only show in sentences that nobody has met. Here are some. Does anything carry over?
+
+# %%
+others = order[len(chosen) : 2 * len(chosen)]
+unmet = recipe.pack(
+    [recipe_file.Spoken(recipe_file.said(recorded[i].about["text"]), book.encode(waves[i]), 0) for i in others]
+)
+with torch.no_grad():
+    new = thinker(**unmet["thinker"], logits_to_keep=0)
+    for way, mouth in mouths.items():
+        loss = float(speech_pass(mouth, way, (new, unmet)).loss)
+        print(f"told {way:<20} {loss:6.2f} nats a code on unmet sentences; guessing: {math.log(len(book.centres)):.2f}")
+
+# %% [markdown]
+# A loss above that of guessing means: learned by heart, and sure of it. Reading aloud takes thousands of sentences.
+#
 # Dials matter here too. The talker is meant to be drawn from, not to take the likeliest code (its release: temperature
 # 0.9, top-k 40, top-p 0.8). The same sentence, drawn twice with those dials:
 
@@ -668,7 +690,7 @@ if len(answer.audio):
     lab.play(answer.audio, 24000, alt=f'the whole model, meant to say: "{texts[0]}"')
 
 # %% [markdown]
-# At smoke scale this is noise and gibberish, as it must be after a few steps. At `cpu` scale read the transcript.
+# At smoke scale this is silence or gibberish, as it must be after a few steps. At `cpu` scale read the transcript.
 #
 # The report gives for its own talker, on seed-tts-eval, word error rates of 1.42 / 2.33 / 6.54 % (zh / en / hard) after
 # all its training. Ours knows six sentences.
