@@ -12,7 +12,7 @@
 #
 # | scale | what runs | time |
 # |---|---|---|
-# | smoke | a few steps of each training; the shipped model is asked all else | under half a minute on two cores |
+# | smoke | a few steps of each training: enough to run, too few to answer well | under half a minute on two cores |
 # | cpu | the language model, stage 1, stage 2 and an ablation, from nothing | the training cells print it |
 # | t4, gpu | a language model of 8 layers, 512 wide, and more steps | the training cells print it |
 #
@@ -56,7 +56,7 @@ encoder = clip.CLIP.load(samples_folder() / "checkpoints" / "clip")
 # and all that the teacher knows of it.
 
 # %%
-shown = scenes.compose(np.random.default_rng(SEED + 3), ["dog", "cat", "banana"], "train", size=96, cards=1.0)
+shown = instructions.board(np.random.default_rng(SEED + 3), ["dog", "cat", "banana"], "train", "noto")
 captions, boxes = dialogues.captions(shown), dialogues.boxes(shown)
 figure, axis = lab.figure(width=2.4, height=2.4)
 axis.imshow(scenes.draw(shown))
@@ -64,7 +64,7 @@ for thing in shown.things:
     x1, y1, x2, y2 = thing.box
     axis.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color="C4", linewidth=1)
 axis.set_axis_off()
-lab.show(figure, alt="A small picture with a dog, a cat and a banana on coloured cards, a box around each.")
+lab.show(figure, alt="A small picture with a dog, a cat and a banana, a box around each.")
 print(teacher.context(captions, boxes))
 
 # %% [markdown]
@@ -406,7 +406,7 @@ for axis, log, title in zip(
     axes, (language_log, align_log, instruct_log), ("language", "align", "instruct"), strict=True
 ):
     curve(axis, log, "held-out answer loss", "right picture", marker="o")
-    curve(axis, log, "held-out answer loss, another's picture", "another's", marker="s", linestyle="--")
+    curve(axis, log, "held-out answer loss with another's picture", "another's", marker="s", linestyle="--")
     axis.set(title=title, xlabel="step", ylim=(0, None))
 axes[0].set_ylabel("held-out loss (nats a token)")
 axes[0].legend()
@@ -415,14 +415,16 @@ lab.show(figure, alt="Held-out loss over the steps of three trainings, with the 
 # %% [markdown]
 # ## What W writes
 # The paper calls stage 1 the training of a "visual tokenizer" (section 4.2). You can read what it writes: for each
-# place, take the word whose embedding is nearest to W's vector. At smoke scale you look into the shipped model, which
-# this lab's recipes made; at all other scales into yours.
+# place, take the word whose embedding is nearest to W's vector. At smoke scale you look into the shipped model, if
+# there is one (this lab's recipes make it); at all other scales into yours.
 #
 # ### Something to touch: read the picture as the language model does
 
 # %%
 shipped = samples_folder() / "checkpoints" / "llava"
-model = run.pick(smoke=lambda: llava.LLaVA.load(shipped, encoder.visual), cpu=lambda: trained.model)().to("cpu").eval()
+ready = run.scale == "smoke" and shipped.is_dir()
+model = llava.LLaVA.load(shipped, encoder.visual) if ready else trained.model.to("cpu").eval()
+print("The shipped model." if ready else f"The model that you have just trained for {trained.step} steps of stage 2.")
 vocabulary = list(teacher.PLURALS)
 ids = torch.tensor([tokenizer.encode(f" {word}", add_special_tokens=False).ids[0] for word in vocabulary])
 album = [instructions.example(np.random.default_rng([SEED, i]), "test", "caption") for i in range(8)]
@@ -481,7 +483,7 @@ def chat(picture: int, question: str):
     figure, axis = lab.figure(width=5, height=2.8)
     axis.imshow(example.picture)
     axis.set_axis_off()
-    reply = model.answer(example.picture, question)
+    reply = model.answer(example.picture, question, longest=24)
     axis.set_title(f"{question}\n{reply}")
     invented = absent(reply, [t.word for t in example.scene.things], teacher.PLURALS)
     axis.text(0, 102, f"invented: {', '.join(invented) or 'nothing'}", va="top")
@@ -507,7 +509,10 @@ def named(split_style: str | None, count: int) -> tuple[float, float]:
     right, invented, total = 0, 0, 0
     for i in range(count):
         example = instructions.example(np.random.default_rng([SEED, 99, i]), "test", "caption", split_style)
-        reply, here = model.answer(example.picture, instructions.BRIEF[0]), {t.word for t in example.scene.things}
+        reply, here = (
+            model.answer(example.picture, instructions.BRIEF[0], longest=24),
+            {t.word for t in example.scene.things},
+        )
         right += sum(bool(absent(reply, [], {word: teacher.PLURALS[word]})) for word in here)
         invented += len(absent(reply, list(here), teacher.PLURALS))
         total += len(here)
@@ -516,7 +521,7 @@ def named(split_style: str | None, count: int) -> tuple[float, float]:
 
 figures = {}
 for title, style in (("known styles", None), ("OpenMoji, never seen", "openmoji")):
-    figures[title] = named(style, run.pick(smoke=24, cpu=100))
+    figures[title] = named(style, run.pick(smoke=4, cpu=100))
     print(f"{title:<21} named {figures[title][0]:5.0%} of what is there; invented {figures[title][1]:.2f} a picture")
 
 # %% [markdown]
@@ -568,7 +573,7 @@ def choose(example: instructions.Example, picture) -> int:
 # %%
 questions = [
     instructions.example(np.random.default_rng([SEED, 7, i]), "test", "science")
-    for i in range(run.pick(smoke=24, cpu=200))
+    for i in range(run.pick(smoke=8, cpu=200))
 ]
 if option_scores:
     pictures = [q.picture for q in questions]

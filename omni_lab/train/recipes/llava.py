@@ -132,7 +132,7 @@ class Llava(Recipe):
             features = self.features(model, batch)
             for found, seen in ((right, features), (wrong, features.roll(1, dims=0))):
                 found.append(float(llava.answer_loss(model(batch["ids"], seen), batch["labels"])))
-        return {"answer loss": float(np.mean(right)), "answer loss, another's picture": float(np.mean(wrong))}
+        return {"answer loss": float(np.mean(right)), "answer loss with another's picture": float(np.mean(wrong))}
 
     def finish(self, model: nn.Module) -> None:
         for name in self.writes:
