@@ -99,8 +99,8 @@ def read_letters(log_p: Tensor) -> str:
 
 def letter_error_rate(references: Sequence[str], heard: Sequence[str]) -> float:
     """Letters to change, add or drop, over the letters of the references; case and punctuation do not count."""
-    plain = [["".join(LETTERS[i] for i in spell(text)) for text in texts] for texts in (references, heard)]
-    return float(jiwer.cer(*plain))
+    said, found = (["".join(LETTERS[i] for i in spell(text)) for text in texts] for texts in (references, heard))
+    return float(jiwer.cer(said, found))
 
 
 def tokens_of(encoder: AudioEncoder, waves: Sequence[np.ndarray]) -> list[Tensor]:

@@ -56,10 +56,10 @@ def layout(scheme: str, seconds: float, second_per_grid: float) -> tuple[Tensor,
     frames = int(seconds / second_per_grid)
     video, sound = tmrope.video_ids(0, frames, 1, 1, second_per_grid), tmrope.audio_ids(0, round(25 * seconds))
     # A fourth row says which token it is, and travels with the three ids through the interleaving.
-    named = [
-        torch.cat([ids, torch.arange(ids.shape[1])[None] + at]) for ids, at in ((video, 0), (sound, video.shape[1]))
-    ]
-    chunks = tmrope.interleave(*named, 0, 50)
+    places = torch.arange(video.shape[1] + sound.shape[1])[None]
+    named_video = torch.cat([video, places[:, : video.shape[1]]])
+    named_sound = torch.cat([sound, places[:, video.shape[1] :]])
+    chunks = tmrope.interleave(named_video, named_sound, 0, 50)
     order = torch.cat(chunks, dim=1)[3]
     return order, positions_of(scheme, video, sound, chunks, order), video[0]
 
