@@ -10,7 +10,7 @@
 # | scale | what runs | time |
 # |---|---|---|
 # | smoke | everything, with parts trained for a few steps: they run, they do not speak | under a minute on two cores |
-# | cpu | a small tokenizer and a small DiT, trained here on the shipped sentences | printed by the training cell |
+# | cpu | a small tokenizer and a small DiT, trained here on the shipped sentences | about 5 minutes of training on one core |
 # | t4, gpu | the same parts, larger; `omni-lab train` makes the shipped kind | printed by the training cell |
 #
 # Thirteen exercises, 100 points, about two and a half hours of yours.
@@ -625,7 +625,7 @@ period = delays[int(alike.argmax())]
 figure, (left, right) = lab.figure(1, 2, width=4.6, height=2.2)
 for axis, fold, words in ((left, period * 5 // 4, "not its period"), (right, period, "the voice's period")):
     axis.imshow(piece[: len(piece) // fold * fold].view(-1, fold), aspect="auto")
-    axis.set(title=f"folded by {fold}: {words}", xlabel="sample", ylabel="row")
+    axis.set(title=f"folded by {fold}", xlabel=words, ylabel="row")
     axis.grid(False)
 lab.show(
     figure,
