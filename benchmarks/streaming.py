@@ -107,6 +107,7 @@ def reference(model: Any, seconds: float) -> str:
         _, wave = theirs.generate(
             **inputs, speaker=name, thinker_max_new_tokens=TOKENS, thinker_min_new_tokens=TOKENS,
             talker_max_new_tokens=codes, talker_min_new_tokens=codes - 1, token2wav_num_steps=steps,
+            talker_eos_token_id=list(model.talker.end_tokens),
             talker_bad_words_ids=[[token] for token in specials(model)],  # it would crash on them
         )  # fmt: skip
         whole, spoken = clock() - began, len(wave) / 24000

@@ -1,5 +1,6 @@
 """`omni-lab chat`: talk to a checkpoint in the terminal, or on a local web page."""
 
+import importlib.util
 import secrets
 import sys
 from collections.abc import Iterator
@@ -8,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .server import LOOPBACK, check_address, serve
+from ..errors import ConfigError
+from .address import LOOPBACK, check_address
 from .terminal import HELP, Terminal
 
 NANO = Path(__file__).parents[2] / "data_samples" / "checkpoints" / "nano"
@@ -29,6 +31,8 @@ def chat(
     token = secrets.token_urlsafe(16) if token == "new" else token
     if web:
         check_address(host, token)
+        if importlib.util.find_spec("starlette") is None or importlib.util.find_spec("uvicorn") is None:
+            raise ConfigError("the web page needs more: pip install 'omni_lab[chat]'")
     from ..omni import OmniModel
 
     print(f"loading {model}", flush=True)
@@ -36,6 +40,8 @@ def chat(
     how: dict[str, Any] = {"speaker": speaker or None, "speak": speak}
     if web:
         print(f"open http://{host}:{port}/{'?token=' + token if token else ''} (Ctrl-C ends it)", flush=True)
+        from .server import serve
+
         serve(loaded, host, port, token or None, **how)
         return
     print(f"{HELP}\n", flush=True)

@@ -14,7 +14,7 @@ from IPython.display import HTML, IFrame, Javascript, display
 from ..errors import OmniLabError
 from ..processing.audio import load_audio
 from ..streaming import AudioChunk, Session, TextDelta
-from .server import LOOPBACK, Service
+from .address import LOOPBACK
 
 # Chunks are put one behind the other on the page's own clock; a player per chunk would leave gaps.
 PLAY = """(() => {{
@@ -133,6 +133,8 @@ class Served:
 
     def __init__(self, model: Any, token: str | None = None, limits: Any = None, **how: Any) -> None:
         import uvicorn
+
+        from .server import Service  # what only those need who serve
 
         self.service = Service(model, token, limits, **how)
         self.socket = socket.socket()

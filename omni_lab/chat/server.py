@@ -17,7 +17,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,9 +30,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from ..errors import InputError, OmniLabError
 from ..processing.audio import load_audio
 from ..streaming import AudioChunk, Session, TextDelta
+from .address import LOOPBACK, check_address
 
 LOG = logging.getLogger(__name__)
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MEDIA = ("image", "audio", "video", "frame", "packet")
 TRY_AGAIN, FORBIDDEN = 1013, 1008  # WebSocket close codes
 
@@ -245,12 +244,6 @@ def read_request(text: str, limits: Limits) -> dict[str, Any]:
     return request
 
 
-def check_address(host: str, token: str | None) -> None:
-    """Raise InputError for an address that strangers can reach without a token."""
-    if host not in LOOPBACK and not token:
-        raise InputError(f"on {host} others can reach this: set a token with --token, or bind to {LOOPBACK[0]}")
-
-
 def serve(model: Any, host: str = LOOPBACK[0], port: int = 7860, token: str | None = None, **how: Any) -> None:
     """Serve until Ctrl-C. how: of every Session. Raises InputError for an open address without a token."""
     import uvicorn
@@ -260,8 +253,3 @@ def serve(model: Any, host: str = LOOPBACK[0], port: int = 7860, token: str | No
     uvicorn.run(
         service.app(), host=host, port=port, log_level="warning", ws_max_size=service.limits.upload_bytes + 1024
     )
-
-
-def page_path() -> Path:
-    """Where the page lies."""
-    return Path(str(resources.files(__package__).joinpath("page.html")))

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 from websockets.exceptions import ConnectionClosed
 
+from omni_lab.chat.address import check_address
 from omni_lab.chat.notebook import Served
-from omni_lab.chat.server import Limits, check_address
+from omni_lab.chat.server import Limits
 from omni_lab.errors import InputError
 from omni_lab.streaming import AudioChunk, Session, TextDelta
 

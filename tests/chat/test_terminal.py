@@ -7,6 +7,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
+from omni_lab import cli
 from omni_lab.chat.notebook import Chat
 from omni_lab.chat.terminal import Terminal
 
@@ -41,3 +42,14 @@ def test_a_conversation_in_a_notebook(model):
     played = json.dumps(chat.sound.outputs)
     assert "AudioContext" in played and "audio/wav" in json.dumps(chat.last.outputs)
     assert chat.ask() is None and chat.lines[-1][0] == "error"
+
+
+def test_the_command_says_in_one_line_what_is_wrong(tmp_path, capsys):
+    for arguments, words in (
+        (["--model", str(tmp_path)], "config.json"),
+        (["--web", "--host", "0.0.0.0"], "set a token"),
+        (["--loud"], "No such option"),
+    ):
+        assert cli.main(["chat", *arguments]) == 1
+        said = capsys.readouterr().err
+        assert words in said and said.count("\n") == 1
