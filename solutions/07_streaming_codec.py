@@ -10,7 +10,7 @@
 # | scale | what runs | time |
 # |---|---|---|
 # | smoke | everything, with parts trained for a few steps: they run, they do not speak | under a minute on two cores |
-# | cpu | a small tokenizer and a small DiT, trained here on the shipped sentences | about 5 minutes of training on one core |
+# | cpu | a small tokenizer and a small DiT, trained here on shipped sentences | about 5 minutes of training, one core |
 # | t4, gpu | the same parts, larger; `omni-lab train` makes the shipped kind | printed by the training cell |
 #
 # Thirteen exercises, 100 points, about two and a half hours of yours.
