@@ -217,7 +217,8 @@ def attention_pooling(query: Tensor, keys: Tensor, values: Tensor, heads: int) -
 
 
 # %% [markdown]
-# Where does the shipped tower look? The values below are one-hot, so what is gathered are the weights themselves.
+# Where does the shipped tower look? The values below are one-hot, so what is gathered are the weights themselves, the
+# mean over eight heads. The grid is small. Do the heads look at one place each, or at several?
 
 
 # %%
@@ -367,8 +368,8 @@ def name_classes(classes: str, picture: str):
 lab.explore(
     name_classes,
     alt="The picture of {picture} and the probability of each of these classes: {classes}.",
-    classes=lab.Text("cat, dog, fruit, vehicle, weather"),
-    picture=lab.Choice(*things),
+    classes=lab.Text("strawberry, red fruit, cat, train, weather"),
+    picture=lab.Choice("strawberry", *(t for t in things if t != "strawberry")),
 )
 
 # %% [markdown]
