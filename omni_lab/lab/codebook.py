@@ -33,16 +33,21 @@ class Codebook:
         return self.centres[codes].reshape(2 * len(codes), -1)
 
     def wave(self, codes: Tensor, rounds: int = 32) -> Tensor:
-        """Codes (n,) -> a 24 kHz wave of about 480 * n samples, its phases found by Griffin and Lim's method (1984)."""
+        """Codes (n,) -> a 24 kHz wave (480 * n,), its phases found by Griffin and Lim's method (1984)."""
         if not len(codes):
             return torch.zeros(0)
         filters = mels.mel_filters(self.centres.shape[1] // 2, torch.float32, codes.device)  # (bins, bands)
-        power = (self.mel(codes).exp() @ torch.linalg.pinv(filters)).clamp(min=1e-6)  # (frames, bins)
+        frames = self.mel(codes)
+        # The transform mirrors half a window at each end, so a very short sound is drawn out first, and cut afterwards.
+        frames = torch.cat([frames, frames[-1:].expand(max(0, 8 - len(frames)), -1)])
+        power = (frames.exp() @ torch.linalg.pinv(filters)).clamp(min=1e-6)  # (frames, bins)
         sizes = {"n_fft": mels.WINDOW, "hop_length": mels.HOP, "win_length": mels.WINDOW}
         wave = torchaudio.functional.griffinlim(
             power.T, torch.hann_window(mels.WINDOW), **sizes, power=1.0, n_iter=rounds, momentum=0.9,
             length=None, rand_init=False,
         )  # fmt: skip
+        samples = 2 * mels.HOP * len(codes)
+        wave = torch.nn.functional.pad(wave, (0, max(0, samples - len(wave))))[:samples]
         return wave / wave.abs().max().clamp(min=1.0)
 
 
