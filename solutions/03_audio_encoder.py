@@ -302,7 +302,7 @@ def mask_over_sound(block_seconds: float, back: int):
 lab.explore(
     mask_over_sound,
     alt="The sentence cut into blocks of {block_seconds} s, and which frame sees which, {back} blocks back.",
-    block_seconds=lab.Slider(0.2, 4.0, 0.5),
+    block_seconds=lab.Slider(0.2, 4.0, 0.6, 0.2),
     back=lab.Slider(0, 3, 0),
 )
 

@@ -109,7 +109,7 @@ lab.explore(
     product,
     alt="Query times key against their distance, with the query at place {place} and theta 10 to the {log10_theta}.",
     place=lab.Slider(0, 1000, 0),
-    log10_theta=lab.Slider(2.0, 6.0, 6.0),
+    log10_theta=lab.Slider(2.0, 6.0, 6.0, 0.5),
 )
 
 # %% [markdown]
@@ -295,9 +295,9 @@ lab.explore(
     token_row,
     alt="Tokens of {seconds} s of video at {frames_per_second} frames a second and its sound, in chunks of "
     "{chunk_seconds} s; each cell shows time, height and width.",
-    frames_per_second=lab.Slider(0.5, 8.0, 2.0),
-    seconds=lab.Slider(1.0, 8.0, 4.0),
-    chunk_seconds=lab.Slider(0.5, 4.0, 2.0),
+    frames_per_second=lab.Slider(0.5, 8.0, 2.0, 0.5),
+    seconds=lab.Slider(1.0, 8.0, 4.0, 0.5),
+    chunk_seconds=lab.Slider(0.5, 4.0, 2.0, 0.5),
 )
 
 # %% [markdown]
