@@ -51,7 +51,7 @@ class ReplyStream:
         talker_sampling: Sampling | None = None,
         account: Account | None = None,
         ended: Callable[["ReplyStream"], None] | None = None,
-        most_blocks: int = 4,
+        most_blocks: int = 8,
         margin: int = MARGIN,
         fade: float = FADE,
         **token2wav: Any,

@@ -41,7 +41,7 @@ class Setting:
     block_codes: int = 12  # codes in a block of the DiT
     ahead: int = 1  # blocks of look-ahead
     calls: int = 12  # of the DiT a chunk: 3 steps of Runge-Kutta 4
-    most_blocks: int = 4  # in a chunk
+    most_blocks: int = 8  # in a chunk
     margin: int = MARGIN  # mel frames of the vocoder's context
     tokens: int = 30  # of the reply's text
     seconds: float = 10.0  # of speech

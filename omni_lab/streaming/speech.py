@@ -23,8 +23,8 @@ MARGIN = 12  # mel frames of context on each side of a vocoder's chunk (0.12 s);
 FADE = 0.01  # seconds over which a chunk fades into the next
 
 
-def chunk_blocks(spoken: int, most: int = 4) -> int:
-    """Blocks of the next chunk when `spoken` blocks have been: 1, 1, 1, 1, 2, 3, 4, 4, ...
+def chunk_blocks(spoken: int, most: int = 8) -> int:
+    """Blocks of the next chunk when `spoken` blocks have been: 1, 1, 1, 1, 2, 3, 4, 6, 8, 8, ...
 
     Half of what has been spoken at most: a chunk is then ready before the sound runs out even if making sound takes
     nearly as long as playing it."""
@@ -71,7 +71,7 @@ class WaveStream:
 class Speech:
     """Codes in, sound out: joins MelStream and WaveStream and decides when a chunk is due."""
 
-    def __init__(self, mel: MelStream, wave: WaveStream, account: Account, most_blocks: int = 4) -> None:
+    def __init__(self, mel: MelStream, wave: WaveStream, account: Account, most_blocks: int = 8) -> None:
         self.mel, self.wave, self.account, self.most = mel, wave, account, most_blocks
 
     def add(self, code: int) -> Tensor | None:
