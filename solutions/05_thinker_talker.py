@@ -518,8 +518,10 @@ for way, rows in alone.items():
     print(f"told {way:<20} {sum(same) / len(same):.1%} of codes as recorded; hears: {transcript(book.wave(rows[0]))}")
 
 # %%
-lab.play(book.wave(alone["both"][0]), 24000, alt=f'the talker of this lab, meant to say: "{texts[0]}"')
-print(f"meant: {texts[0]}\nheard: {transcript(book.wave(alone['both'][0]))}")
+said = book.wave(alone["both"][0])
+if len(said):  # a talker may end before its first code
+    lab.play(said, 24000, alt=f'the talker of this lab, meant to say: "{texts[0]}"')
+print(f"meant: {texts[0]}\nheard: {transcript(said)}")
 
 # %% [markdown]
 # Recorded at `cpu` scale in November 2026 with seed 0: every talker that was told something said all its sentences code
