@@ -17,7 +17,7 @@ LOCK := --quiet --universal --python-version 3.11 --no-annotate --no-header --no
 PAIR := printf "torch==2.11.0\ntorchaudio==2.11.0\n"
 NBVAL := --nbval-lax --nbval-cell-timeout=240 --nbval-kernel-name=python3 --timeout=900
 
-.PHONY: help setup course test test-code test-notebooks lab lint notebooks bench locks clean
+.PHONY: help setup course test browser test-code test-notebooks lab lint notebooks bench locks clean
 help:
 	@echo "make course     set up, then run every solved lab at smoke scale; pages and a table under build/course"
 	@echo "make test       set up, then run all tests and every notebook in both forms"
@@ -50,7 +50,12 @@ build/uv/$(notdir $(BIN))/uv:
 course: .venv/set-up
 	$(BIN)/omni-lab notebooks run --scale smoke --out build/course
 
-test: test-code test-notebooks
+test: browser test-code test-notebooks
+
+# The chat is tested in a real browser; a bare machine of continuous integration has none.
+browser:
+	if test -n "$$CI" && test "$$(id -u)" = 0 && ! command -v chromedriver && command -v apt-get; then \
+		apt-get update -qq && apt-get install -qq -y chromium chromium-driver; fi
 
 test-code: .venv/set-up
 	$(BIN)/python -m pytest -n 2 tests

@@ -23,7 +23,7 @@ urllib.request.urlopen("http://192.0.2.1/", timeout=5)
 def test_a_lab_runs_with_injected_parameters(tmp_path):
     [result] = run.run_labs(ROOT, ["00"], "smoke", 7, tmp_path)
     executed = nbformat.read(tmp_path / "00_start_here.ipynb", as_version=4)
-    assert not result.fault and result.seconds > 0 and result.peak > 50e6 and "loudness" in result.figure
+    assert not result.fault and result.seconds > 0 and result.peak > 50e6 and "first sound" in result.figure
     injected = [c.source for c in executed.cells if "injected-parameters" in c.metadata.get("tags", [])]
     assert len(injected) == 1 and "SEED = 7" in injected[0]
     assert any("seed 7" in o.get("text", "") for c in executed.cells for o in c.get("outputs", []))
