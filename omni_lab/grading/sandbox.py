@@ -178,6 +178,29 @@ def execute(
     seconds: wall time left for this submission.
     """
     uid = user_id(slot) if os.geteuid() == 0 and bubblewrap else 0
+    for pause in STARTING_PAUSES if uid else ():
+        ended = _execute(job, uid, reads, results, limits, bubblewrap, seconds, gpu)
+        # A fork bomb's dead still count as this user's processes until the kernel has buried them.
+        if ended.events or "Resource temporarily unavailable" not in ended.complaint:
+            return ended
+        time.sleep(pause)
+    return _execute(job, uid, reads, results, limits, bubblewrap, seconds, gpu)
+
+
+STARTING_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds, before a sandbox that found no room for a process starts again
+
+
+def _execute(
+    job: dict,
+    uid: int,
+    reads: dict[str, Path],
+    results: Path,
+    limits: Limits,
+    bubblewrap: str | None,
+    seconds: float,
+    gpu: bool,
+) -> Ended:
+    """One start of the sandbox under user `uid`; see `execute`."""
     job = {**job, "uid": uid, "limits": limits.__dict__}
     environment = dict(ENVIRONMENT)
     filter_end = None
