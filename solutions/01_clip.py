@@ -439,7 +439,8 @@ print(f"{record['settings']['steps']} steps of {record['settings']['batch_size']
 # One artist's drawings are learned by heart, and that says next to nothing about another's. With more artists the seen
 # style falls, because there is more to learn in the same steps, and the unseen one rises: memory gives way to the thing
 # itself. Redrawing is like an artist more in every step. A toy in so few steps has not begun to master it; the shipped
-# model, larger and trained longer, learned from redrawn pictures only. Variety pays for those who train long enough.
+# model, larger and trained longer, learned from redrawn pictures only. Whether redrawing
+# pays after longer training was not measured here: that is yours to find out.
 
 # %% [markdown]
 # ## Break it
