@@ -21,7 +21,7 @@ from ...data.splits import generator, pick
 from ...data.spoken import TRANSCRIBE
 from ...processing.processor import OmniProcessor
 from ...thinker import Thinker
-from .. import packing, speech_bank
+from .. import packing, speech_bank, transcripts
 from ..loader import to_device, usable
 from ..optimise import decay_groups
 from ..parts import need_part, save_part
@@ -49,6 +49,7 @@ class ThinkerSettings(Settings, speech_bank.Supply):
     length: int = 512  # tokens a row; batch_size counts rows
     turns: int = 1  # samples joined to one conversation
     answers_only: bool = True  # loss on the assistant's words alone; False: on every token
+    ctc: float = 0.0  # weight of the loss that makes the audio encoder spell what was said (transcripts.py)
 
 
 CPU = ThinkerSettings(
@@ -127,6 +128,11 @@ class ThinkerRecipe(Recipe):
         encoded = dict(processor()(messages=messages, labels=True, use_audio_in_video=sound, longest_audio=True))
         if not self.settings.answers_only:
             encoded["labels"] = encoded["input_ids"].clone()
+        if "input_features" in encoded:
+            # Sounds but the last belong to earlier turns, whose words nobody has kept.
+            words = transcripts.words_said(sample)
+            silent: list[list[int]] = [[] for _ in range(len(encoded["input_features"]) - 1)]
+            encoded["transcripts"] = [*silent, processor().tokenizer(words)["input_ids"] if words else []]
         return packing.with_positions(encoded, self.config.thinker_config)
 
     def drawn(
@@ -162,10 +168,25 @@ class ThinkerRecipe(Recipe):
         filled = packing.fill(samples, self.settings.batch_size, self.settings.length)
         packed = packing.pack(filled, self.settings.length, processor().tokenizer.pad_token_id or 0)
         answers = float((packed["labels"] != packing.IGNORED).sum())
+        said = [clip for row in filled for sample in row for clip in sample.get("transcripts", [])]
+        if self.settings.ctc and any(said):
+            packed["transcripts"] = transcripts.join(said)
         return packed | {"samples": len(taken), "skipped": bad, "weight": answers}
 
     def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
-        return model(**batch, logits_to_keep=0).loss, {}
+        said = batch.get("transcripts")
+        given = {name: value for name, value in batch.items() if name != "transcripts"}
+        if said is None:
+            return model(**given, logits_to_keep=0).loss, {}
+        heard: list[Tensor] = []
+        hook = model.audio_tower.register_forward_hook(lambda _, __, tokens: heard.append(tokens))
+        try:
+            answers = model(**given, logits_to_keep=0).loss
+        finally:
+            hook.remove()
+        frames = given["feature_attention_mask"].sum(1)
+        spelling = transcripts.ctc_loss(model, heard[0], frames, said, processor().tokenizer.pad_token_id or 0)
+        return answers + self.settings.ctc * spelling, {"answers": answers, "ctc": spelling}
 
     def evaluate(self, model: Any) -> dict[str, float]:
         """Mean loss of held-out answers (nats a token) of each task, a few rows each."""
@@ -218,7 +239,7 @@ class AudioEncoder(ThinkerRecipe):
     name = "audio_encoder"
     tasks = ("asr", "asr_recorded", "sound_events")
     reads, writes = ("language",), ("audio_encoder",)
-    scales = scaled(steps=1.2)
+    scales = scaled(steps=1.2, ctc=0.5)
 
 
 class Llava1(ThinkerRecipe):
@@ -247,7 +268,7 @@ class Thinker1(ThinkerRecipe):
     name = "thinker_1"
     learns = (Learning(ADAPTERS), Learning(ENCODERS, starts=0.2))
     reads, writes = ("audio_encoder",), ("thinker_1",)
-    scales = scaled(steps=0.4)
+    scales = scaled(steps=0.4, ctc=0.3)
 
 
 class Thinker2(ThinkerRecipe):
@@ -255,7 +276,7 @@ class Thinker2(ThinkerRecipe):
 
     name = "thinker_2"
     reads, writes = ("thinker_1",), ("thinker_2",)
-    scales = scaled(steps=3.6)
+    scales = scaled(steps=3.6, ctc=0.3)
 
 
 class Thinker3(ThinkerRecipe):

@@ -1,0 +1,52 @@
+"""CTC beside the answer's loss: the encoder's own tokens must spell what was said (Graves et al. 2006; joined with an
+attention decoder by Watanabe et al. 2017).
+
+Next-token loss alone leaves it to the decoder to find out which stretch of sound belongs to which word, and on little
+data it long finds nothing. CTC tells the encoder at once, in order and without an alignment. Notable: the classifier
+is the language model's own head behind its own last norm, so that a sound's token comes to lie where the word lies
+that is heard in it; nothing is added to the model.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..data.sample import Sample
+from ..encoders.audio import token_count
+
+NOTHING = -100  # fills transcripts up to the longest
+
+
+def words_said(sample: Sample) -> str | None:
+    """What is said in the one sound of a sample, or None where it holds none, or more than speech."""
+    if sample.task in ("asr", "asr_recorded"):
+        return sample.answer
+    return sample.meta.get({"speech_translation": "english", "spoken_qa": "question"}.get(sample.task, ""))
+
+
+def join(transcripts: list[list[int]]) -> Tensor:
+    """Token ids of each clip's words, none for a clip without: (clips, longest), filled with NOTHING."""
+    rows = [torch.tensor(ids, dtype=torch.long) for ids in transcripts]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=NOTHING)
+
+
+def ctc_loss(thinker: Any, sound: Tensor, frames: Tensor, transcripts: Tensor, blank: int) -> Tensor:
+    """Nats a word token that the encoder's tokens need to spell the transcripts: a scalar, 0 where nothing is said.
+
+    sound: (tokens, hidden_size), what the encoder made of all clips, one after another; frames: (clips,) mel frames;
+    transcripts: (clips, longest). Clips with fewer sound tokens than words count nothing.
+    """
+    counts = token_count(frames)
+    spoken = (transcripts != NOTHING).sum(1)
+    chosen = ((spoken > 0) & (spoken <= counts)).nonzero()[:, 0].tolist()
+    if not chosen:
+        return sound.sum() * 0.0
+    clips = torch.split(sound, counts.tolist())
+    padded = torch.nn.utils.rnn.pad_sequence([clips[i] for i in chosen])  # (longest clip, chosen, hidden_size)
+    logits = thinker.lm_head(thinker.model.norm(padded)).float()
+    loss = F.ctc_loss(
+        logits.log_softmax(-1), transcripts[chosen].clamp_min(0), counts[chosen], spoken[chosen], blank, "sum", True
+    )
+    return loss / spoken[chosen].sum()
