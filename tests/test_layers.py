@@ -9,7 +9,8 @@ from omni_lab.cpu_kernels import Linear
 from omni_lab.decoding import StaticStepper, Stepper
 from omni_lab.errors import InputError
 from omni_lab.layers import Decoder, KVCache, RMSNorm
-from tests.thinker_reference import CONFIGS, relative
+from tests.comparison import relative
+from tests.thinker_reference import CONFIGS
 
 TEXT = CONFIGS["odd heads, 3:1, untied"].text_config
 

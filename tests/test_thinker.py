@@ -9,8 +9,9 @@ from omni_lab.encoders import audio
 from omni_lab.errors import InputError
 from omni_lab.sampling import Sampling
 from omni_lab.thinker import Thinker
+from tests.comparison import relative
 from tests.test_tmrope import lay_out, padded
-from tests.thinker_reference import CONFIGS, reference, relative, released_names
+from tests.thinker_reference import CONFIGS, reference, released_names
 
 torch.set_num_threads(1)
 LAYOUTS = {

@@ -73,8 +73,3 @@ def released_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
             name = ours + name.removeprefix(theirs) if name.startswith(theirs) else name
         named[name.replace("model.language_model.", "model.", 1)] = tensor
     return named
-
-
-def relative(ours: Tensor, theirs: Tensor) -> float:
-    """Largest difference over largest value."""
-    return ((ours - theirs).abs().max() / theirs.abs().max()).item()

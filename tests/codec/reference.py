@@ -82,9 +82,3 @@ def pair(ours: nn.Module, reference: nn.Module, seed: int = 0, spread: float = 0
     randomise(reference, seed, spread)
     ours.load_state_dict(reference.state_dict(), strict=True)
     ours.eval()
-
-
-def relative(ours: torch.Tensor, reference: torch.Tensor) -> float:
-    """Largest difference as a share of the reference's largest value."""
-    assert ours.shape == reference.shape
-    return ((ours - reference).abs().max() / reference.abs().max()).item()

@@ -11,7 +11,8 @@ from omni_lab.codec.bigvgan import BigVGAN
 from omni_lab.config import BigVGANConfig, preset
 from omni_lab.errors import ConfigError, InputError
 
-from .reference import BIGVGAN_CONFIGS, pair, reference_bigvgan, relative
+from ..comparison import relative
+from .reference import BIGVGAN_CONFIGS, pair, reference_bigvgan
 
 torch.set_num_threads(1)
 

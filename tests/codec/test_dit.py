@@ -10,7 +10,8 @@ from omni_lab.codec.dit import DiT
 from omni_lab.config import DiTConfig, preset
 from omni_lab.errors import ConfigError, InputError
 
-from .reference import DIT_CONFIGS, pair, reference_dit, relative
+from ..comparison import relative
+from .reference import DIT_CONFIGS, pair, reference_dit
 
 torch.set_num_threads(1)
 

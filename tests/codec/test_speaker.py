@@ -10,7 +10,8 @@ from omni_lab.codec.mel import mel_spectrogram
 from omni_lab.codec.speaker import ECAPA, Speaker, SpeakerEncoder
 from omni_lab.errors import CheckpointError, InputError
 
-from .reference import DIT_CONFIGS, models, pair, randomise, reference_dit, relative
+from ..comparison import relative
+from .reference import DIT_CONFIGS, models, pair, randomise, reference_dit
 
 torch.set_num_threads(1)
 CONFIG = DIT_CONFIGS["nano's proportions"]

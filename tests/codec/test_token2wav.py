@@ -10,7 +10,8 @@ from omni_lab.codec.token2wav import Token2Wav
 from omni_lab.config import BigVGANConfig, DiTConfig, Token2WavConfig, preset
 from omni_lab.errors import InputError
 
-from .reference import BIGVGAN_CONFIGS, DIT_CONFIGS, pair, reference_token2wav, relative
+from ..comparison import relative
+from .reference import BIGVGAN_CONFIGS, DIT_CONFIGS, pair, reference_token2wav
 
 torch.set_num_threads(1)
 

@@ -7,7 +7,8 @@ from omni_lab.config import AudioConfig
 from omni_lab.encoders import audio
 from omni_lab.encoders.audio import AudioEncoder
 from omni_lab.errors import InputError
-from tests.thinker_reference import CONFIGS, reference, relative, released_names
+from tests.comparison import relative
+from tests.thinker_reference import CONFIGS, reference, released_names
 
 
 @pytest.fixture(scope="module", params=CONFIGS)

@@ -7,7 +7,8 @@ from omni_lab.encoders import vision
 from omni_lab.encoders.vision import VisionEncoder
 from omni_lab.encoders.windows import plan_windows, window_attention
 from omni_lab.errors import InputError
-from tests.thinker_reference import CONFIGS, reference, relative, released_names
+from tests.comparison import relative
+from tests.thinker_reference import CONFIGS, reference, released_names
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
