@@ -25,7 +25,7 @@ from omni_lab.lab import exercise
 from omni_lab.lab.nano import nano_model
 from omni_lab.streaming import AudioChunk, TextDelta, simulate, timeline
 
-run = lab.start(SCALE, SEED)
+run = lab.start(SCALE, SEED, lab="00")
 
 # %% [markdown]
 # ## What have you got?

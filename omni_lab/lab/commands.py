@@ -30,6 +30,7 @@ def build(
         if not execute or (not force and building.up_to_date(source, solved=True)):
             continue
         result = run.build_executed(source)
+        run.keep(source, "smoke", result)
         size = building.notebook_path(source, solved=True).stat().st_size / 1e6
         print(f"{building.notebook_path(source, solved=True)}: executed in {result.seconds:.0f} s, {size:.2f} MB")
 
@@ -55,11 +56,12 @@ def run_command(
     seed: Annotated[int | None, typer.Option(help="Another seed than the notebooks' own.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for executed copies and HTML.")] = Path("build/course"),
     root: Root = Path("."),
+    record: Annotated[bool, typer.Option(help="Keep time and memory, which the labs' headers state.")] = False,
 ) -> None:
     """Run solved labs through papermill and print time, peak memory and key figure of each."""
     from . import run
 
-    results = run.run_labs(root, labs or [], runtime.check_scale(scale), seed, out)
+    results = run.run_labs(root, labs or [], runtime.check_scale(scale), seed, out, record)
     print(run.table(results))
     print(f"Executed copies and HTML pages: {out}")
     failed = [r.name for r in results if r.fault]

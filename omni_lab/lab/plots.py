@@ -1,4 +1,4 @@
-"""The one way to draw a figure: `with lab.figure(...) as (fig, ax)`, then `lab.show(fig, alt="...")`.
+"""The one way to draw a figure: `fig, ax = lab.figure(...)`, draw on it, then `lab.show(fig, alt="...")`.
 
 Colours are Okabe and Ito's (2008), which the colour-blind tell apart; alt text is required and travels in the output.
 """
@@ -29,6 +29,8 @@ STYLE: Any = {
     "figure.constrained_layout.use": True,
     "legend.frameon": False,
 }
+# For the whole process, since much is looked up only while one draws: the colour map of `imshow`, a colour named "C1".
+matplotlib.rcParams.update(STYLE)
 
 
 def figure(rows: int = 1, columns: int = 1, *, width: float = 6.0, height: float = 3.4, **options: Any) -> tuple:
@@ -37,9 +39,8 @@ def figure(rows: int = 1, columns: int = 1, *, width: float = 6.0, height: float
     The figure belongs to no window: only `show` displays it, once."""
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE):
-        made = Figure(figsize=(width, height))
-        return made, made.subplots(rows, columns, **options)
+    made = Figure(figsize=(width, height))
+    return made, made.subplots(rows, columns, **options)
 
 
 def show(made: Any, alt: str) -> None:
@@ -52,8 +53,7 @@ def picture(made: Any, alt: str) -> str:
     if len(alt.split()) < 3:
         raise InputError("a figure needs alt text of at least three words: say what it shows")
     buffer = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
-        # Software that writes its version into each file would change the bytes from machine to machine.
-        made.savefig(buffer, format="png", metadata={"Software": None})
+    # Software that writes its version into each file would change the bytes from machine to machine.
+    made.savefig(buffer, format="png", metadata={"Software": None})
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<img alt="{html.escape(alt, quote=True)}" src="data:image/png;base64,{data}">'

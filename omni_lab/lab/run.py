@@ -12,8 +12,10 @@ import nbformat
 import papermill
 import psutil
 
+from .. import runtime
 from ..errors import OmniLabError
-from .build import MAX_BYTES, clean, lab_sources, notebook, notebook_path, write_notebook
+from . import measured
+from .build import MAX_BYTES, clean, lab_sources, notebook, notebook_path, number_of, write_notebook
 from .lint import check_outputs
 from .scales import KEY_FIGURE
 
@@ -27,6 +29,7 @@ class Result:
     name: str
     seconds: float
     peak: int  # bytes: the largest sum over the kernel and its children
+    cpu_seconds: float  # of the kernel and all that it started, all cores together
     figure: str  # the key figure, in words
     fault: str = ""
 
@@ -47,22 +50,25 @@ def environment(scale: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-class PeakMemory(threading.Thread):
-    """Samples the memory of this process's children, five times a second."""
+class Meter(threading.Thread):
+    """Samples what this process's children take, five times a second: memory and processor time."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.peak, self.ended = 0, threading.Event()
+        self.peak, self.cpu_seconds, self.ended = 0, 0.0, threading.Event()
 
     def run(self) -> None:
         while not self.ended.wait(0.2):
-            total = 0
+            memory, spent = 0, 0.0
             for child in psutil.Process().children(recursive=True):
                 try:
-                    total += child.memory_info().rss
+                    memory += child.memory_info().rss
+                    spent += sum(
+                        child.cpu_times()[:4]
+                    )  # user and system, its own and those of children that have ended
                 except psutil.Error:  # ended between listing and asking
                     continue
-            self.peak = max(self.peak, total)
+            self.peak, self.cpu_seconds = max(self.peak, memory), max(self.cpu_seconds, spent)
 
 
 def execute(source: Path, target: Path, scale: str, parameters: dict | None = None, solved: bool = True) -> Result:
@@ -70,8 +76,8 @@ def execute(source: Path, target: Path, scale: str, parameters: dict | None = No
     target.parent.mkdir(parents=True, exist_ok=True)
     plain = target.with_name(f".{target.stem}.input.ipynb")
     write_notebook(plain, notebook(source, solved))
-    memory, began, fault = PeakMemory(), time.monotonic(), ""
-    memory.start()
+    meter, began, fault = Meter(), time.monotonic(), ""
+    meter.start()
     try:
         with environment(scale):
             papermill.execute_notebook(
@@ -82,9 +88,10 @@ def execute(source: Path, target: Path, scale: str, parameters: dict | None = No
     except papermill.PapermillExecutionError as error:
         fault = f"cell {error.exec_count} raised {error.ename}: {error.evalue}"
     finally:
-        memory.ended.set()
+        meter.ended.set()
         plain.unlink(missing_ok=True)
-    return Result(source.stem, time.monotonic() - began, memory.peak, key_figure_of(target), fault)
+    seconds = time.monotonic() - began
+    return Result(source.stem, seconds, meter.peak, meter.cpu_seconds, key_figure_of(target), fault)
 
 
 def key_figure_of(path: Path) -> str:
@@ -128,16 +135,29 @@ def write_html(path: Path) -> Path:
     return target
 
 
-def run_labs(root: Path, names: list[str], scale: str, seed: int | None, out: Path) -> list[Result]:
-    """Run solved labs through papermill with SCALE (and SEED) injected; executed copies and HTML under `out`."""
+def run_labs(
+    root: Path, names: list[str], scale: str, seed: int | None, out: Path, record: bool = False
+) -> list[Result]:
+    """Run solved labs through papermill with SCALE (and SEED) injected; executed copies and HTML under `out`.
+
+    record: keep what each took (`measured.py`), for the lab's header."""
     results = []
     for source in lab_sources(root, names):
         print(f"{source.stem} at scale {scale}", flush=True)
         target = out / f"{source.stem}.ipynb"
         parameters = {"SCALE": scale} | ({} if seed is None else {"SEED": seed})
-        results.append(execute(source, target, scale, parameters))
+        result = execute(source, target, scale, parameters)
+        results.append(result)
         write_html(target)
+        if record and not result.fault:
+            keep(source, scale, result)
     return results
+
+
+def keep(source: Path, scale: str, result: Result) -> None:
+    """Put what a run took on record, for the lab's header."""
+    here = runtime.hardware("cpu" if scale in ("smoke", "cpu") else None)
+    measured.record(number_of(source), scale, here.name, result.cpu_seconds, result.peak)
 
 
 def table(results: list[Result]) -> str:

@@ -1,6 +1,5 @@
 """How a notebook starts, what it says about the machine, and what it reports at the end."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from IPython.display import display
 
 from .. import runtime
 from ..errors import ConfigError, OmniLabError
+from . import measured
 
 KEY_FIGURE = "application/vnd.omni-lab.key-figure+json"  # how a notebook hands its figure to `omni-lab notebooks run`
 
@@ -38,11 +38,11 @@ class Start:
         raise ConfigError(f"pick: no value for scale {self.scale!r} or a smaller one")
 
 
-def start(scale: str | None = None, seed: int = 0, takes: Mapping[str, str] | None = None) -> Start:
+def start(scale: str | None = None, seed: int = 0, lab: str | None = None) -> Start:
     """Choose the scale, seed everything, set the threads, and print hardware, scale and what the lab takes.
 
-    scale: one of runtime.SCALES; None: OMNI_LAB_SCALE, else what the hardware carries. takes: measured time and memory
-    by scale, in words. Raises ConfigError for an unknown scale, or a GPU scale where there is no GPU.
+    scale: one of runtime.SCALES; None: OMNI_LAB_SCALE, else what the hardware carries. lab: the lab's number, "05", to
+    print what it was measured to take. Raises ConfigError for an unknown scale, or a GPU scale where there is no GPU.
     """
     chosen = runtime.check_scale(scale) if scale else runtime.default_scale()
     if chosen in ("t4", "gpu") and not torch.cuda.is_available():
@@ -53,8 +53,9 @@ def start(scale: str | None = None, seed: int = 0, takes: Mapping[str, str] | No
     print(
         f"Running on {here.name}, {free_memory(here) / 1e9:.1f} GB free, in {str(here.dtype).removeprefix('torch.')}."
     )
-    expected = (takes or {}).get(chosen)
-    print(f"Scale {chosen!r}, seed {seed}." + (f" Measured at this scale: {expected}." if expected else ""))
+    print(f"Scale {chosen!r}, seed {seed}.")
+    if lab:
+        print(f"What this lab takes, measured at each scale:\n{measured.told(lab, runtime.SCALES)}")
     return Start(chosen, seed, here, runtime.seed_everything(seed))
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from matplotlib.colors import to_hex
 
 from omni_lab import lab
 from omni_lab.errors import ConfigError, InputError, OmniLabError
-from omni_lab.lab import explorers, player, plots
+from omni_lab.lab import explorers, measured, player, plots
 
 
 @pytest.fixture
@@ -37,6 +38,15 @@ def test_a_figure_carries_its_alt_text_and_is_the_same_bytes_each_time(shown):
 def test_a_figure_without_words_is_refused(alt):
     with pytest.raises(InputError, match="alt text"):
         lab.show(a_figure(), alt=alt)
+
+
+def test_what_is_drawn_later_has_the_style_too():
+    """Colours named "C1" and the map of `imshow` are looked up while one draws, after `lab.figure` has returned."""
+    _, axis = lab.figure()
+    image = axis.imshow(np.eye(2))
+    bars = axis.bar([0, 1], [1, 2], color=["C0", "C1"])
+    assert image.get_cmap().name == "cividis"
+    assert [to_hex(bar.get_facecolor()).upper() for bar in bars] == list(plots.PALETTE[:2])
 
 
 def test_neighbouring_colours_differ_in_lightness():
@@ -86,8 +96,9 @@ def test_what_is_no_sound_is_refused(wave):
 
 
 def test_scales(capsys):
-    run = lab.start("smoke", seed=3, takes={"smoke": "20 s, 0.6 GB"})
-    assert "20 s, 0.6 GB" in capsys.readouterr().out
+    run = lab.start("smoke", seed=3, lab="00")
+    said = capsys.readouterr().out
+    assert measured.read()["00"]["smoke"].words in said and "t4    not measured yet" in said
     first = torch.rand(2)
     again = lab.start("smoke", seed=3)
     assert torch.equal(torch.rand(2), first) and again.device.type == "cpu"

@@ -5,8 +5,11 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pytest
 
-from omni_lab.lab import run
+from omni_lab import runtime
+from omni_lab.errors import InputError
+from omni_lab.lab import measured, run
 
 ROOT = Path(__file__).parents[2]
 FAILING = """# %% tags=["parameters"]
@@ -20,8 +23,12 @@ urllib.request.urlopen("http://192.0.2.1/", timeout=5)
 """
 
 
-def test_a_lab_runs_with_injected_parameters(tmp_path):
-    [result] = run.run_labs(ROOT, ["00"], "smoke", 7, tmp_path)
+def test_a_lab_runs_with_injected_parameters_and_goes_on_record(tmp_path, monkeypatch):
+    noted = []
+    monkeypatch.setattr(measured, "record", lambda *values: noted.append(values))
+    [result] = run.run_labs(ROOT, ["00"], "smoke", 7, tmp_path, record=True)
+    assert noted == [("00", "smoke", runtime.hardware("cpu").name, result.cpu_seconds, result.peak)]
+    assert 1 < result.cpu_seconds < 4 * result.seconds
     executed = nbformat.read(tmp_path / "00_start_here.ipynb", as_version=4)
     assert not result.fault and result.seconds > 0 and result.peak > 50e6 and "first sound" in result.figure
     injected = [c.source for c in executed.cells if "injected-parameters" in c.metadata.get("tags", [])]
@@ -52,3 +59,17 @@ def test_the_guard_refuses_names_and_addresses_but_not_this_machine():
         "    else: raise SystemExit('reached ' + host)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
+def test_what_labs_take_is_kept_by_lab_and_scale(tmp_path):
+    path = tmp_path / "measured.json"
+    measured.record("05", "smoke", "2 CPU cores", 18.26, 1_270_000_000, path)
+    measured.record("05", "cpu", "2 CPU cores", 545.0, 1_600_000_000, path)
+    measured.record("05", "smoke", "4 CPU cores", 17.0, 1_300_000_000, path)
+    kept = measured.read(path)["05"]
+    assert (kept["smoke"].cpu_seconds, kept["smoke"].machine, kept["cpu"].peak_gb) == (17.0, "4 CPU cores", 1.6)
+    lines = measured.told("05", ("smoke", "cpu", "t4"), path).splitlines()
+    assert "17 s of processor time, 1.3 GB" in lines[0] and "9 min 5 s" in lines[1] and "not measured" in lines[2]
+    path.write_text('{"05": 7}')
+    with pytest.raises(InputError, match="not a record"):
+        measured.read(path)
