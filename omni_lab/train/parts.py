@@ -79,7 +79,7 @@ def load_first(folder: Path, names: tuple[str, ...], module: nn.Module) -> str |
 
 # Where each part of the model is looked for, the furthest trained first.
 SOURCES = {
-    "thinker": ("joint_thinker", "thinker_3", "thinker_2", "thinker_1", "audio_encoder", "language"),
+    "thinker": ("joint_thinker", "thinker_3", "thinker_2", "thinker_1", "audio_encoder", "hearing", "language"),
     "talker": ("joint_talker", "speakers", "talker_dpo", "talker"),
     "token2wav.code2wav_dit_model": ("dit",),
     "token2wav.code2wav_bigvgan_model": ("bigvgan",),
@@ -112,7 +112,8 @@ def course_speakers(model: Any) -> dict[str, Speaker]:
     tokens = [tokenizer.convert_tokens_to_ids(f"<spk_{i}>") for i in range(len(speech.REPLY_SPEAKERS))]
     speakers = {}
     for name, token in zip(speech.REPLY_SPEAKERS, tokens, strict=True):
-        made = enrol(recording(name), speech.SPEAKING_RATE, model.speaker_encoder, token)
+        # Synthetic voices, nobody's: they need no mark.
+        made = enrol(recording(name), speech.SPEAKING_RATE, model.speaker_encoder, token, disclose=False)
         # A copy: the reference is a window of a longer mel, all of which would be written along.
         speakers[name] = replace(made, cond=made.cond.clone(), ref_mel=made.ref_mel.clone())
     return speakers
@@ -122,7 +123,7 @@ def reference_speaker(config: OmniConfig, folder: Path, name: str) -> Speaker:
     """A speaker of the nano world, enrolled with the trained speaker encoder. Raises ConfigError if there is none."""
     encoder = SpeakerEncoder(config.token2wav_config.dit_config).eval()
     need_part(folder, "speaker_encoder", encoder, "a spoken reply")
-    return enrol(recording(name), speech.SPEAKING_RATE, encoder, 0)
+    return enrol(recording(name), speech.SPEAKING_RATE, encoder, 0, disclose=False)
 
 
 def recording(name: str) -> torch.Tensor:

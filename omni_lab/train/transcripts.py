@@ -38,15 +38,18 @@ def ctc_loss(thinker: Any, sound: Tensor, frames: Tensor, transcripts: Tensor, b
     sound: (tokens, hidden_size), what the encoder made of all clips, one after another; frames: (clips,) mel frames;
     transcripts: (clips, longest). Clips with fewer sound tokens than words count nothing.
     """
-    counts = token_count(frames)
-    spoken = (transcripts != NOTHING).sum(1)
-    chosen = ((spoken > 0) & (spoken <= counts)).nonzero()[:, 0].tolist()
+    return spelling_loss(thinker.lm_head(thinker.model.norm(sound)), token_count(frames), transcripts, blank)
+
+
+def spelling_loss(logits: Tensor, counts: Tensor, targets: Tensor, blank: int) -> Tensor:
+    """CTC in nats a symbol: logits (places of all clips, symbols), counts (clips,) places of each, targets
+    (clips, longest) filled with NOTHING. A scalar; clips without symbols, or with more than places, count nothing."""
+    sizes = (targets != NOTHING).sum(1)
+    chosen = ((sizes > 0) & (sizes <= counts)).nonzero()[:, 0].tolist()
     if not chosen:
-        return sound.sum() * 0.0
-    clips = torch.split(sound, counts.tolist())
-    padded = torch.nn.utils.rnn.pad_sequence([clips[i] for i in chosen])  # (longest clip, chosen, hidden_size)
-    logits = thinker.lm_head(thinker.model.norm(padded)).float()
-    loss = F.ctc_loss(
-        logits.log_softmax(-1), transcripts[chosen].clamp_min(0), counts[chosen], spoken[chosen], blank, "sum", True
-    )
-    return loss / spoken[chosen].sum()
+        return logits.sum() * 0.0
+    clips = torch.split(logits, counts.tolist())
+    padded = torch.nn.utils.rnn.pad_sequence([clips[i] for i in chosen])  # (longest clip, chosen, symbols)
+    spelled, wanted = padded.float().log_softmax(-1), targets[chosen].clamp_min(0)
+    loss = F.ctc_loss(spelled, wanted, counts[chosen], sizes[chosen], blank, "sum", zero_infinity=True)
+    return loss / sizes[chosen].sum()

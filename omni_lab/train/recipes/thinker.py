@@ -238,7 +238,7 @@ class AudioEncoder(ThinkerRecipe):
 
     name = "audio_encoder"
     tasks = ("asr", "asr_recorded", "sound_events")
-    reads, writes = ("language",), ("audio_encoder",)
+    reads, writes = ("hearing",), ("audio_encoder",)
     scales = scaled(steps=1.2, ctc=0.5)
 
 

@@ -1,0 +1,139 @@
+"""The audio encoder alone learns to spell what it hears, before a language model listens (CTC, Graves et al. 2006).
+
+Next-token loss would have a decoder find out by itself which stretch of sound belongs to which word. Letters in order,
+with no decoder in the way, teach the same encoder in a fraction of the time; the head that spells is thrown away.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ...codec.speech_tokenizer import LETTERS, spell
+from ...config import preset
+from ...data import recordings, speech
+from ...data.splits import generator, pick
+from ...encoders.audio import token_count
+from ...processing import audio as sound
+from ...thinker import Thinker
+from .. import speech_bank, transcripts
+from ..optimise import decay_groups
+from ..parts import need_part, save_part
+from ..recipe import Batch, Recipe, Settings
+from .thinker import processor
+
+
+@dataclass(frozen=True)
+class HearingSettings(Settings, speech_bank.Supply):
+    recorded: float = 0.15  # share of clips in which a real person reads a prompt
+    hidden: int = 2  # stretches of time and of pitch blanked in each clip (SpecAugment, Park et al. 2019)
+
+
+CPU = HearingSettings(
+    steps=2000, batch_size=24, learning_rate=2e-3, ema=0.998, evaluate_every=500, save_every=100, workers=1
+)
+
+
+class Hearing(Recipe):
+    """Sound -> letters, through the thinker's audio encoder."""
+
+    name: ClassVar[str] = "hearing"
+    reads: ClassVar[tuple[str, ...]] = ("language",)
+    writes: ClassVar[tuple[str, ...]] = ("hearing",)
+    scales: ClassVar[Mapping[str, Settings]] = {
+        "smoke": replace(
+            CPU, steps=2, batch_size=2, shards=1, sentences=4, workers=0, evaluate_every=0, log_every=1, ema=0.5
+        ),
+        "cpu": CPU,
+        "t4": replace(CPU, batch_size=48, shards=60, growth=0.05, workers=2),
+        "gpu": replace(CPU, batch_size=128, shards=200, growth=0.2, workers=12),
+    }
+    settings: HearingSettings
+
+    def build(self) -> nn.Module:
+        config = preset(self.settings.preset).thinker_config
+        thinker = Thinker(config)
+        need_part(self.parts, "language", thinker, self.name)
+        letters = nn.Linear(config.audio_config.output_dim, len(LETTERS) + 1)
+        return nn.ModuleDict({"thinker": thinker, "letters": letters})
+
+    def groups(self, model: Any) -> dict[str, list[dict[str, Any]]]:
+        named = [*model["thinker"].audio_tower.named_parameters(), *model["letters"].named_parameters()]
+        return {"main": decay_groups(named, self.settings)}
+
+    def blocks(self, model: Any) -> list[nn.Module]:
+        return [*model["thinker"].audio_tower.layers]
+
+    def compile(self, model: Any) -> None:
+        """Nothing: its clips have many lengths."""
+
+    def batch(self, index: int) -> Batch:
+        pairs, rng = speech_bank.drawn(self.settings, self.seed, index)
+        clips = []
+        for _ in range(self.settings.batch_size):
+            if rng.random() < self.settings.recorded:
+                prompt = pick(rng, recordings.prompts("train"))
+                clips.append((speech.resample(prompt.wave, 100, int(rng.integers(90, 112))), prompt.text))
+            else:
+                clip = pick(rng, pick(rng, pairs))
+                clips.append((speech.heard(clip.wave.astype("float32") / 32767), clip.text))
+        batch = self.pack([(speech.in_a_room(wave, rng), text) for wave, text in clips])
+        hide(batch["input_features"], batch["feature_attention_mask"].sum(1).tolist(), self.settings.hidden, rng)
+        return batch | {"samples": len(clips)}
+
+    def pack(self, clips: list[tuple[Any, str]]) -> Batch:
+        """Waves at 16 kHz with their words -> log-mels, their mask, and letters (clips, longest)."""
+        features, mask = sound.log_mel([wave for wave, _ in clips], processor().feature_extractor, None)
+        letters = transcripts.join([spell(text) for _, text in clips])
+        return {"input_features": features, "feature_attention_mask": mask, "letters": letters}
+
+    def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
+        mask = batch["feature_attention_mask"]
+        heard = model["thinker"].audio_features(batch["input_features"], mask)
+        return transcripts.spelling_loss(model["letters"](heard), token_count(mask.sum(1)), batch["letters"], 0), {}
+
+    def evaluate(self, model: Any) -> dict[str, float]:
+        """Nats a letter, and letters wrong, on sentences never heard by voices never heard, and on the real person."""
+        few = self.settings.steps < 100
+        pairs = speech_bank.shard("test", 0, self.settings.sentences)[: 2 if few else 32]
+        rng = generator("hearing evaluation", "test", 0, 0)
+        made = [(speech.heard(clip.wave.astype("float32") / 32767), clip.text) for clip, _ in pairs]
+        read = [(p.wave, p.text) for p in recordings.prompts("test")[: 2 if few else 32]]
+        figures = {}
+        for name, clips in (("sentences", made), ("recorded", read)):
+            batch = self.pack([(speech.in_a_room(wave, rng), text) for wave, text in clips])
+            device = model["letters"].weight.device
+            batch = {key: tensor.to(device) for key, tensor in batch.items()}
+            figures[name] = self.loss(model, batch, "main")[0].item()
+            figures[f"{name}, letters wrong"] = self.letters_wrong(model, batch)
+        return figures
+
+    def letters_wrong(self, model: Any, batch: Batch) -> float:
+        """Edits a letter that greedy spelling needs: repeats merged, blanks dropped."""
+        from torchaudio.functional import edit_distance
+
+        mask = batch["feature_attention_mask"]
+        logits = model["letters"](model["thinker"].audio_features(batch["input_features"], mask))
+        edits = length = 0
+        spelled = logits.argmax(-1).split(token_count(mask.sum(1)).tolist())
+        for best, wanted in zip(spelled, batch["letters"], strict=True):
+            told = [i for i in torch.unique_consecutive(best).tolist() if i]
+            truth = [i for i in wanted.tolist() if i != transcripts.NOTHING]
+            edits, length = edits + edit_distance(told, truth), length + len(truth)
+        return edits / length
+
+    def finish(self, model: Any) -> None:
+        save_part(self.parts, self.name, model["thinker"])
+
+
+def hide(features: Tensor, lengths: list[int], count: int, rng: Any) -> None:
+    """Blank, in place, `count` stretches of time (up to 0.3 s) and of mel bands (up to 20) in each clip."""
+    for row, frames in zip(features, lengths, strict=True):
+        silence = row.min()
+        for _ in range(count):
+            start, size = int(rng.integers(frames)), int(rng.integers(30))
+            row[:, start : start + size] = silence
+            low, width = int(rng.integers(len(row))), int(rng.integers(20))
+            row[low : low + width] = silence
