@@ -1,0 +1,95 @@
+"""Learning curves of a run as small pictures, and a table of what each recipe took: docs/training.md.
+
+    python -m benchmarks.learning_curves RUN_FOLDER [--hardware TEXT]
+
+Reads the run's own logs (RECIPE/log.csv), so nothing here is typed in. The grey line is the loss of single reports, the
+dark one their running mean; dots are figures on held-out data.
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from omni_lab.data.emoji_build import write_atomic
+from omni_lab.runtime import hardware
+from omni_lab.train.log import read_log
+from omni_lab.train.recipes import ALL
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def series(rows: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of one quantity in a log."""
+    found = [(row["step"], float(row["value"])) for row in rows if row["name"] == name]
+    steps, values = np.array(found, dtype=float).reshape(-1, 2).T
+    return steps, values
+
+
+def draw(rows: list[dict], title: str, out: Path) -> str:
+    """One recipe's picture; returns its text alternative."""
+    loss = next(name for name in ("loss", "vocoder loss") if any(row["name"] == name for row in rows))
+    held = sorted({row["name"] for row in rows if row["name"].startswith("held-out")})
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.4), constrained_layout=True)
+    steps, values = series(rows, loss)
+    width = max(1, len(values) // 25)
+    mean = np.convolve(values, np.ones(width) / width, "valid")
+    left.plot(steps, values, color="0.75", linewidth=0.8)
+    left.plot(steps[width - 1 :], mean, color="tab:blue")
+    left.set(title=f"{title}: {loss}", xlabel="step")
+    # The first reports are far above the rest and would flatten what follows.
+    left.set_ylim(values.min() - 0.02 * np.ptp(values), np.quantile(values, 0.97) * 1.05 + 1e-6)
+    for name in held:
+        right.plot(*series(rows, name), "o-", markersize=3, label=name.removeprefix("held-out "))
+    if held:
+        right.set(title="held out", xlabel="step")
+        right.legend(fontsize=6)
+    else:
+        right.axis("off")
+    figure.savefig(out, dpi=80)
+    plt.close(figure)
+    ends = [f"{name} {series(rows, name)[1][0]:.3g} to {series(rows, name)[1][-1]:.3g}" for name in held]
+    return f"{title}: {loss} from {values[0]:.3g} to {mean[-1]:.3g} in {int(steps[-1])} steps; " + "; ".join(ends)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--hardware", default=hardware().name, help="what the run ran on")
+    given = parser.parse_args()
+    names = [name for name in ALL if read_log(given.run / name / "log.csv")]
+    folder = DOCS / "training"
+    folder.mkdir(parents=True, exist_ok=True)
+    table, pictures = [], []
+    for name in names:
+        rows = read_log(given.run / name / "log.csv")
+        seconds = max(float(row["seconds"]) for row in rows)
+        text = draw(rows, name, folder / f"{name}.png")
+        last = [
+            f"{row['name'].removeprefix('held-out ')} {float(row['value']):.3g}"
+            for row in rows
+            if row["name"].startswith("held-out") and row["step"] == rows[-1]["step"]
+        ]
+        table.append(f"| {name} | {rows[-1]['step']} | {seconds / 60:.1f} | {', '.join(last)} |")
+        pictures.append(f"![{text}](training/{name}.png)\n")
+    page = [
+        "# How the shipped checkpoint was trained",
+        "",
+        f"`python -m benchmarks.learning_curves`, from the logs of its run on {given.hardware}.",
+        "",
+        "| recipe | steps | minutes | held out, at the end |",
+        "|---|---|---|---|",
+        *table,
+        "",
+        *pictures,
+    ]
+    write_atomic(DOCS / "training.md", "\n".join(page).encode())
+    print("\n".join(page[:-1]))
+
+
+if __name__ == "__main__":
+    main()
