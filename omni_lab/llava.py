@@ -175,9 +175,10 @@ class LLaVA(nn.Module):
         self.projector = nn.Linear(width, config.text.hidden_size)
         self.language_model = Decoder(config.text)
         nn.init.normal_(self.language_model.embed_tokens.weight, std=0.05)
-        self.image_token, self.stop = tokenizer.token_to_id(IMAGE), tokenizer.token_to_id("<|im_end|>")
-        if self.image_token is None or self.stop is None:
+        image_token, stop = tokenizer.token_to_id(IMAGE), tokenizer.token_to_id("<|im_end|>")
+        if image_token is None or stop is None:
             raise InputError(f"the tokenizer must know {IMAGE} and <|im_end|>")
+        self.image_token, self.stop = image_token, stop
 
     @property
     def mark(self) -> str:

@@ -57,7 +57,10 @@ def load_tower(name: str) -> tuple[HubTower, int]:
         vision, processor = CLIPVisionModel.from_pretrained(name), AutoImageProcessor.from_pretrained(name)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{name}: no CLIP here or on the hub ({str(error).splitlines()[0]})") from error
-    return HubTower(vision, processor.image_mean, processor.image_std), vision.config.image_size
+    side = vision.config.image_size
+    if not isinstance(side, int):
+        raise CheckpointError(f"{name}: pictures of {side} pixels, expected squares")
+    return HubTower(vision, processor.image_mean, processor.image_std), side
 
 
 def load_language(name: str) -> tuple[TextConfig, dict[str, Tensor]]:

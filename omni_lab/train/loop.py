@@ -251,10 +251,11 @@ class Run:
         self.log.write(self.step, self.seconds, means)
 
     def evaluate(self) -> None:
-        """Figures of the averaged model on held-out data."""
+        """Figures of the averaged model on held-out data, in full precision: recipes make their test data in here, and
+        sound that is resampled in 16 bits is other sound."""
         self.model.eval()
         seed_everything(self.recipe.seed)
-        with torch.no_grad(), self.average.swapped(), self.autocast():
+        with torch.no_grad(), self.average.swapped():
             self.figures = self.recipe.evaluate(self.model)
             if self.group.world > 1:
                 reshard(self.model)

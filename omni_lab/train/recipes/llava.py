@@ -126,7 +126,8 @@ class Llava(Recipe):
         """Loss of held-out answers, with each one's own picture and with its neighbour's: a model that does not look
         finds no difference."""
         device = model.projector.weight.device
-        right, wrong = [], []
+        right: list[float] = []
+        wrong: list[float] = []
         for batch in self.test_batches:
             batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
             features = self.features(model, batch)

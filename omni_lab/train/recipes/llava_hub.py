@@ -70,7 +70,8 @@ class HubRecipe(Llava):
         """Split -> its dialogues. Raises ConfigError without a folder, DataError where a split is empty."""
         if not self.settings.instruct:
             raise ConfigError(f"llava_hub needs the folder that holds {FILE} and its pictures: set `instruct`")
-        folder, split = Path(self.settings.instruct), {"train": [], "test": []}
+        folder = Path(self.settings.instruct)
+        split: dict[str, list[Sample]] = {"train": [], "test": []}
         for sample in readers.llava(folder / FILE, folder):
             split["test" if held_out("llava_hub", sample.meta["key"], 0.02) else "train"].append(sample)
         if not split["train"]:

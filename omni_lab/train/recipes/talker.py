@@ -141,8 +141,8 @@ class TalkerRecipe(Recipe):
             rows[row, place], mask[row, place] = e["input_ids"][0], 1
             labels[row, place] = e["labels"][0]
         codes = torch.nn.utils.rnn.pad_sequence([s.codes for s in spoken], True, IGNORE)
-        targets = code_targets(codes, config.talker_config.tts_codec_end_token_id)
-        targets[torch.arange(targets.shape[1])[None] < torch.tensor([s.given for s in spoken])[:, None]] = IGNORE
+        given = torch.tensor([s.given for s in spoken])
+        targets = continuation_targets(codes, given, config.talker_config.tts_codec_end_token_id)
         first = processor().tokenizer.convert_tokens_to_ids("<spk_0>")
         return {
             "thinker": {"input_ids": rows, "attention_mask": mask, **packing.join_media(encoded)},
@@ -228,6 +228,16 @@ class Joint(Speakers):
     def finish(self, model: Any) -> None:
         save_part(self.parts, "joint_thinker", model["thinker"])
         save_part(self.parts, "joint_talker", model["talker"])
+
+
+def continuation_targets(codes: Tensor, given: Tensor, end_token: int) -> Tensor:
+    """What is to be learned where the first codes are given: (batch, n), (batch,) -> (batch, n + 1).
+
+    The codes and their end (`code_targets`), IGNORE at each row's first `given` places: they are what one goes on from
+    (in-context continuation; report, section 3.3)."""
+    targets = code_targets(codes, end_token)
+    place = torch.arange(targets.shape[1], device=codes.device)[None]  # (1, n + 1)
+    return targets.masked_fill(place < given[:, None], IGNORE)
 
 
 def said(text: str) -> Sample:
