@@ -14,7 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-COURSE = "https://github.com/omni-lab-course/omni_lab.git"  # the one place that says where the code comes from
+# Where a notebook that is opened without the course (in Colab) gets it: anything that `git clone` takes. The one place
+# that says so: a fork changes it here and builds the notebooks again. For one kernel, the environment variable
+# OMNI_LAB_COURSE comes first.
+COURSE = "https://github.com/omni-lab-course/omni_lab.git"
 PINNED = ("torch", "torchaudio", "torchvision", "numpy")  # stay as installed
 NEEDED = (  # for the notebooks; `pyproject.toml` holds the same, checked by a test
     "transformers>=5.17,<5.24",

@@ -1,0 +1,155 @@
+"""Drive the explorers of labs in a real JupyterLab: `python -m tests.browser.explorers 05 07 --out build/explorers`.
+
+Each lab runs at smoke scale in a kernel that JupyterLab started; then one control of each explorer is moved in headless
+Chromium, and the picture must change. A screenshot of each explorer is kept. No test of `make test`, which does without
+JupyterLab: `make browser-all` runs it over all labs.
+"""
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webdriver import WebDriver
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+from omni_lab.lab import build
+from tests.chat.test_browser import browser
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 900  # s that all cells of a lab may take on a busy machine
+SETTINGS = {"@jupyterlab/notebook-extension/tracker.jupyterlab-settings": {"windowingMode": "none"}}  # all cells drawn
+# Cells still to run, and errors shown, of the one open notebook.
+STATE = """
+const cells = [...window.jupyterapp.shell.currentWidget.content.widgets].filter(c => c.model.type === 'code');
+const left = cells.filter(c => c.model.executionState === 'running' || c.model.executionCount === null).length;
+const failed = cells.flatMap(c => c.model.outputs.toJSON()).filter(o => o.output_type === 'error');
+return [left, failed.map(o => o.ename + ': ' + o.evalue)];
+"""
+
+
+@contextmanager
+def jupyterlab(folder: Path) -> Iterator[str]:
+    """A JupyterLab over `folder`, where somebody is at the controls: its address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    for name, content in SETTINGS.items():
+        path = folder / "settings" / name
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(content))
+    told = {"OMNI_LAB_SCALE": "smoke", "PYTHONPATH": str(ROOT), "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings")}
+    environment = {k: v for k, v in os.environ.items() if k != "OMNI_LAB_HEADLESS"} | told
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
+        f"--notebook-dir={folder}",
+        "--IdentityProvider.token=", "--expose-app-in-browser", "--LabApp.news_url=None",
+    ]  # fmt: skip
+    with open(folder / "jupyterlab.log", "w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(240):
+            if server.poll() is not None:
+                raise RuntimeError(f"JupyterLab ended: {(folder / 'jupyterlab.log').read_text()[-500:]}")
+            with socket.socket() as asked:
+                if asked.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.5)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def run_all(page: WebDriver, address: str, name: str) -> None:
+    """Open a notebook and run all its cells; raises AssertionError for a cell that fails."""
+    page.get(f"{address}/lab/tree/{name}?reset")
+    wait = WebDriverWait(page, PATIENCE, 1)
+    wait.until(lambda p: p.find_elements(By.CSS_SELECTOR, ".jp-NotebookPanel .jp-CodeCell"))
+    idle = (
+        "const s = window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel; return s?.status === 'idle'"
+    )
+    wait.until(lambda p: p.execute_script(idle))
+    page.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    wait.until(lambda p: p.execute_script(STATE)[0] == 0 or p.execute_script(STATE)[1])
+    failed = page.execute_script(STATE)[1]
+    assert not failed, f"{name}: {failed[0]}"
+
+
+def explorers(page: WebDriver) -> list[WebElement]:
+    """The outputs that hold an explorer: a control, and beneath it what it draws."""
+    outputs = page.find_elements(By.CSS_SELECTOR, ".jp-OutputArea-output")
+    return [o for o in outputs if o.find_elements(By.CSS_SELECTOR, ".widget-vbox .jp-OutputArea-output img")]
+
+
+def move(page: WebDriver, explorer: WebElement) -> str:
+    """Move its first slider, or choose another option; says what was moved. The picture must change."""
+
+    def picture(_: WebDriver) -> str:
+        return explorer.find_element(By.CSS_SELECTOR, ".widget-vbox img").get_attribute("src")
+
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", explorer)
+    before = picture(page)
+    handles = explorer.find_elements(By.CSS_SELECTOR, ".noUi-handle")
+    if handles:
+        control = handles[0].find_element(By.XPATH, "ancestor::*[contains(@class, 'widget-slider')]")
+        top = float(handles[0].get_attribute("aria-valuenow")) >= float(handles[0].get_attribute("aria-valuemax"))
+        for _ in range(2):
+            handles[0].send_keys(Keys.ARROW_LEFT if top else Keys.ARROW_RIGHT)
+    else:
+        control = explorer.find_element(By.CSS_SELECTOR, ".widget-dropdown")
+        Select(control.find_element(By.TAG_NAME, "select")).select_by_index(1)
+    label = control.find_element(By.CSS_SELECTOR, ".widget-label").text
+
+    def redrawn(_: WebDriver) -> bool:
+        shown = explorer.find_elements(By.CSS_SELECTOR, ".widget-vbox img")
+        return bool(shown) and picture(page) != before
+
+    WebDriverWait(page, 120, 0.5).until(redrawn, f"moving {label!r} changed no picture")
+    return label
+
+
+def drive(labs: list[str], out: Path) -> int:
+    """Every explorer of the labs; returns how many were moved."""
+    out.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sources = build.lab_sources(ROOT, labs)
+        for source in sources:
+            build.write_notebook(folder / f"{source.stem}.ipynb", build.notebook(source, solved=True))
+        with jupyterlab(folder) as address:
+            page = browser()
+            page.set_window_size(1100, 1000)
+            try:
+                for source in sources:
+                    run_all(page, address, f"{source.stem}.ipynb")
+                    found = explorers(page)
+                    assert found, f"{source.stem}: no explorer in sight"
+                    for number, explorer in enumerate(found, 1):
+                        moved = move(page, explorer)
+                        explorer.screenshot(str(out / f"{source.stem}_{number}.png"))
+                        print(f"{source.stem}: explorer {number} of {len(found)}, moved {moved!r}", flush=True)
+                    count += len(found)
+                    page.execute_script("window.jupyterapp.commands.execute('kernelmenu:shutdown')")
+            finally:
+                page.quit()
+    return count
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("labs", nargs="*", help="labs such as 05; none: all")
+    parser.add_argument("--out", type=Path, default=Path("build/explorers"), help="folder for the screenshots")
+    asked = parser.parse_args()
+    print(f"{drive(asked.labs, asked.out)} explorers work")
