@@ -28,7 +28,7 @@ def own_speech(tmp_path_factory) -> None:
 def trained(tmp_path_factory) -> Path:
     """Parts left by the codec's recipes and the first text recipe at smoke scale."""
     folder = tmp_path_factory.mktemp("run")
-    for name in ("language", "speech_tokenizer", "dit", "bigvgan"):
+    for name in ("language", "hearing", "speech_tokenizer", "dit", "bigvgan"):
         run(name, folder)
     return folder / "parts"
 
@@ -81,7 +81,8 @@ def run_model(name: str, folder: Path):
 
 
 @pytest.mark.parametrize(
-    "name", ["language", "thinker_2", "thinker_3", "speech_tokenizer", "dit", "bigvgan", "talker", "speakers"]
+    "name",
+    ["language", "hearing", "thinker_2", "thinker_3", "speech_tokenizer", "dit", "bigvgan", "talker", "speakers"],
 )
 def test_batches_are_pure_functions_of_their_index(name: str, trained: Path) -> None:
     one, other = (find(name).at("smoke", parts=trained) for _ in range(2))
@@ -102,6 +103,23 @@ def test_the_tokenizer_learns(tmp_path: Path) -> None:
     start = run("speech_tokenizer", tmp_path / "a", steps=1)
     end = run("speech_tokenizer", tmp_path / "b", steps=20, learning_rate=2e-3, ema=0.0)
     assert end.figures["mel"] < 0.7 * start.figures["mel"]
+
+
+def run_beside(trained: Path, name: str, **changes):
+    """The hearing recipe in a folder of its own, on the parts that are there."""
+    recipe = find("hearing").at("smoke", parts=trained)
+    recipe.settings = replace(recipe.settings, **changes)
+    return train(recipe, trained.parent / name, device="cpu", progress=False)
+
+
+def test_hearing_learns_to_spell_and_leaves_the_language_model_alone(trained: Path) -> None:
+    before = dict(run_model("hearing", trained)["thinker"].named_parameters())
+    start = run_beside(trained, "start", steps=1)
+    end = run_beside(trained, "end", steps=12, learning_rate=1e-3, ema=0.0)
+    assert end.figures["sentences"] < 0.8 * start.figures["sentences"]
+    assert 0 < end.figures["sentences, letters wrong"] <= 1.5
+    for name, p in end.model["thinker"].named_parameters():
+        assert name.startswith("audio_tower.") or torch.equal(p, before[name]), name
 
 
 def test_a_missing_part_is_named(tmp_path: Path) -> None:
