@@ -3,6 +3,10 @@
 Both fall back to the ordinary functions under autocast, under torch.compile, on other devices and for other dtypes.
 """
 
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +24,24 @@ def applies(x: Tensor, weight: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+PACKED: WeakKeyDictionary[nn.Module, dict[Any, tuple[Any, Any]]] = WeakKeyDictionary()
+
+
+def kept(owner: nn.Module, make: Callable[[Any], Any], *parts: nn.Module) -> Any:
+    """`make(owner)`: a copy of its weights in another layout, made once and again whenever they have changed.
+
+    parts: other modules whose weights the copy holds. A change is seen by the weights' addresses and version counters;
+    one behind the back of both (`weight.data.mul_(2)`) is not."""
+    weights = [p for module in (owner, *parts) for p in module.parameters()]
+    state = [(p.data_ptr(), p._version) for p in weights]
+    copies = PACKED.setdefault(owner, {})
+    known = copies.get(make)
+    if known is None or known[0] != state:
+        with torch.no_grad():
+            known = copies[make] = (state, make(owner))
+    return known[1]
 
 
 class Linear(nn.Linear):

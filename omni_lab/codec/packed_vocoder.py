@@ -1,0 +1,151 @@
+"""BigVGAN for listening alone, on a CPU: the same sums in an order that suits it, weights copied once into its layout.
+
+Notable:
+- a small vocoder spends its time on the filters around its activations and on starting kernels, not on its matrices;
+- the two filters of an activation become products with a banded matrix, tile by tile, which a CPU multiplies several
+  times as fast as it filters. The matrices are what `upsample_twice` and `downsample_twice` do to single impulses;
+- the activations of a stage's parallel blocks run side by side while they are short;
+- oneDNN keeps the convolutions' weights in the layout that its kernels want.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import cpu_kernels
+from . import bigvgan
+from .bigvgan import FILTER_TAPS, AntiAliasedActivation, BigVGAN, ResidualBlock
+
+TILE = 16  # samples of a tile, at the lower rate
+AT_ONCE = 60_000  # numbers that are activated at once: with more, what lies in between leaves the core's cache
+
+
+def vocode(vocoder: BigVGAN, mel: Tensor) -> Tensor:
+    """`vocoder(mel)`, by the packed copy where one can be had: (batch, frames, mel_dim) -> (batch, frames * hop)."""
+    if mel.ndim != 3 or mel.shape[0] != 1 or mel.shape[1] == 0 or not packable(vocoder, mel):
+        return vocoder(mel)
+    packed: PackedVocoder = cpu_kernels.kept(vocoder, PackedVocoder)
+    return packed(mel)
+
+
+def packable(vocoder: BigVGAN, mel: Tensor) -> bool:
+    """Whether a copy may stand for the vocoder: float32 on a CPU with oneDNN, without gradients, nothing replaced."""
+    if torch.is_grad_enabled() or not cpu_kernels.applies(mel, vocoder.conv_post.weight):
+        return False
+    ours = (nn.Conv1d, nn.ConvTranspose1d, nn.ModuleList, ResidualBlock, AntiAliasedActivation, bigvgan.SnakeBeta)
+    return torch.backends.mkldnn.is_available() and all(
+        type(module) in ours and not module._forward_hooks for module in list(vocoder.modules())[1:]
+    )
+
+
+@lru_cache(maxsize=2)
+def banded(tile: int = TILE) -> tuple[Tensor, Tensor]:
+    """The two filters as matrices: windows (tile + 6) -> (2 tile), and (2 tile + 10) -> (tile)."""
+    around = FILTER_TAPS  # impulses beyond the tile on each side: more than the filters reach
+    with torch.inference_mode(False):
+        up = bigvgan.upsample_twice(torch.eye(tile + 2 * around)[None])[0]
+        down = bigvgan.downsample_twice(torch.eye(2 * tile + 4 * around)[None])[0]
+        reach_up, reach_down = FILTER_TAPS // 4, FILTER_TAPS // 2 - 1
+        up = up[around - reach_up : around + tile + reach_up, 2 * around : 2 * (around + tile)]
+        down = down[2 * around - reach_down : 2 * (around + tile) + reach_down, around : around + tile]
+        return up.contiguous(), down.contiguous()
+
+
+def tiles(x: Tensor, step: int, reach: int) -> Tensor:
+    """Windows of `step` samples and `reach` more on each side, the ends repeated: (channels, n) -> (windows, width)."""
+    x = bigvgan.extend(x, reach, reach - x.shape[1] % -step)  # the last tile may be short
+    return x.unfold(1, step + 2 * reach, step).reshape(-1, step + 2 * reach)
+
+
+class PackedActivation:
+    """Anti-aliased activations of one or more blocks, channels side by side."""
+
+    def __init__(self, activations: Sequence[Any]) -> None:
+        self.alpha = torch.cat([a.act.alpha.detach().exp() for a in activations])[:, None]
+        self.beta = torch.cat([a.act.beta.detach().exp() for a in activations])[:, None]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(channels, samples) -> the same, a few channels at a time: what they need in between stays in the cache."""
+        few = max(1, AT_ONCE // x.shape[1])
+        out = torch.empty_like(x)
+        for first in range(0, len(x), few):
+            out[first : first + few] = self.run(x[first : first + few], slice(first, first + few))
+        return out
+
+    def run(self, x: Tensor, rows: slice) -> Tensor:
+        """(channels, samples) -> the same, for the packed channels `rows`."""
+        channels, samples = x.shape
+        up, down = banded()
+        x = torch.mm(tiles(x, TILE, FILTER_TAPS // 4), up).view(channels, -1)[:, : 2 * samples]
+        x = bigvgan.snake_beta(x, self.alpha[rows], self.beta[rows])
+        x = torch.mm(tiles(x, 2 * TILE, FILTER_TAPS // 2 - 1), down)
+        return x.view(channels, -1)[:, :samples]
+
+
+class PackedConv:
+    """A Conv1d as a convolution over pictures of height 1, for which oneDNN takes weights in its own layout."""
+
+    LIKELY = 256  # samples for which the layout is chosen
+
+    def __init__(self, conv: Any) -> None:
+        self.padding, self.dilation = [0, conv.padding[0]], [1, conv.dilation[0]]
+        self.bias = None if conv.bias is None else conv.bias.detach()
+        weight = conv.weight.detach()[:, :, None].to_mkldnn()
+        size = [1, conv.in_channels, 1, self.LIKELY]
+        self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(weight, self.padding, [1, 1], self.dilation, 1, size)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(channels, samples) -> (new channels, samples)."""
+        picture = x[None, :, None]
+        out = torch.ops.mkldnn._convolution_pointwise(
+            picture, self.weight, self.bias, self.padding, [1, 1], self.dilation, 1, "none", [], ""
+        )
+        return out[0, :, 0]
+
+
+class PackedStage:
+    """One upsampling and the parallel blocks behind it."""
+
+    def __init__(self, up: Any, blocks: Sequence[Any]) -> None:
+        self.up, self.blocks = up, len(blocks)
+        self.activations = [PackedActivation(each) for each in zip(*(b.activations for b in blocks), strict=True)]
+        pairs = zip(*(zip(b.convs1, b.convs2, strict=True) for b in blocks), strict=True)
+        self.convs = [[PackedConv(conv) for conv in each] for pair in pairs for each in zip(*pair, strict=True)]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(channels, samples) -> (half the channels, rate * samples)."""
+        x = self.up(x[None])[0]
+        states = [x] * self.blocks
+        for i in range(0, len(self.convs), 2):
+            inner = self.step(i, states)
+            outer = self.step(i + 1, inner)
+            states = [state + change for state, change in zip(states, outer, strict=True)]
+        return sum(states[1:], states[0]) / self.blocks
+
+    def step(self, i: int, states: list[Tensor]) -> list[Tensor]:
+        """Activation and convolution number i of every block."""
+        activation, convs, channels = self.activations[i], self.convs[i], len(states[0])
+        active = activation(torch.cat(states)).split(channels)
+        return [conv(each) for conv, each in zip(convs, active, strict=True)]
+
+
+class PackedVocoder:
+    """All of it. Holds a copy of the weights; `cpu_kernels.kept` makes a new one when they change."""
+
+    def __init__(self, vocoder: BigVGAN) -> None:
+        kinds = len(vocoder.config.resblock_kernel_sizes)
+        blocks: list[Any] = list(vocoder.resblocks)
+        ups: Any = vocoder.ups
+        self.stages = [PackedStage(up[0], blocks[i * kinds : (i + 1) * kinds]) for i, up in enumerate(ups)]
+        self.first, self.last = PackedConv(vocoder.conv_pre), PackedConv(vocoder.conv_post)
+        self.activation = PackedActivation([vocoder.activation_post])
+
+    def __call__(self, mel: Tensor) -> Tensor:
+        """(1, frames, mel_dim) -> (1, frames * hop)."""
+        x = self.first(bigvgan.normalise_mel(mel)[0].t())
+        for stage in self.stages:
+            x = stage(x)
+        return self.last(self.activation(x)).clamp(-1, 1)

@@ -1,0 +1,53 @@
+"""The packed copy of the vocoder gives the vocoder's own samples, follows its weights, and steps aside when it must."""
+
+import pytest
+import torch
+
+from omni_lab.codec import bigvgan, packed_vocoder
+from omni_lab.codec.packed_vocoder import packable, vocode
+
+from ..comparison import relative
+from .reference import BIGVGAN_CONFIGS
+from .test_bigvgan import mel_of, our_bigvgan
+
+
+@pytest.mark.parametrize("name", BIGVGAN_CONFIGS)
+@pytest.mark.parametrize("frames", [1, 2, 36, 41])
+@pytest.mark.parametrize("at_once", [50, 60_000])
+@torch.no_grad()
+def test_it_gives_the_same_samples(name, frames, at_once, monkeypatch):
+    monkeypatch.setattr(packed_vocoder, "AT_ONCE", at_once)
+    model, mel = our_bigvgan(name), mel_of(BIGVGAN_CONFIGS[name], frames, batch=1)
+    assert packable(model, mel)
+    assert relative(vocode(model, mel), model(mel)) < 1e-5
+
+
+@torch.no_grad()
+def test_it_follows_weights_that_change():
+    model = our_bigvgan("other rates and kernels")
+    mel = mel_of(model.config, 9, batch=1)
+    before = vocode(model, mel)
+    for change in (
+        lambda w: w.mul_(1.5),
+        lambda w: model.load_state_dict({n: 0.9 * p for n, p in model.state_dict().items()}),
+    ):
+        change(model.conv_pre.weight)
+        after = vocode(model, mel)
+        assert relative(after, model(mel)) < 1e-5 < relative(after, before)
+
+
+def test_it_steps_aside(monkeypatch):
+    model = our_bigvgan("other rates and kernels")
+    mel = mel_of(model.config, 9, batch=1)
+    assert not packable(model, mel)  # gradients are asked for
+    vocode(model, mel).sum().backward()
+    with torch.no_grad():
+        wave = vocode(model, mel)
+        assert not packable(model, mel.double()) and not packable(model.double(), mel.double())
+        model.float()
+        monkeypatch.setattr(bigvgan, "snake_beta", lambda x, alpha, beta: torch.tanh(x))
+        assert relative(vocode(model, mel), wave) > 1e-3, "a student's function is not used"
+        model.conv_pre.register_forward_hook(lambda module, given, made: 2 * made)
+        assert not packable(model, mel)
+        assert relative(vocode(model, mel), model(mel)) == 0
+        assert vocode(model, mel[:, :0]).shape == (1, 0)
