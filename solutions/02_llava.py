@@ -10,11 +10,13 @@
 #
 # The question of this lab: **does it look?** A model can talk well about pictures without ever looking at one.
 #
-# | scale | what runs | time |
-# |---|---|---|
-# | smoke | a few steps of each training: enough to run, too few to answer well | under half a minute on two cores |
-# | cpu | the language model, stage 1, stage 2 and an ablation, from nothing | the training cells print it |
-# | t4, gpu | a language model of 8 layers, 512 wide, and more steps | the training cells print it |
+# | scale | what runs |
+# |---|---|
+# | smoke | a few steps of each training: enough to run, too few to answer well |
+# | cpu | the language model, stage 1, stage 2 and an ablation, from nothing |
+# | t4, gpu | a language model of 8 layers, 512 wide, and more steps |
+#
+# When the lab starts, it prints the time and the memory that were measured at each scale.
 #
 # Eleven exercises, 100 points, about two hours and a half of yours.
 
@@ -46,7 +48,7 @@ from omni_lab.train.loop import train
 from omni_lab.train.recipes import llava as recipes
 from omni_lab.train.recipes import llava_hub
 
-run = lab.start(SCALE, SEED)
+run = lab.start(SCALE, SEED, lab="02")
 encoder = clip.CLIP.load(samples_folder() / "checkpoints" / "clip")
 
 # %% [markdown]
@@ -239,7 +241,7 @@ lab.explore(
 # %% [markdown]
 # ## How a picture enters a sentence
 # Take CLIP's image tower before its pool. It gives one vector for each place of a grid (lab 01). A matrix W turns each
-# into a vector as wide as a word's embedding (equation 1 of the paper): `H = W Z`. That is all. The language model
+# into a vector as wide as a word's embedding (section 4.1, equation 1): `H = W Z`. That is all. The language model
 # reads these vectors as if they were words.
 
 # %%
@@ -430,6 +432,7 @@ ids = torch.tensor([tokenizer.encode(f" {word}", add_special_tokens=False).ids[0
 album = [instructions.example(np.random.default_rng([SEED, i]), "test", "caption") for i in range(8)]
 
 
+# %%
 @torch.no_grad()
 def nearest(picture: int):
     example = album[picture]
@@ -509,10 +512,8 @@ def named(split_style: str | None, count: int) -> tuple[float, float]:
     right, invented, total = 0, 0, 0
     for i in range(count):
         example = instructions.example(np.random.default_rng([SEED, 99, i]), "test", "caption", split_style)
-        reply, here = (
-            model.answer(example.picture, instructions.BRIEF[0], longest=24),
-            {t.word for t in example.scene.things},
-        )
+        here = {thing.word for thing in example.scene.things}
+        reply = model.answer(example.picture, instructions.BRIEF[0], longest=24)
         right += sum(bool(absent(reply, [], {word: teacher.PLURALS[word]})) for word in here)
         invented += len(absent(reply, list(here), teacher.PLURALS))
         total += len(here)
@@ -526,9 +527,9 @@ for title, style in (("known styles", None), ("OpenMoji, never seen", "openmoji"
 
 # %% [markdown]
 # ## Science questions
-# The paper's hard test is ScienceQA: multiple choice, some of it with pictures. LLaVA reaches 90.92 % there, and
-# 92.53 % together with GPT-4 as a judge (section 5.2). Ours is small: what kind of thing, how many legs, where it
-# lives, what it says.
+# The paper's hard test is ScienceQA: multiple choice, some of it with pictures. LLaVA answers 90.92 % of it right, and
+# 92.53 % together with GPT-4 as a judge (section 5.2, table 7). Ours is small: what kind of thing, how many legs, where
+# it lives, what it says.
 #
 # A model need not be able to write "B". Let it read each option as the answer and see which it finds likeliest.
 #
@@ -584,9 +585,9 @@ if option_scores:
 
 # %% [markdown]
 # ## Break it: skip stage 1
-# The paper reports 85.81 % instead of 90.92 % on ScienceQA for a model that skips pre-training (section 5.2, table of
-# ablations). Here is the same experiment: stage 2 as before, with a fresh W, straight behind the language model. Guess
-# the second curve before you look.
+# The paper reports 85.81 % instead of 90.92 % on ScienceQA for a model that skips stage 1 (section 5.2, table 8). Here
+# is such an experiment: stage 2 as before, with a fresh W, straight behind the language model. Guess the second curve
+# before you look.
 
 # %%
 _, skipped_log = run_stage(recipes.LlavaInstruct, "skipped", start="llava_language")
@@ -600,9 +601,10 @@ lab.show(figure, alt="Held-out loss over the steps of stage 2, with stage 1 befo
 # %% [markdown]
 # ## Fewer tokens for the same picture
 # ### Exercise 2.11 - Four places in one  (difficulty 3 of 3, 15 minutes, 10 points)
-# Qwen2.5-VL and the omni model join each square of 2 x 2 neighbours to one token, before the projection: four times
-# fewer tokens, four times as wide. The places of the square grid come row by row, and so do the squares; within a
-# square the order is upper left, upper right, lower left, lower right, their vectors side by side.
+# Qwen2.5-VL and the omni model join each square of 2 x 2 neighbours to one token, before the projection (report,
+# section 2.4): four times fewer tokens, four times as wide. The places of the square grid come row by row, and so do
+# the squares; within a square the order is upper left, upper right, lower left, lower right, their vectors side by
+# side.
 
 
 # %% tags=["exercise"]

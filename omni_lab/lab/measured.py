@@ -52,6 +52,9 @@ def record(lab: str, scale: str, machine: str, cpu_seconds: float, peak: int, pa
 
 
 def told(lab: str, scales: tuple[str, ...], path: Path = FILE) -> str:
-    """What the lab takes at each of the scales, a line each."""
+    """What the lab takes at each of the scales, a line each, and the scales that nobody has measured."""
     known = read(path).get(lab, {})
-    return "\n".join(f"  {s:<5} {known[s].words if s in known else 'not measured yet'}" for s in scales)
+    lines = [f"  {scale:<5} {known[scale].words}" for scale in scales if scale in known]
+    if missing := [scale for scale in scales if scale not in known]:
+        lines.append(f"  not measured yet: {', '.join(missing)}")
+    return "\n".join(lines)

@@ -29,13 +29,17 @@ from tests.chat.test_browser import browser
 ROOT = Path(__file__).parents[2]
 PATIENCE = 900  # s that all cells of a lab may take on a busy machine
 SETTINGS = {"@jupyterlab/notebook-extension/tracker.jupyterlab-settings": {"windowingMode": "none"}}  # all cells drawn
-# Cells still to run, and errors shown, of the one open notebook.
-STATE = """
-const cells = [...window.jupyterapp.shell.currentWidget.content.widgets].filter(c => c.model.type === 'code');
-const left = cells.filter(c => c.model.executionState === 'running' || c.model.executionCount === null).length;
-const failed = cells.flatMap(c => c.model.outputs.toJSON()).filter(o => o.output_type === 'error');
+NOTEBOOK = "const cells = window.jupyterapp.shell.currentWidget.content.widgets;"
+# Code cells still to run, and errors shown.
+STATE = f"""{NOTEBOOK}
+const code = cells.filter(c => c.model.type === 'code');
+const left = code.filter(c => c.model.executionState === 'running' || c.model.executionCount === null).length;
+const failed = code.flatMap(c => c.model.outputs.toJSON()).filter(o => o.output_type === 'error');
 return [left, failed.map(o => o.ename + ': ' + o.evalue)];
 """
+# An explorer is a box of controls with a picture beneath them. Asked for anew each time: outputs are replaced.
+EXPLORERS = f"{NOTEBOOK} return [...cells.keys()].filter(i => cells[i].node.querySelector('.widget-vbox img'));"
+BOX = f"{NOTEBOOK} const box = cells[arguments[0]].node.querySelector('.widget-vbox');"
 
 
 @contextmanager
@@ -76,47 +80,35 @@ def run_all(page: WebDriver, address: str, name: str) -> None:
     page.get(f"{address}/lab/tree/{name}?reset")
     wait = WebDriverWait(page, PATIENCE, 1)
     wait.until(lambda p: p.find_elements(By.CSS_SELECTOR, ".jp-NotebookPanel .jp-CodeCell"))
-    idle = (
-        "const s = window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel; return s?.status === 'idle'"
-    )
+    idle = "return window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
     wait.until(lambda p: p.execute_script(idle))
     page.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
     wait.until(lambda p: p.execute_script(STATE)[0] == 0 or p.execute_script(STATE)[1])
     failed = page.execute_script(STATE)[1]
     assert not failed, f"{name}: {failed[0]}"
+    wait.until(lambda p: p.execute_script(idle))
 
 
-def explorers(page: WebDriver) -> list[WebElement]:
-    """The outputs that hold an explorer: a control, and beneath it what it draws."""
-    outputs = page.find_elements(By.CSS_SELECTOR, ".jp-OutputArea-output")
-    return [o for o in outputs if o.find_elements(By.CSS_SELECTOR, ".widget-vbox .jp-OutputArea-output img")]
+def move(page: WebDriver, cell: int) -> tuple[str, bytes]:
+    """Move the first slider of the explorer in a cell, or choose another option; its name, and a screenshot.
 
-
-def move(page: WebDriver, explorer: WebElement) -> str:
-    """Move its first slider, or choose another option; says what was moved. The picture must change."""
-
-    def picture(_: WebDriver) -> str:
-        return explorer.find_element(By.CSS_SELECTOR, ".widget-vbox img").get_attribute("src")
-
-    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", explorer)
-    before = picture(page)
-    handles = explorer.find_elements(By.CSS_SELECTOR, ".noUi-handle")
+    The picture must change."""
+    box: WebElement = page.execute_script(f"{BOX} box.scrollIntoView({{block: 'center'}}); return box", cell)
+    source = f"{BOX} return box.querySelector('img')?.src"
+    before = page.execute_script(source, cell)
+    handles = box.find_elements(By.CSS_SELECTOR, ".noUi-handle")
     if handles:
         control = handles[0].find_element(By.XPATH, "ancestor::*[contains(@class, 'widget-slider')]")
         top = float(handles[0].get_attribute("aria-valuenow")) >= float(handles[0].get_attribute("aria-valuemax"))
         for _ in range(2):
             handles[0].send_keys(Keys.ARROW_LEFT if top else Keys.ARROW_RIGHT)
     else:
-        control = explorer.find_element(By.CSS_SELECTOR, ".widget-dropdown")
+        control = box.find_element(By.CSS_SELECTOR, ".widget-dropdown")
         Select(control.find_element(By.TAG_NAME, "select")).select_by_index(1)
     label = control.find_element(By.CSS_SELECTOR, ".widget-label").text
-
-    def redrawn(_: WebDriver) -> bool:
-        shown = explorer.find_elements(By.CSS_SELECTOR, ".widget-vbox img")
-        return bool(shown) and picture(page) != before
-
-    WebDriverWait(page, 120, 0.5).until(redrawn, f"moving {label!r} changed no picture")
-    return label
+    wait = WebDriverWait(page, 120, 0.5)
+    wait.until(lambda p: p.execute_script(source, cell) not in (None, before), f"{label!r}: no new picture")
+    return label, page.execute_script(f"{BOX} return box", cell).screenshot_as_png
 
 
 def drive(labs: list[str], out: Path) -> int:
@@ -134,11 +126,11 @@ def drive(labs: list[str], out: Path) -> int:
             try:
                 for source in sources:
                     run_all(page, address, f"{source.stem}.ipynb")
-                    found = explorers(page)
+                    found = page.execute_script(EXPLORERS)
                     assert found, f"{source.stem}: no explorer in sight"
-                    for number, explorer in enumerate(found, 1):
-                        moved = move(page, explorer)
-                        explorer.screenshot(str(out / f"{source.stem}_{number}.png"))
+                    for number, cell in enumerate(found, 1):
+                        moved, picture = move(page, cell)
+                        (out / f"{source.stem}_{number}.png").write_bytes(picture)
                         print(f"{source.stem}: explorer {number} of {len(found)}, moved {moved!r}", flush=True)
                     count += len(found)
                     page.execute_script("window.jupyterapp.commands.execute('kernelmenu:shutdown')")
