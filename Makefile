@@ -17,7 +17,7 @@ LOCK := --quiet --universal --python-version 3.11 --no-annotate --no-header --no
 PAIR := printf "torch==2.11.0\ntorchaudio==2.11.0\n"
 NBVAL := --nbval-lax --nbval-cell-timeout=240 --nbval-kernel-name=python3 --timeout=900
 
-.PHONY: help setup course test browser test-code test-notebooks lab lint notebooks bench locks clean
+.PHONY: help setup course test browser browser-all test-code test-notebooks lab lint notebooks bench locks clean
 help:
 	@echo "make course     set up, then run every solved lab at smoke scale; pages and a table under build/course"
 	@echo "make test       set up, then run all tests and every notebook in both forms"
@@ -25,6 +25,7 @@ help:
 	@echo "make lint       format, style, types, cell tags, continuous integration"
 	@echo "make notebooks  make notebooks and checks again from solutions/*.py"
 	@echo "make bench      run the benchmarks"
+	@echo "make browser-all  move every explorer in a real JupyterLab; screenshots under build/explorers"
 
 setup: .venv/set-up
 
@@ -56,6 +57,10 @@ test: browser test-code test-notebooks
 browser:
 	if test -n "$$CI" && test "$$(id -u)" = 0 && ! command -v chromedriver && command -v apt-get; then \
 		apt-get update -qq && apt-get install -qq -y chromium chromium-driver; fi
+
+# Every explorer of every lab (or LABS="05 07"), moved in a real JupyterLab.
+browser-all: browser .venv/set-up-lab
+	$(BIN)/python -m tests.browser.explorers $(LABS)
 
 test-code: .venv/set-up
 	$(BIN)/python -m pytest -n 2 tests
