@@ -315,11 +315,14 @@ class OmniModel(nn.Module):
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         return self.token2wav(codes, speaker=speaker, noise=noise, **how).float().cpu()
 
-    def enrol(self, wave: Any, rate: int, name: str, bos_token: int | None = None) -> voices.Speaker:
+    def enrol(
+        self, wave: Any, rate: int, name: str, bos_token: int | None = None, disclose: bool = True
+    ) -> voices.Speaker:
         """Learn a voice from a recording and keep it in `speakers` under `name`.
 
         wave: (samples,) or (channels, samples), array or tensor, at `rate` Hz, half a second or more. bos_token: the
-        thinker's token that opens replies in this voice (default: that of the first speaker). Raises InputError."""
+        thinker's token that opens replies in this voice (default: that of the first speaker). Replies in it carry an
+        audible mark unless `disclose` is False (see `codec.disclosure`). Raises InputError."""
         if self.speaker_encoder is None:
             raise InputError("this checkpoint has no speaker encoder: the released ones come with their speakers alone")
         if not isinstance(name, str) or not name:
@@ -328,7 +331,7 @@ class OmniModel(nn.Module):
             known = next(iter(self.speakers.values()), None)
             bos_token = known.bos_token if known else self.config.talker_config.tts_text_start_token_id
         samples = torch.from_numpy(audio_array(wave))
-        self.speakers[name] = voices.enrol(samples, rate, self.speaker_encoder, bos_token)
+        self.speakers[name] = voices.enrol(samples, rate, self.speaker_encoder, bos_token, disclose)
         return self.speakers[name]
 
 

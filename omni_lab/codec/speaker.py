@@ -170,13 +170,15 @@ class Speaker:
     bos_token: int  # id in the thinker's vocabulary
     cond: Tensor  # (1, enc_emb_dim)
     ref_mel: Tensor  # (1, frames, mel_dim), natural-log mel
+    disclosed: bool = False  # whether its speech carries the audible mark of `disclosure`
 
 
-def enrol(wave: Tensor, sample_rate: int, encoder: SpeakerEncoder, bos_token: int) -> Speaker:
+def enrol(wave: Tensor, sample_rate: int, encoder: SpeakerEncoder, bos_token: int, disclose: bool = True) -> Speaker:
     """Make a speaker from a recording: wave (samples,) or (channels, samples) in [-1, 1] at `sample_rate` Hz.
 
     At least half a second; 4 s or more are better. The reference is the 4 s with the most speech in them; a shorter
-    recording is repeated. The same recording gives the same speaker. Raises InputError.
+    recording is repeated. The same recording gives the same speaker. Whatever is said in the new voice carries an
+    audible mark (`disclosure.mark`), unless `disclose` is False: for voices that are no person's. Raises InputError.
     """
     if wave.ndim not in (1, 2) or not wave.is_floating_point():
         raise InputError(f"enrolment: wave is {tuple(wave.shape)} {wave.dtype}, expected floats of shape (samples,)")
@@ -193,7 +195,7 @@ def enrol(wave: Tensor, sample_rate: int, encoder: SpeakerEncoder, bos_token: in
     with torch.no_grad():
         reference = reference_window(mel)[None].to(parameter)
         cond = encoder(mel[None].to(parameter))
-    return Speaker(bos_token, cond, reference)
+    return Speaker(bos_token, cond, reference, disclose)
 
 
 def reference_window(mel: Tensor, frames: int = REFERENCE_FRAMES) -> Tensor:
@@ -232,7 +234,10 @@ def read_speaker(entry: object, where: str) -> Speaker:
         raise CheckpointError(f"{where}: expected cond of shape (1, dim) and ref_mel of shape (1, frames, bands)")
     if not (isinstance(token, int) or (torch.is_tensor(token) and token.numel() == 1)):
         raise CheckpointError(f"{where}: bos_token is {token!r:.40}, expected one token id")
-    return Speaker(int(token), cond.float(), ref_mel.float())
+    disclosed = entry.get("disclosed", False)  # the release's speakers know nothing of it
+    if not isinstance(disclosed, bool):
+        raise CheckpointError(f"{where}: disclosed is {disclosed!r:.40}, expected True or False")
+    return Speaker(int(token), cond.float(), ref_mel.float(), disclosed)
 
 
 def save_speakers(path: str | os.PathLike, speakers: Mapping[str, Speaker], dtype: torch.dtype | None = None) -> None:
@@ -246,6 +251,7 @@ def save_speakers(path: str | os.PathLike, speakers: Mapping[str, Speaker], dtyp
             "bos_token": s.bos_token,
             "cond": s.cond.detach().to("cpu", dtype),
             "ref_mel": s.ref_mel.detach().to("cpu", dtype),
+            **({"disclosed": True} if s.disclosed else {}),
         }
         for name, s in speakers.items()
     }

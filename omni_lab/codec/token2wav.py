@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..config import Token2WavConfig
 from ..errors import InputError
+from . import disclosure
 from .bigvgan import BigVGAN
 from .dit import DiT
 from .speaker import Speaker
@@ -44,7 +45,7 @@ class Token2Wav(nn.Module):
 
         The voice is either `speaker` (or a name in `speakers`) or conditioning (1 or batch, enc_emb_dim) with
         reference_mel (1 or batch, frames, mel_dim). noise: (batch, n * repeats, mel_dim), drawn if not given. The other
-        arguments are those of `DiT.sample`. Raises InputError.
+        arguments are those of `DiT.sample`. A disclosed speaker's speech carries the audible mark. Raises InputError.
         """
         if not torch.is_tensor(codes) or codes.ndim not in (1, 2):
             given = tuple(codes.shape) if torch.is_tensor(codes) else type(codes).__name__
@@ -64,6 +65,8 @@ class Token2Wav(nn.Module):
         how = (num_steps, guidance_scale, sway_coefficient, solver)
         mel = dit.sample(rows, conditioning, reference_mel, None if noise is None else noise.to(weight), *how)
         wave = self.code2wav_bigvgan_model(mel)
+        if isinstance(speaker, Speaker) and speaker.disclosed:
+            wave = disclosure.mark(wave)
         return wave[0] if codes.ndim == 1 else wave
 
     def named_speaker(self, speaker: Speaker | str) -> Speaker:

@@ -72,8 +72,13 @@ def intersection_over_union(one: Sequence[float], other: Sequence[float]) -> flo
 
 def similarity(one: np.ndarray, other: np.ndarray) -> float:
     """Cosine of two voiceprints, (dim,) each."""
-    scale = float(np.linalg.norm(one) * np.linalg.norm(other))
-    return float(one @ other) / scale if scale else 0.0
+    return float(similarity_matrix(one[None], other[None])[0, 0])
+
+
+def similarity_matrix(voices: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Cosine of every voiceprint with every other one: (n, dim), (m, dim) -> (n, m). Silence (zeros) is like nobody."""
+    scale = np.linalg.norm(voices, axis=1)[:, None] * np.linalg.norm(others, axis=1)[None]
+    return np.where(scale > 0, voices @ others.T / np.where(scale > 0, scale, 1.0), 0.0)
 
 
 def pause_errors(text: str, timed: Sequence[tuple[str, float, float]], longest_gap: float = 0.12) -> tuple[int, int]:

@@ -198,7 +198,8 @@ class ReplyStream:
         weight = codec.code2wav_dit_model.proj_out.weight
         seen = codec.code2wav_dit_model.voice(voice.cond.to(weight), voice.ref_mel.to(weight))
         mel = MelStream(codec.code2wav_dit_model, seen, **how)
-        return Speech(mel, WaveStream(codec.code2wav_bigvgan_model, margin, fade), self.account, most)
+        wave = WaveStream(codec.code2wav_bigvgan_model, margin, fade)
+        return Speech(mel, wave, self.account, most, voice.disclosed)
 
     def sound(self, samples: Tensor) -> AudioChunk:
         """An event of these samples, entered in the account."""

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ..codec import disclosure, packed_vocoder
 from ..codec.bigvgan import BigVGAN
 from ..errors import ConfigError
 from .account import Account
@@ -57,7 +58,7 @@ class WaveStream:
         """The next mel (1, frames, mel_dim) and a draft of what follows it -> samples (frames * hop,)."""
         before = mel[:, :0] if self.before is None else self.before
         window = torch.cat((before, mel, ahead[:, : self.margin]), dim=1)
-        wave, hop = self.vocoder(window)[0], self.vocoder.hop
+        wave, hop = packed_vocoder.vocode(self.vocoder, window)[0], self.vocoder.hop
         start, end = before.shape[1] * hop, (before.shape[1] + mel.shape[1]) * hop
         samples = wave[start:end]
         if self.beyond is not None:
@@ -71,8 +72,12 @@ class WaveStream:
 class Speech:
     """Codes in, sound out: joins MelStream and WaveStream and decides when a chunk is due."""
 
-    def __init__(self, mel: MelStream, wave: WaveStream, account: Account, most_blocks: int = 8) -> None:
+    def __init__(
+        self, mel: MelStream, wave: WaveStream, account: Account, most_blocks: int = 8, disclosed: bool = False
+    ) -> None:
+        """most_blocks: of a chunk; disclosed: whether the sound carries the audible mark of an enrolled voice."""
         self.mel, self.wave, self.account, self.most = mel, wave, account, most_blocks
+        self.disclosed, self.spoken = disclosed, 0  # samples so far
 
     def add(self, code: int) -> Tensor | None:
         """One more code; samples (n,), float32, on the CPU, when a chunk is complete, else None."""
@@ -90,4 +95,7 @@ class Speech:
         with self.account.span("dit"):
             mel, ahead = self.mel.advance(blocks, ended)
         with self.account.span("vocoder"):
-            return self.wave.add(mel, ahead).float().cpu()
+            samples = self.wave.add(mel, ahead).float().cpu()
+        marked = disclosure.mark(samples, start=self.spoken) if self.disclosed else samples
+        self.spoken += len(samples)
+        return marked
