@@ -1,8 +1,9 @@
 """Token-by-token decoding behind a prompt, for thinker and talker: what each token costs beyond its matrices.
 
-Rotary tables and masks are made for many tokens at once. On a CPU a small decoder's weights are copied once per reply
-into the layout that suits a single row: q, k, v side by side, gate and up side by side, and columns first, which MKL
-reads at twice the speed. The result is the same up to rounding.
+Rotary tables and masks are made for many tokens at once. On a CPU a small decoder's weights are copied once into the
+layout that suits a single row: q, k, v side by side, gate and up side by side, the norms' weights and the softmax's
+scale multiplied in, and columns first, which MKL reads at twice the speed. The rotation of a token's queries and keys
+is one small matrix for all layers. The result is the same up to rounding.
 """
 
 import math
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import layers
+from . import cpu_kernels, layers
 from .cpu_kernels import Linear, applies
 from .errors import InputError
 from .layers import Decoder, KVCache
@@ -32,8 +33,8 @@ class Stepper:
         self.bias: Tensor | None = None
         self.packed: list[PackedLayer] | None = None
         if packable(decoder, head):
-            self.packed = [PackedLayer(layer) for layer in decoder.layers]
-            self.packed_head = columns_first(head.weight)
+            self.packed = cpu_kernels.kept(decoder, packed_layers)
+            self.packed_head = cpu_kernels.kept(head, packed_head)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Input vector of the next token of each row, (batch, dim) -> its hidden state after the norm, (batch, dim)."""
@@ -45,9 +46,9 @@ class Stepper:
         if self.packed is None or torch.is_grad_enabled():
             hidden = self.decoder.run(inputs.unsqueeze(1), rotary, (bias, False), cache).squeeze(1)
         else:
-            hidden = inputs
+            hidden, turn = inputs, layers.apply_rotary(self.identity, *rotary).squeeze(1)  # (batch, head_dim, head_dim)
             for i, layer in enumerate(self.packed):
-                hidden = layer(hidden, rotary, bias, cache, i)
+                hidden = layer(hidden, turn, bias, cache, i)
             cache.length += 1
             hidden = self.decoder.norm(hidden)
         cache.next_start = cache.next_position = self.next_position()
@@ -75,6 +76,7 @@ class Stepper:
         self.cos, self.sin = layers.rotary_tables(
             ahead.expand(3, -1, -1), config.head_dim, config.rope_theta, config.mrope_section, inputs.dtype
         )
+        self.identity = torch.eye(config.head_dim, dtype=inputs.dtype, device=inputs.device)[None, None]
         self.bias = None
         if cache.key_mask is not None:
             cache.mark(None, self.BLOCK)
@@ -97,35 +99,67 @@ def columns_first(*weights: Tensor) -> Tensor:
     return torch.cat([weight.detach() for weight in weights]).t().contiguous()
 
 
+def packed_layers(decoder: Decoder) -> list["PackedLayer"]:
+    """Copies of all layers."""
+    return [PackedLayer(layer) for layer in decoder.layers]
+
+
+def packed_head(head: nn.Linear) -> Tensor:
+    """A copy of the head: (dim, vocab)."""
+    return columns_first(head.weight)
+
+
+def normed_product(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """RMSNorm, whose weight has been multiplied into `weight` (dim, out), then the product: (batch, dim)."""
+    before = weight[0] if bias is None else bias  # a product needs one; beta 0 leaves it out
+    beta = 0 if bias is None else 1
+    if len(x) > 1:
+        return torch.addmm(before, F.rms_norm(x, x.shape[1:], eps=eps), weight, beta=beta)
+    rms = math.sqrt(float(torch.dot(x[0], x[0])) / x.shape[1] + eps)
+    return torch.addmm(before, x, weight, beta=beta, alpha=1 / rms)
+
+
 class PackedLayer:
-    """A DecoderLayer for one token a row, with its weights copied; norms are used in place."""
+    """A DecoderLayer for one token a row, with its weights copied."""
 
     def __init__(self, layer: Any) -> None:  # a DecoderLayer; ModuleList hides its type
         attention, mlp = layer.self_attn, layer.mlp
-        self.norms = (layer.input_layernorm, layer.post_attention_layernorm)
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        self.qkv = columns_first(*(p.weight for p in projections))
-        self.qkv_bias = torch.cat([p.bias.detach() for p in projections])
-        self.out = columns_first(attention.o_proj.weight)
-        self.gate_up = columns_first(mlp.gate_proj.weight, mlp.up_proj.weight)
-        self.down = columns_first(mlp.down_proj.weight)
+        norms = (layer.input_layernorm, layer.post_attention_layernorm)
+        self.eps = norms[0].eps, norms[1].eps
         self.head_dim = attention.head_dim
         self.kv_heads = attention.k_proj.out_features // self.head_dim
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        self.qkv = columns_first(*(p.weight for p in projections)) * norms[0].weight[:, None]
+        self.qkv_bias = torch.cat([p.bias.detach() for p in projections])
+        for part in (self.qkv, self.qkv_bias):
+            part[..., : attention.q_proj.out_features] *= self.head_dim**-0.5
+        self.out = columns_first(attention.o_proj.weight)
+        self.gate_up = columns_first(mlp.gate_proj.weight, mlp.up_proj.weight) * norms[1].weight[:, None]
+        self.down = columns_first(mlp.down_proj.weight)
 
-    def __call__(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], bias: Tensor | None, cache: KVCache, index: int
-    ) -> Tensor:
-        """(batch, dim) -> (batch, dim)."""
-        kv, batch = self.kv_heads, x.shape[0]
-        qkv = torch.addmm(self.qkv_bias, self.norms[0](x), self.qkv).view(batch, -1, 1, self.head_dim)
-        turned = layers.apply_rotary(qkv[:, :-kv], *rotary)  # (batch, heads + kv_heads, 1, head_dim)
-        keys, values = cache.write(index, turned[:, -kv:], qkv[:, -kv:])
-        # The queries that share a key look at the same places, so they may stand where a sequence's queries stand.
-        query = turned[:, :-kv].reshape(batch, kv, -1, self.head_dim)  # (batch, kv_heads, group, head_dim)
-        attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias)
-        x = torch.addmm(x, attended.reshape(batch, -1), self.out)
-        gate, up = torch.mm(self.norms[1](x), self.gate_up).chunk(2, dim=1)
-        return torch.addmm(x, F.silu(gate) * up, self.down)
+    def __call__(self, x: Tensor, turn: Tensor, bias: Tensor | None, cache: KVCache, index: int) -> Tensor:
+        """(batch, dim) -> (batch, dim). turn: (batch, head_dim, head_dim), what rotates a query or a key."""
+        kv, batch, size = self.kv_heads, x.shape[0], self.head_dim
+        qkv = normed_product(x, self.qkv, self.qkv_bias, self.eps[0]).view(batch, -1, size)
+        query, key, value = torch.split_with_sizes(qkv, (qkv.shape[1] - 2 * kv, kv, kv), 1)
+        keys = self.put(cache.keys[index], torch.bmm(key, turn), cache.length)
+        values = self.put(cache.values[index], value, cache.length)
+        # The queries that share a key look at the same places.
+        query = torch.bmm(query, turn).view(batch * kv, -1, size)  # (batch * kv_heads, group, head_dim)
+        scores = torch.bmm(query, keys.transpose(1, 2))  # (batch * kv_heads, group, tokens)
+        if bias is not None:
+            scores = (scores.view(batch, kv, -1, scores.shape[2]) + bias).view_as(scores)
+        attended = torch.bmm(scores.softmax(-1), values)
+        x = torch.addmm(x, attended.view(batch, -1), self.out)
+        gate, up = normed_product(x, self.gate_up, None, self.eps[1]).chunk(2, dim=1)
+        return torch.addmm(x, F.silu(gate).mul_(up), self.down)
+
+    @staticmethod
+    def put(kept: Tensor, new: Tensor, length: int) -> Tensor:
+        """Write (batch, kv_heads, head_dim) behind `length` tokens; all of them: (batch * kv_heads, tokens, head_dim)."""
+        kept = kept.flatten(0, 1)
+        kept.select(1, length).copy_(new.reshape(len(kept), -1))
+        return kept.narrow(1, 0, length + 1)
 
 
 class StaticStepper(Stepper):
