@@ -1,14 +1,14 @@
-"""Grading by the numbers: overhead per submission, 200 submissions with two workers, and ten kills of the grader.
+"""Grading by the numbers: the hostile set, a class that is interrupted ten times, and every wrong answer's score.
 
-    python benchmarks/grading.py overhead      # beyond what the cells themselves need
-    python benchmarks/grading.py class         # 200 submissions of lab 01, 30 of them hostile, killed ten times
     python benchmarks/grading.py hostile       # the hostile set: expected, got, seconds
+    python benchmarks/grading.py class         # 200 submissions of lab 01, 30 of them hostile, killed ten times
+    python benchmarks/grading.py exercises     # every exercise of every lab: its cases, and what wrong answers score
 
-Each writes its table to benchmarks/results/grading_NAME.md.
+Each writes its table to benchmarks/results/grading_NAME.md. The overhead stands in grading_peers.py.
 """
 
 import argparse
-import json
+import datetime
 import os
 import random
 import shutil
@@ -49,7 +49,7 @@ def first_cells() -> list[str]:
 
 
 def write_class(folder: Path, students: int, hostile: int) -> None:
-    """`students` submissions of lab 01 of all kinds, `hostile` of them out of the hostile set."""
+    """`students` submissions of lab 01 of all kinds; `hostile` of them do what the hostile set does, then solve it."""
     from tests.grading.conftest import HOSTILE, write_submission
     from tests.grading.hostile.make import notebook
 
@@ -59,6 +59,10 @@ def write_class(folder: Path, students: int, hostile: int) -> None:
     harmful = sorted(name for name in HOSTILE if "/" not in name and "<" not in name)
     for name in chance.sample(harmful, hostile):
         write_submission(folder, f"hostile-{name}", HOSTILE[name])
+        path = folder / f"hostile-{name}.ipynb"
+        attacks = attacking_cells(path)
+        if attacks:
+            path.write_bytes(notebook(*first_cells(), *attacks, *cells))
     for number in range(students - hostile):
         chosen = list(cells)
         for index in range(len(chosen)):
@@ -70,12 +74,23 @@ def write_class(folder: Path, students: int, hostile: int) -> None:
         (folder / f"student-{number:03d}.ipynb").write_bytes(notebook(*first_cells(), *chosen))
 
 
+def attacking_cells(path: Path) -> list[str]:
+    """The code cells of a submission of the toy lab, but for its answers; none of a file that is no notebook."""
+    from omni_lab.grading.sanitise import InvalidSubmission, code_sources, read_regular_file
+
+    try:
+        cells = code_sources(read_regular_file(path))
+    except InvalidSubmission:
+        return []
+    return [source for _, kind, source in cells if kind == "code" and '@exercise("toy.' not in source]
+
+
 def command(folder: Path, out: Path, workers: int) -> list[str]:
     script = (
         "import sys; sys.path.insert(0, '.'); from pathlib import Path\n"
         "from omni_lab.grading.grade import Settings, grade\n"
         "from omni_lab.grading.sandbox import Limits\n"
-        "limits = Limits(cell_seconds=10, case_seconds=2, total_seconds=120, memory=2 << 30, processes=96)\n"
+        "limits = Limits(cell_seconds=10, case_seconds=5, total_seconds=300, memory=2 << 30, processes=96)\n"
         f"settings = Settings(Path('.'), {LAB!r}, Path({str(out)!r}), {workers}, limits, seed={SEED})\n"
         f"grade(Path({str(folder)!r}), settings)"
     )
@@ -84,77 +99,76 @@ def command(folder: Path, out: Path, workers: int) -> list[str]:
 
 def run_class(students: int, hostile: int, kills: int) -> str:
     """Grade a class twice, once killed at random moments; the table."""
+    from omni_lab.grading.store import read_store
+
     chance = random.Random(2)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "in"
         write_class(folder, students, hostile)
         started = time.monotonic()
-        subprocess.run(command(folder, Path(name) / "whole", 2), check=True, cwd=ROOT)
+        subprocess.run(command(folder, Path(name) / "whole", 2), check=True, cwd=ROOT, stderr=subprocess.DEVNULL)
         whole = time.monotonic() - started
+        records = read_store(Path(name) / "whole" / "store.jsonl")[1]
+        seconds, done = sum(record["cpu_seconds"] for record in records.values()), [0]
+        store = Path(name) / "killed" / "store.jsonl"
         for _ in range(kills):
             running = subprocess.Popen(command(folder, Path(name) / "killed", 2), cwd=ROOT, stderr=subprocess.DEVNULL)
-            try:
-                running.wait(timeout=20 + chance.uniform(0, whole / kills))
-            except subprocess.TimeoutExpired:
-                running.send_signal(signal.SIGKILL)
-                running.wait()
-        subprocess.run(command(folder, Path(name) / "killed", 2), check=True, cwd=ROOT)
+            wait_for_records(running, store, done[-1] + 1)  # start-up over, and something gained
+            time.sleep(chance.uniform(0, whole / kills))
+            running.send_signal(signal.SIGKILL)
+            running.wait()
+            done.append(count_records(store))
+        subprocess.run(command(folder, Path(name) / "killed", 2), check=True, cwd=ROOT, stderr=subprocess.DEVNULL)
         same = all(
             (Path(name) / "whole" / file).read_bytes() == (Path(name) / "killed" / file).read_bytes()
             for file in ("gradebook.json", "gradebook.csv")
         )
+    moments = ", ".join(str(n) for n in done[1:])
     return (
-        "| submissions | hostile | workers | wall, whole run | kills | same gradebook, byte for byte |\n"
+        "| submissions | hostile | workers | CPU s of the sandboxes | wall s | same gradebook, byte for byte |\n"
         "|---|---|---|---|---|---|\n"
-        f"| {students} | {hostile} | 2 | {whole:.0f} s | {kills} | {'yes' if same else 'NO'} |\n"
+        f"| {students} | {hostile} | 2 | {seconds:.0f} | {whole:.0f} | {'yes' if same else 'NO'} |\n\n"
+        f"Killed by SIGKILL {kills} times, when so many submissions were in the store: {moments}.\n"
     )
 
 
-def plain_seconds(path: Path) -> float:
-    """Wall seconds of the same cells run by a bare Python: the submission's own computing."""
-    cells = [cell["source"] for cell in json.loads(path.read_text())["cells"]]
-    code = "\n".join(cells).replace("from omni_lab.lab import exercise", "exercise = lambda name: lambda f: f")
-    started = time.monotonic()
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-    return time.monotonic() - started
+def wait_for_records(running: subprocess.Popen, store: Path, count: int) -> None:
+    """Until the store holds `count` submissions or the grader has ended."""
+    while running.poll() is None and count_records(store) < count:
+        time.sleep(0.1)
 
 
-def toy(folder: Path, count: int) -> None:
-    from tests.grading.hostile.make import ALL, IMPORTS, notebook
-
-    folder.mkdir()
-    for number in range(count):
-        (folder / f"student{number}.ipynb").write_bytes(notebook(IMPORTS, *ALL))
+def count_records(store: Path) -> int:
+    """Submissions in a store that another process is writing."""
+    return max(0, store.read_bytes().count(b"\n") - 1) if store.exists() else 0
 
 
-def run_overhead(count: int) -> str:
-    """Wall seconds per honest submission on one core, beyond the same cells in a bare Python."""
-    from omni_lab.grading.collect import collect
-    from omni_lab.grading.grade import Settings, digest_of, grade_one, open_room
-    from omni_lab.grading.hidden import draw, find_lab
+def run_exercises() -> str:
+    """Every exercise of every lab, on fresh cases: what each wrong answer scores, and whether right ones are full."""
+    from omni_lab.lab import build
+    from omni_lab.lab.check import check, judge, make_checks
 
-    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[0]})
-    with tempfile.TemporaryDirectory() as name:
-        course = Path(name) / "course"
-        shutil.copytree(ROOT / "tests" / "grading" / "course", course)
-        (course / "omni_lab").symlink_to(ROOT / "omni_lab")
-        toy(Path(name) / "in", count)
-        path = Path(name) / "in" / "student0.ipynb"
-        own = sorted(plain_seconds(path) for _ in range(3))[1]
-        source = find_lab(course, "90")
-        hidden, seconds = draw(source, SEED), []
-        with open_room(Settings(course, "90", Path(name)), source) as room:
-            for entry in collect(Path(name) / "in", Path(name)):
-                started = time.monotonic()
-                record, _ = grade_one(entry, digest_of(entry), hidden, room)
-                seconds.append(time.monotonic() - started)
-                assert all(e["status"] == "ok" for e in record["exercises"].values()), record
-    wall = sorted(seconds)[count // 2]
+    rows, exercises, answers = [], 0, 0
+    for source in build.lab_sources(ROOT):
+        lab = build.lab_of(source)
+        for exercise in lab.exercises:
+            mine = lab.answers[exercise.id]
+            checks = make_checks(exercise, mine, SEED + 1)
+            shares = []
+            for number, (name, _, _) in enumerate(mine.wrong):
+                verdict = judge(checks, [case.wrong[number] for case in checks.cases])
+                shares.append((verdict.passed / verdict.total, name))
+            right = [check(function, checks).solved for _, function in mine.also_right]
+            exercises, answers = exercises + 1, answers + len(shares)
+            listed = ", ".join(f"{name} {share:.0%}" for share, name in sorted(shares))
+            full = f"{sum(right)} of {len(right)}"
+            rows.append(
+                f"| {exercise.id} | {len(checks.cases)} | {len(shares)} | {max(shares)[0]:.0%} | {full} | {listed} |"
+            )
     return (
-        "| honest submissions of the toy lab, on one core | wall, s |\n|---|---|\n"
-        f"| graded: sandbox, papermill, kernel, torch, probes | {wall:.2f} |\n"
-        f"| the same cells in a bare Python, torch included | {own:.2f} |\n"
-        f"| overhead | {wall - own:.2f} |\n"
+        f"{exercises} exercises, {answers} wrong answers. Points are by share of the cases that hold.\n\n"
+        "| exercise | cases | wrong answers | best of them | written otherwise, full | each wrong answer's share |\n"
+        "|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
     )
 
 
@@ -187,26 +201,31 @@ def hostile_table(path: Path) -> str:
         wanted = " + ".join(f"{p:g}" for p in expected.points)
         label = submission.replace("|", "\\|").replace("<", "&lt;")
         statuses = ", ".join(e["status"] for e in got)
-        rows.append(f"| {label} | {wanted} | {points} | {statuses} | {records[submission]['seconds']:.1f} |")
-    return "| submission | expected | got | statuses | seconds |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
+        spent = " | ".join(f"{records[submission][kind]:.1f}" for kind in ("cpu_seconds", "seconds"))
+        rows.append(f"| {label} | {wanted} | {points} | {statuses} | {spent} |")
+    return (
+        "| submission | expected | got | statuses | CPU s | wall s |\n|---|---|---|---|---|---|\n"
+        + "\n".join(rows)
+        + "\n"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["overhead", "class", "hostile"])
+    parser.add_argument("what", choices=["hostile", "class", "exercises"])
     parser.add_argument("--submissions", type=int, default=200)
     parser.add_argument("--hostile", type=int, default=30)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=9, help="of the overhead")
     given = parser.parse_args()
-    if given.what == "overhead":
-        table = run_overhead(given.repeats)
-    elif given.what == "class":
+    if given.what == "class":
         table = run_class(given.submissions, given.hostile, given.kills)
     else:
-        table = run_hostile()
+        table = run_exercises() if given.what == "exercises" else run_hostile()
     load = os.getloadavg()[0]
-    text = f"Measured on {os.cpu_count()} CPU cores, load average {load:.1f} (others at work when above 2).\n\n{table}"
+    day = datetime.date.today()
+    text = (
+        f"Measured {day}, {os.cpu_count()} CPU cores, load average {load:.1f} (others at work when above 2).\n\n{table}"
+    )
     (ROOT / "benchmarks" / "results" / f"grading_{given.what}.md").write_text(text)
     print(text)
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError
+from .artefacts import ENDING
+from .artefacts import MAX_BYTES as MAX_ARTEFACT
 from .sanitise import MAX_BYTES
 
 MAX_DEPTH = 4  # folders below a student's folder
@@ -28,12 +30,15 @@ _CANVAS = re.compile(r"(?P<name>[^_]+)_(?P<late>LATE_)?(?P<id>\d+)_(?P<upload>\d
 
 @dataclass
 class Collected:
-    """One student's submission: its notebooks, newest last, and what the names say about it."""
+    """One student's submission: its files, newest last, and what the names and the roster say about it."""
 
     name: str  # the key in the gradebook
     files: list[Path] = field(default_factory=list)
+    artefacts: list[Path] = field(default_factory=list)  # trained ones, handed in beside the notebooks
     fault: str = ""  # why there is no notebook to grade, for the student
-    student_id: str = ""
+    platform_id: str = ""  # Canvas's user, or Moodle's participant, from the names of the download
+    student_id: str = ""  # from the roster
+    email: str = ""  # from the roster
     late: bool = False
 
 
@@ -65,23 +70,28 @@ def _add(path: Path, found: dict[str, Collected], scratch: Path) -> None:
     mode = path.lstat().st_mode
     if path.name.startswith((".", "__MACOSX")):
         return
-    is_folder = stat.S_ISDIR(mode)
-    if not is_folder and path.suffix.lower() not in (".ipynb", ".zip"):
+    is_folder, ending = stat.S_ISDIR(mode), path.suffix.lower()
+    if not is_folder and ending not in (".ipynb", ".zip", ENDING):
         return
-    name, identity, late = student_of(path.stem if path.suffix.lower() in (".ipynb", ".zip") else path.name)
+    name, identity, late = student_of(path.stem if ending in (".ipynb", ".zip", ENDING) else path.name)
     entry = found.setdefault(name, Collected(name))
-    entry.student_id, entry.late = identity or entry.student_id, late or entry.late
+    entry.platform_id, entry.late = identity or entry.platform_id, late or entry.late
     if is_folder:
-        entry.files += notebooks_below(path)
-    elif path.suffix.lower() == ".zip" and stat.S_ISREG(mode):
+        _take(path, entry)
+    elif ending == ".zip" and stat.S_ISREG(mode):
         try:
-            entry.files += notebooks_below(unpack(path, scratch))
+            _take(unpack(path, scratch), entry)
         except InputError as error:
             entry.fault = str(error).partition(": ")[2]
     else:
-        entry.files.append(path)
+        (entry.artefacts if ending == ENDING else entry.files).append(path)
     if not entry.files and not entry.fault:
         entry.fault = "no notebook was handed in"
+
+
+def _take(folder: Path, entry: Collected) -> None:
+    entry.files += files_below(folder, ".ipynb")
+    entry.artefacts += files_below(folder, ENDING)
 
 
 def student_of(name: str) -> tuple[str, str, bool]:
@@ -101,22 +111,23 @@ def printable(name: str) -> str:
     return cleaned.strip()[:200] or "unnamed"
 
 
-def notebooks_below(folder: Path, depth: int = 0) -> list[Path]:
-    """Everything called *.ipynb in a folder and its folders, by name; links to folders are not followed."""
+def files_below(folder: Path, ending: str, depth: int = 0) -> list[Path]:
+    """Everything with this ending in a folder and its folders, by name; links to folders are not followed."""
     found: list[Path] = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.name.startswith((".", "__MACOSX")):
             continue
         if entry.is_dir(follow_symlinks=False):
-            found += notebooks_below(Path(entry.path), depth + 1) if depth < MAX_DEPTH else []
-        elif entry.name.lower().endswith(".ipynb"):
+            found += files_below(Path(entry.path), ending, depth + 1) if depth < MAX_DEPTH else []
+        elif entry.name.lower().endswith(ending):
             found.append(Path(entry.path))
     return found
 
 
 def unpack(archive: Path, scratch: Path) -> Path:
-    """Take the notebooks (and inner archives) out of a zip, keeping its folders; returns where they lie. Entries that
-    would leave that folder, links, and what is too large are passed over. Raises InputError for what is no zip."""
+    """Take notebooks, artefacts and inner archives out of a zip, keeping its folders; returns where they lie. Entries
+    that would leave that folder and links are passed over. Raises InputError for what is no zip."""
+    limits = {".ipynb": MAX_BYTES, ENDING: MAX_ARTEFACT, ".zip": 64 * MAX_BYTES}
     target = Path(tempfile.mkdtemp(dir=scratch))
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -127,11 +138,11 @@ def unpack(archive: Path, scratch: Path) -> Path:
                 parts = Path(entry.filename.replace("\\", "/")).parts
                 linked = stat.S_ISLNK(entry.external_attr >> 16)
                 unsafe = linked or not parts or parts[0] == "/" or ".." in parts or "\0" in entry.filename
-                wanted = entry.filename.lower().endswith((".ipynb", ".zip"))
-                if unsafe or not wanted or entry.is_dir() or entry.flag_bits & 1:
+                limit = next((n for end, n in limits.items() if entry.filename.lower().endswith(end)), None)
+                if unsafe or limit is None or entry.is_dir() or entry.flag_bits & 1:
                     continue
                 with opened.open(entry) as file:  # read to one byte past the limit, whatever the header says
-                    content = file.read((64 if entry.filename.lower().endswith(".zip") else 1) * MAX_BYTES + 1)
+                    content = file.read(limit + 1)
                 place = target.joinpath(*(part[:100] for part in parts))
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(content)
@@ -158,10 +169,10 @@ def _match_roster(found: dict[str, Collected], roster: list[dict[str, str]]) -> 
     left = dict(found)
     for row in roster:
         keys = {_key(row["name"]), _key(row.get("id", "")), _key(row.get("email", "").partition("@")[0])} - {""}
-        hit = next((n for n, entry in left.items() if _key(n) in keys or _key(entry.student_id) in keys), None)
+        hit = next((n for n, entry in left.items() if _key(n) in keys or _key(entry.platform_id) in keys), None)
         name = printable(row["name"])
         entry = left.pop(hit) if hit is not None else Collected(name, fault="nothing was handed in")
-        entry.name, entry.student_id = name, row.get("id") or entry.student_id
+        entry.name, entry.student_id, entry.email = name, row.get("id", ""), row.get("email", "")
         matched[name] = entry
     return {**left, **matched}
 

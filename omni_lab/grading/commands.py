@@ -33,6 +33,9 @@ def grade(
     total_seconds: Annotated[float, typer.Option(min=5, help="Wall time of one submission.")] = 600.0,
     memory_gb: Annotated[float, typer.Option(min=0.5, help="Memory of one submission.")] = 4.0,
     gpu: Annotated[bool, typer.Option(help="Let submissions use the GPU.")] = False,
+    scheduler: Annotated[
+        str | None, typer.Option(help='Let the workers of a Dask scheduler do it, such as "tcp://host:8786".')
+    ] = None,
     trust_submissions: Annotated[bool, typer.Option(help="Run without a sandbox. Never for work of others.")] = False,
     root: Course = Path("."),
 ) -> None:
@@ -44,7 +47,7 @@ def grade(
     if trust_submissions:
         print("No sandbox: the submissions run with your own rights.")
     limits = Limits(cell_seconds=cell_seconds, total_seconds=total_seconds, memory=int(memory_gb * (1 << 30)))
-    settings = Settings(root, lab, out, workers, limits, trust_submissions, gpu)
+    settings = Settings(root.resolve(), lab, out, workers, limits, trust_submissions, gpu, scheduler=scheduler)
     _print_summary(run(submissions, settings, roster), out)
 
 

@@ -49,6 +49,7 @@ class Execution:
     notes: list[str] = field(default_factory=list)
     runs: int = 0
     peak_memory: int = 0
+    cpu_seconds: float = 0.0
 
 
 def run_submission(submission: Submission, hidden: Hidden, room: Room, slot: int) -> Execution:
@@ -64,6 +65,7 @@ def run_submission(submission: Submission, hidden: Hidden, room: Room, slot: int
         result.runs += 1
         ended, found = _run_once(submission, remaining, without, hidden, room, slot, left)
         result.peak_memory = max(result.peak_memory, ended.peak_memory)
+        result.cpu_seconds = round(result.cpu_seconds + ended.cpu_seconds, 2)
         _keep(result, ended, found, hidden)
         # What has answered is done, also where a case ran out of time: the probe then leaves the others.
         remaining = [i for i in remaining if not _complete(result.lines.get(i, []), hidden, i)]

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +17,19 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..errors import DataError, InputError
+from .artefacts import MAX_BYTES as MAX_ARTEFACT
+from .artefacts import grade_artefacts, read_artefacts
 from .collect import Collected, collect
 from .execution import Execution, Room, from_json, run_submission, to_json
 from .gradebook import write_gradebook
 from .hidden import Hidden, draw, find_lab
 from .release import write_package
 from .sandbox import Limits, SandboxError, check_sandbox
-from .sanitise import InvalidSubmission, Submission, read_regular_file, sanitise
+from .sanitise import MAX_BYTES, InvalidSubmission, Submission, read_regular_file, sanitise
 from .store import Store, read_store, write_whole
 from .verdicts import grade_answers, same_for_all
+
+Runner = Callable[[Submission, int], Execution]  # given the number of the worker
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Settings:
     trust_submissions: bool = False  # run without a sandbox
     gpu: bool = False
     seed: int | None = None  # of the hidden cases; default: secret, kept in the store
+    scheduler: str | None = None  # address of a Dask scheduler, "tcp://host:8786"; None: this machine does the work
 
 
 @contextlib.contextmanager
@@ -62,22 +67,37 @@ def open_room(settings: Settings, source: Path) -> Iterator[Room]:
         yield Room(bubblewrap, course, data if data.is_dir() else None, settings.limits, settings.gpu)
 
 
+@contextlib.contextmanager
+def open_runner(settings: Settings, source: Path, hidden: Hidden) -> Iterator[tuple[Runner, int]]:
+    """(what runs a submission, how many run at a time): sandboxes of this machine, or of a cluster's."""
+    if settings.scheduler is not None:
+        from .cluster import cluster
+
+        with cluster(settings, hidden) as opened:
+            yield opened
+        return
+    with open_room(settings, source) as room:
+        yield (lambda submission, slot: run_submission(submission, hidden, room, slot)), settings.workers
+
+
 def grade(submissions: Path, settings: Settings, roster: Path | None = None, progress: bool = True) -> dict:
     """Grade everything in `submissions` that the store in `settings.out` does not hold yet; write the gradebook and the
     feedback pages; return the gradebook. Raises InputError, DataError, SandboxError before any work is done."""
     source = find_lab(settings.root, settings.lab)
     with tempfile.TemporaryDirectory(prefix="omni-lab-collect-") as scratch:
         entries = collect(submissions, Path(scratch), roster)
-        with open_room(settings, source) as room:
-            seed = settings.seed if settings.seed is not None else secrets.randbits(63)
-            store = Store(settings.out / "store.jsonl", {"lab": source.stem, "seed": seed, "format": 1})
-            try:
-                hidden = draw(source, store.run["seed"])
-                waiting = [(entry, digest_of(entry)) for entry in entries]
-                waiting = [(entry, digest) for entry, digest in waiting if not _known(store, entry, digest)]
-                _grade_all(waiting, hidden, room, store, settings, progress)
-            finally:
-                store.close()
+        seed = settings.seed if settings.seed is not None else secrets.randbits(63)
+        if settings.scheduler is None and not settings.trust_submissions:
+            check_sandbox()  # before anything is written
+        store = Store(settings.out / "store.jsonl", {"lab": source.stem, "seed": seed, "format": 1})
+        try:
+            hidden = draw(source, store.run["seed"])
+            waiting = [(entry, digest_of(entry)) for entry in entries]
+            waiting = [(entry, digest) for entry, digest in waiting if not _known(store, entry, digest)]
+            with open_runner(settings, source, hidden) as (run, workers):
+                _grade_all(waiting, hidden, run, workers, store, settings, progress)
+        finally:
+            store.close()
     return write_gradebook(settings.out, store.run, store.records)
 
 
@@ -88,23 +108,27 @@ def _known(store: Store, entry: Collected, digest: str) -> bool:
     return all(exercise["status"] != "infrastructure" for exercise in record["exercises"].values())
 
 
-def _grade_all(waiting: list, hidden: Hidden, room: Room, store: Store, settings: Settings, progress: bool) -> None:
+def _grade_all(
+    waiting: list, hidden: Hidden, run: Runner, workers: int, store: Store, settings: Settings, progress: bool
+) -> None:
     slots: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for slot in range(settings.workers):
+    for slot in range(workers):
         slots.put(slot)
     lock = threading.Lock()
 
     def work(entry: Collected, digest: str) -> None:
         slot = slots.get()
         try:
-            record, execution = grade_one(entry, digest, hidden, room, slot)
+            record, execution, artefacts = grade_one(entry, digest, hidden, run, slot)
         finally:
             slots.put(slot)
         with lock:  # answers first: a record without them could not be regraded
             write_whole(answers_path(settings.out, entry.name), to_json(execution))
+            for identifier, content in artefacts.items():
+                write_whole(answers_path(settings.out, entry.name, identifier), content)
             store.add(record)
 
-    with ThreadPoolExecutor(settings.workers) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(work, entry, digest) for entry, digest in waiting]
         bar = tqdm(as_completed(futures), total=len(futures), unit="submission", disable=not progress, file=sys.stderr)
         try:
@@ -115,14 +139,17 @@ def _grade_all(waiting: list, hidden: Hidden, room: Room, store: Store, settings
             raise
 
 
-def grade_one(entry: Collected, digest: str, hidden: Hidden, room: Room, slot: int = 0) -> tuple[dict, Execution]:
-    """One work unit: (the record for the store, what came out of the sandbox). Nothing in a submission makes it
-    fail."""
+def grade_one(
+    entry: Collected, digest: str, hidden: Hidden, run: Runner, slot: int = 0
+) -> tuple[dict, Execution, dict[str, bytes]]:
+    """One work unit: (the record for the store, what came out of the sandbox, artefacts as handed in). Nothing in a
+    submission makes it fail."""
     started = time.monotonic()
     execution, submission = Execution(), None
+    artefacts, faults = read_artefacts(hidden.artefacts, entry.artefacts)
     try:
         submission, notes = choose_notebook(entry, hidden)
-        execution = run_submission(submission, hidden, room, slot)
+        execution = run(submission, slot)
         execution.notes = [*notes, *submission.notes, *execution.notes]
         exercises = grade_answers(submission, execution, hidden)
     except InvalidSubmission as error:
@@ -130,12 +157,14 @@ def grade_one(entry: Collected, digest: str, hidden: Hidden, room: Room, slot: i
     except (SandboxError, OSError, MemoryError) as error:  # ours, or the machine's: to be graded again, not a zero
         message = f"could not be graded: {type(error).__name__}: {error}"
         exercises = same_for_all(hidden, "infrastructure", message)
+    exercises |= grade_artefacts(hidden.artefacts, artefacts, faults, hidden.seed)
     record = {
-        "submission": entry.name, "digest": digest, "student_id": entry.student_id, "late": entry.late,
-        "exercises": exercises, "notes": execution.notes, "sources": submission.attempted if submission else {},
-        "seconds": round(time.monotonic() - started, 2), "runs": execution.runs,
+        "submission": entry.name, "digest": digest, "late": entry.late, "platform_id": entry.platform_id,
+        "student_id": entry.student_id, "email": entry.email, "exercises": exercises, "notes": execution.notes,
+        "sources": submission.attempted if submission else {}, "runs": execution.runs,
+        "seconds": round(time.monotonic() - started, 2), "cpu_seconds": execution.cpu_seconds,
     }  # fmt: skip
-    return record, execution
+    return record, execution, artefacts
 
 
 def choose_notebook(entry: Collected, hidden: Hidden) -> tuple[Submission, list[str]]:
@@ -161,16 +190,19 @@ def choose_notebook(entry: Collected, hidden: Hidden) -> tuple[Submission, list[
 def digest_of(entry: Collected) -> str:
     """Identifies what was handed in, so that a changed submission is graded again."""
     total = hashlib.sha256(entry.fault.encode())
-    for path in entry.files:
+    for path in (*entry.files, *entry.artefacts):
         total.update(path.name.encode("utf-8", "surrogateescape") + b"\0")
         with contextlib.suppress(InvalidSubmission):
-            total.update(hashlib.sha256(read_regular_file(path)).digest())
+            limit = MAX_ARTEFACT if path in entry.artefacts else MAX_BYTES
+            total.update(hashlib.sha256(read_regular_file(path, limit)).digest())
     return total.hexdigest()
 
 
-def answers_path(out: Path, name: str) -> Path:
-    """Where a submission's answers lie; its name is of unknown origin, so the file is called by its hash."""
-    return out / "answers" / f"{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:32]}.json"
+def answers_path(out: Path, name: str, artefact: str = "") -> Path:
+    """Where a submission's answers lie, or one artefact of it; its name is of unknown origin, so that the file is
+    called by its hash."""
+    number = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:32]
+    return out / "answers" / (f"{number}.{artefact}.safetensors" if artefact else f"{number}.json")
 
 
 def regrade(settings: Settings, names: list[str]) -> dict:
@@ -186,19 +218,32 @@ def regrade(settings: Settings, names: list[str]) -> dict:
     try:
         for name in names or sorted(records):
             record = records[name]
-            if not record["sources"]:
-                continue
-            path = answers_path(settings.out, name)
-            if not path.is_file():
-                raise DataError(f"{path}: the answers of {name!r} are gone; grade it again")
-            submission = Submission([], record["sources"], record["notes"])
-            exercises = grade_answers(submission, from_json(path.read_bytes()), hidden)
-            for identifier, entry in exercises.items():
-                old = record["exercises"].get(identifier)
-                if entry["status"] == "error" and old is not None and old["status"] == "error":
-                    exercises[identifier] = old  # there was no answer to compare; its message names the cell
+            exercises = record["exercises"] | _measured_again(settings.out, record, hidden)
+            if record["sources"]:
+                exercises |= _compared_again(settings.out, record, hidden)
             if exercises != record["exercises"]:
                 store.add({**record, "exercises": exercises})
     finally:
         store.close()
     return write_gradebook(settings.out, store.run, store.records)
+
+
+def _compared_again(out: Path, record: dict, hidden: Hidden) -> dict[str, dict]:
+    path = answers_path(out, record["submission"])
+    if not path.is_file():
+        raise DataError(f"{path}: the answers of {record['submission']!r} are gone; grade it again")
+    submission = Submission([], record["sources"], record["notes"])
+    exercises = grade_answers(submission, from_json(path.read_bytes()), hidden)
+    for identifier, entry in exercises.items():
+        old = record["exercises"].get(identifier)
+        if entry["status"] == "error" and old is not None and old["status"] == "error":
+            exercises[identifier] = old  # there was no answer to compare; its message names the cell
+    return exercises
+
+
+def _measured_again(out: Path, record: dict, hidden: Hidden) -> dict[str, dict]:
+    """The artefacts that were handed in and could be read; what is kept of the others is their entry."""
+    paths = {identifier: answers_path(out, record["submission"], identifier) for identifier in hidden.artefacts}
+    contents = {identifier: path.read_bytes() for identifier, path in paths.items() if path.is_file()}
+    graded = grade_artefacts(hidden.artefacts, contents, {}, hidden.seed)
+    return {identifier: entry for identifier, entry in graded.items() if identifier in contents}

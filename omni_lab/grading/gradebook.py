@@ -64,8 +64,8 @@ def write_gradebook(
     text = json.dumps(book, indent=1, sort_keys=True, ensure_ascii=True) + "\n"
     write_whole(out / "gradebook.json", text.encode())
     write_whole(out / "gradebook.csv", gradebook_csv(book))
-    for name, columns in (("canvas.csv", ("Student", "ID")), ("moodle.csv", ("Full name", "ID number"))):
-        write_whole(out / name, import_csv(book, records, columns, run["lab"]))
+    write_whole(out / "canvas.csv", canvas_csv(book, records, run["lab"]))
+    write_whole(out / "moodle.csv", moodle_csv(book, records))
     for name, entry in book.items():
         page = feedback_page(name, entry, records[name], run["lab"])
         write_whole(out / "feedback" / feedback_name(name), page.encode("utf-8", "replace"))
@@ -86,10 +86,29 @@ def gradebook_csv(book: dict) -> bytes:
     return _csv(rows)
 
 
-def import_csv(book: dict, records: dict[str, dict], columns: tuple[str, str], lab: str) -> bytes:
-    """Name, id and total under the column names that a learning platform imports. Ungraded lines are left empty."""
-    rows: list[list[object]] = [[*columns, lab]]
-    rows += [[name, records[name]["student_id"], _number(entry["points"])] for name, entry in book.items()]
+def canvas_csv(book: dict, records: dict[str, dict], lab: str) -> bytes:
+    """What Canvas's gradebook imports: students by id, SIS id or login, then the assignment with its possible points.
+    An ungraded line is left empty, which changes nothing there."""
+    most = _number(max((entry["max_points"] for entry in book.values()), default=0.0))
+    rows: list[list[object]] = [["Student", "ID", "SIS User ID", "SIS Login ID", "Section", lab]]
+    rows.append(["    Points Possible", "", "", "", "", most])
+    for name, entry in book.items():
+        record = records[name]
+        rows.append([name, record["platform_id"], record["student_id"], record["email"], "", _number(entry["points"])])
+    return _csv(rows)
+
+
+def moodle_csv(book: dict, records: dict[str, dict]) -> bytes:
+    """What Moodle imports: as an assignment's offline grading worksheet by its Identifier, or into the gradebook by id
+    number or address."""
+    columns = ["Identifier", "Full name", "ID number", "Email address", "Grade", "Maximum Grade", "Feedback comments"]
+    rows: list[list[object]] = [columns]
+    for name, entry in book.items():
+        record = records[name]
+        identifier = f"Participant {record['platform_id']}" if record["platform_id"] else ""
+        told = "; ".join(f"{i}: {e['message']}" for i, e in entry["exercises"].items() if e["status"] != "ok")
+        rows.append([identifier, name, record["student_id"], record["email"], _number(entry["points"]),
+                     _number(entry["max_points"]), html.escape(told)])  # fmt: skip
     return _csv(rows)
 
 

@@ -4,13 +4,14 @@ import ast
 import hashlib
 import hmac
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError
 from ..lab.authoring import exercise_id
 from ..lab.build import lab_of, lab_sources, stub_functions
 from ..lab.check import Checks, make_checks
+from .artefacts import Artefact, load_artefacts
 from .inside import wire
 
 
@@ -23,6 +24,7 @@ class Hidden:
     checks: dict[str, Checks]  # by exercise id, in the lab's order; computed here by the reference
     functions: dict[str, str]  # exercise id -> name of its function
     cases: bytes  # the file that goes into the sandbox: inputs only, one line a case
+    artefacts: dict[str, Artefact] = field(default_factory=dict)  # trained files that the lab asks for, by id
 
     def nonce(self, exercise: str, case: int) -> str:
         """Marks a line of results as the answer to this very case."""
@@ -51,7 +53,7 @@ def draw(source: Path, seed: int) -> Hidden:
                     "inputs": wire.encode(case.inputs), "seconds": exercise.seconds,
                     "gradients": list(exercise.gradients)}  # fmt: skip
             lines.append(json.dumps(line).encode() + b"\n")
-    return Hidden(source.stem, seed, checks, function_names(source), b"".join(lines))
+    return Hidden(source.stem, seed, checks, function_names(source), b"".join(lines), load_artefacts(source))
 
 
 def _nonce(seed: int, exercise: str, case: int) -> str:

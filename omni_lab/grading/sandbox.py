@@ -10,17 +10,19 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import site
 import subprocess
 import sys
 import sysconfig
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import OmniLabError
+from .cgroup import Group, group
+from .processes import end_tree, process_tree, proportional_memory, resident_memory
 from .seccomp import seccomp_filter
 
 INSIDE = Path(__file__).parent / "inside"
@@ -40,7 +42,8 @@ class Limits:
     total_seconds: float = 600.0  # the whole submission, reruns included
     cpu_seconds: int = 900  # of one process
     memory: int = 4 << 30  # of all processes together
-    processes: int = 192  # threads count as processes
+    processes: int = 192  # threads count as processes; the kernel starts no more
+    children: int = 48  # processes without their threads: more are a fork bomb, and end the run at once
     file_size: int = 32 << 20  # of any file, the results file included
     scratch: int = 256 << 20
     output: int = 1 << 20  # what a cell prints beyond this is dropped
@@ -57,6 +60,7 @@ class Ended:
     report: bytes = b""  # what the trusted runner inside wrote, cut at 1 MiB
     complaint: str = ""  # the last line of standard error
     events: list[dict] = field(default_factory=list)
+    cpu_seconds: float = 0.0  # of all its processes together; 0 where no control group can be had
 
 
 def find_bubblewrap() -> str | None:
@@ -202,41 +206,54 @@ def _execute(
 ) -> Ended:
     """One start of the sandbox under user `uid`; see `execute`."""
     job = {**job, "uid": uid, "limits": limits.__dict__}
-    environment = dict(ENVIRONMENT)
-    filter_end = None
-    if bubblewrap:
-        head = sandbox_command(bubblewrap, limits, reads, results, gpu)
-        for name, value in environment.items():
-            head += ["--setenv", name, value]
-        program = seccomp_filter()
-        if program is not None:
-            filter_end, filter_in = os.pipe()
-            os.write(filter_in, program)
-            os.close(filter_in)
-            head += ["--seccomp", str(filter_end)]
-        command, environment = [*head, "--", sys.executable, "-P", "/grader/runner.py"], {}
-    else:
-        job["paths"] = {**{inside: str(outside) for inside, outside in reads.items()}, "/results": str(results)}
-        job["paths"]["/scratch"] = str(results.parent)
-        environment |= {"HOME": str(results.parent), "TMPDIR": str(results.parent)}
-        environment["PYTHONPATH"] = str(reads.get("/course", ""))
-        command = [sys.executable, "-P", str(INSIDE / "runner.py")]
-    started = time.monotonic()
+    with group(limits.memory, limits.processes) as own, seccomp_pipe() as filter_end:
+        if bubblewrap:
+            head = sandbox_command(bubblewrap, limits, reads, results, gpu)
+            head += [part for name, value in ENVIRONMENT.items() for part in ("--setenv", name, value)]
+            head += ["--seccomp", str(filter_end)] if filter_end is not None else []
+            command, environment = [*head, "--", sys.executable, "-P", "/grader/runner.py"], {}
+        else:
+            home, course = str(results.parent), str(reads.get("/course", ""))
+            paths = {inside: str(outside) for inside, outside in reads.items()}
+            job["paths"] = {**paths, "/results": str(results), "/scratch": home}
+            environment = {**ENVIRONMENT, "HOME": home, "TMPDIR": home, "PYTHONPATH": course}
+            command = [sys.executable, "-P", str(INSIDE / "runner.py")]
+        if own is not None:
+            command = [*own.joining(), *command]
+        try:
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                pass_fds=[filter_end] if filter_end is not None else [], start_new_session=True, cwd="/",
+            )  # fmt: skip
+        except OSError as error:
+            raise SandboxError(f"the sandbox could not be started: {error}") from None
+        ended = _watch(process, json.dumps(job).encode(), limits, seconds, own)
+        if own is not None:
+            ended.cpu_seconds = own.cpu_seconds()
+            if ended.reason == "killed" and own.out_of_memory():
+                ended.reason = "memory"
+        return ended
+
+
+@contextlib.contextmanager
+def seccomp_pipe() -> Iterator[int | None]:
+    """The end of a pipe from which bubblewrap reads the filter; None on a machine for which there is no filter."""
+    program = seccomp_filter()
+    if program is None:
+        yield None
+        return
+    end, beginning = os.pipe()
     try:
-        process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            pass_fds=[filter_end] if filter_end is not None else [], start_new_session=True, cwd="/",
-        )  # fmt: skip
-    except OSError as error:
-        raise SandboxError(f"the sandbox could not be started: {error}") from None
+        os.write(beginning, program)
+        os.close(beginning)
+        yield end
     finally:
-        if filter_end is not None:
-            os.close(filter_end)
-    return _watch(process, json.dumps(job).encode(), limits, started, seconds)
+        os.close(end)
 
 
-def _watch(process: subprocess.Popen, job: bytes, limits: Limits, started: float, seconds: float) -> Ended:
+def _watch(process: subprocess.Popen, job: bytes, limits: Limits, seconds: float, own: Group | None) -> Ended:
     """Feed the job, read the report, keep the limits, and end the whole tree."""
+    started = time.monotonic()
     kept: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
 
     def drain(name: str, limit: int) -> None:
@@ -248,11 +265,9 @@ def _watch(process: subprocess.Popen, job: bytes, limits: Limits, started: float
     for reader in readers:
         reader.start()
     assert process.stdin is not None
-    try:
+    with contextlib.suppress(BrokenPipeError):  # it died at once; its return code says so below
         process.stdin.write(job)
         process.stdin.close()
-    except BrokenPipeError:
-        pass  # it died at once; its return code says so below
     reason, peak = "done", 0
     try:
         while True:
@@ -261,21 +276,27 @@ def _watch(process: subprocess.Popen, job: bytes, limits: Limits, started: float
                 break
             except subprocess.TimeoutExpired:
                 pass
-            tree = process_tree(process.pid)
+            tree = process_tree(process.pid) if own is None else own.processes()
+            if len(tree) > limits.children:
+                reason = "processes"
+                break
             memory = sum(resident_memory(pid) for pid in tree)
             if memory > limits.memory:  # after a fork both sides show the same pages: count each once
                 memory = sum(proportional_memory(pid) for pid in tree)
             peak = max(peak, memory)
+            if memory > limits.memory:
+                reason = "memory"
+                break
             if time.monotonic() - started > seconds:
                 reason = "timeout"
-            elif memory > limits.memory:
-                reason = "memory"
-            elif len(tree) > limits.processes:
-                reason = "processes"
-            if reason != "done":
                 break
     finally:
-        end_tree(process)
+        if own is not None:
+            own.kill()
+        try:
+            end_tree(process)
+        except TimeoutError as error:
+            raise SandboxError(str(error)) from None
     for reader in readers:
         reader.join(timeout=5)
     if reason == "done" and process.returncode != 0:
@@ -297,74 +318,3 @@ def parse_events(report: bytes) -> list[dict]:
         if isinstance(event, dict) and isinstance(event.get("event"), str):
             events.append(event)
     return events
-
-
-def process_tree(root: int) -> list[int]:
-    """Process ids of `root` and all its descendants, as /proc shows them now."""
-    children: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    parent = int(file.read().rpartition(b")")[2].split()[1])
-            except (OSError, IndexError, ValueError):
-                continue  # it ended while we looked
-            children.setdefault(parent, []).append(int(name))
-    found, waiting = [], [root]
-    while waiting:
-        found.append(waiting.pop())
-        waiting += children.get(found[-1], [])
-    return found
-
-
-def resident_memory(pid: int) -> int:
-    """Bytes that the process alone makes resident: anonymous and shared memory, not mapped files (which are shared)."""
-    total = 0
-    try:
-        with open(f"/proc/{pid}/status", "rb") as file:
-            for line in file:
-                if line.startswith((b"RssAnon", b"RssShmem")):
-                    total += int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        return 0
-    return total
-
-
-def proportional_memory(pid: int) -> int:
-    """Like `resident_memory`, but a page that n processes share counts for one n-th. Slower to read."""
-    total = 0
-    try:
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-            for line in file:
-                if line.startswith((b"Pss_Anon", b"Pss_Shmem")):
-                    total += int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        return resident_memory(pid)
-    return total
-
-
-def end_tree(process: subprocess.Popen) -> None:
-    """Kill `process` and all its descendants, and wait until none is left.
-
-    In a sandbox the kernel ends the whole process namespace with its first process; without one the tree is walked, and
-    the process group catches what has lost its parent.
-    """
-    victims: set[int] = set()
-    for _ in range(500):
-        victims |= set(process_tree(process.pid)) if process.poll() is None else set()
-        running = [pid for pid in victims if _running(pid)]
-        if not running and process.poll() is not None:
-            return
-        for pid in running:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.01)
-    raise SandboxError(f"processes {running} of a submission do not end: look at them before going on")
-
-
-def _running(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except (OSError, IndexError):
-        return False

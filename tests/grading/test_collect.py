@@ -64,3 +64,15 @@ def test_bad_input_gives_one_line(tmp_path: Path) -> None:
     (tmp_path / "nothing" / "a.ipynb").write_text("")
     with pytest.raises(InputError, match="column `name`"):
         collect(tmp_path / "nothing", tmp_path, tmp_path / "roster.csv")
+
+
+def test_roster_ids_and_platform_ids_are_kept_apart(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "lovelaceada_LATE_12_34_lab01.ipynb").write_text("{}")
+    (folder / "lovelaceada_LATE_12_35_line.safetensors").write_bytes(b"")
+    roster = tmp_path / "roster.csv"
+    roster.write_text("Name,ID,Email\nAda Lovelace,s007,ada@example.org\n")
+    (ada,) = collect(folder, tmp_path, roster)
+    assert (ada.name, ada.platform_id, ada.student_id, ada.email) == ("Ada Lovelace", "12", "s007", "ada@example.org")
+    assert ada.late and len(ada.files) == len(ada.artefacts) == 1

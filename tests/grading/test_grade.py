@@ -21,7 +21,7 @@ from omni_lab.grading.similarity import alike
 from omni_lab.grading.store import Store, read_store
 from tests.grading.conftest import HOSTILE, SEED, HostileRun, write_submission
 
-pytestmark = pytest.mark.timeout(900)  # the first to ask waits for the whole hostile set
+pytestmark = pytest.mark.timeout(1800)  # the first to ask waits for the whole hostile set
 
 SUBSET = ("all-right", "one-wrong", "corrupt", "untouched", "sys-exit-as-forgery", "partial", "fifo", "empty")
 

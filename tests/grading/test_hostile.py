@@ -8,7 +8,7 @@ import pytest
 
 from tests.grading.conftest import EXERCISES, HOSTILE, HostileRun
 
-pytestmark = pytest.mark.timeout(900)  # the first to ask waits for the whole set
+pytestmark = pytest.mark.timeout(1800)  # the first to ask waits for the whole set
 
 
 def test_the_set_is_large_enough() -> None:

@@ -4,11 +4,13 @@ Three things are its own: what a cell prints is cut at a limit; a cell marked by
 defines; a probe cell calls such a function, past any transformer that the student's code may have installed.
 """
 
+import gc
 import json
 import os
 import sys
 from collections.abc import Callable
 
+gc.disable()  # while a thousand modules load: nothing of them is garbage, and looking for it costs a tenth of the time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 for _heavy in ("debugpy", "matplotlib_inline.backend_inline"):
     sys.modules.setdefault(_heavy, None)  # type: ignore[arg-type]  # None: an import of it fails at once
@@ -21,6 +23,8 @@ from marks import CAPTURE, PROBE  # noqa: E402
 
 from omni_lab.lab import check, exercises, stored  # noqa: E402
 
+gc.enable()
+gc.freeze()  # nor shall later collections look through them
 _settings = json.loads(os.environ.pop("OMNI_LAB_KERNEL"))
 _printed = 0
 _write = OutStream.write

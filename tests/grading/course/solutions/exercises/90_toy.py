@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from omni_lab.grading.artefacts import Artefact
 from omni_lab.lab.authoring import Case, Exercise, also_right, cases, wrong
 
 EXERCISES = [
@@ -47,3 +48,19 @@ def _(rng):
 @wrong("toy.running_total", "The total runs from the first entry on.")
 def backwards(values):
     return np.cumsum(values[::-1])[::-1].copy()
+
+
+def accuracy(line, rng):
+    """Share of 500 hidden points on the right side of the line."""
+    x = torch.from_numpy(rng.normal(size=(500, 2))).float()
+    above = x @ line["weight"] + line["bias"] > 0
+    return float((above == (x[:, 0] - 2 * x[:, 1] + 0.5 > 0)).float().mean())
+
+
+ARTEFACTS = [
+    Artefact(
+        "toy.line", "90.4", "A trained line", points=8, file="line.safetensors",
+        arrays={"weight": ("float32", (2,)), "bias": ("float32", (1,))}, metric=accuracy,
+        steps=((0.8, 0.5), (0.95, 1.0)),
+    ),
+]  # fmt: skip
