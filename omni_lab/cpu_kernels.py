@@ -27,20 +27,23 @@ def applies(x: Tensor, weight: Tensor) -> bool:
 
 
 PACKED: WeakKeyDictionary[nn.Module, dict[Any, tuple[Any, Any]]] = WeakKeyDictionary()
+PACKED_LIMIT = 16  # copies of one module
 
 
-def kept(owner: nn.Module, make: Callable[[Any], Any], *parts: nn.Module) -> Any:
-    """`make(owner)`: a copy of its weights in another layout, made once and again whenever they have changed.
+def kept(owner: nn.Module, make: Callable[..., Any], *how: Any) -> Any:
+    """`make(owner, *how)`, something computed from a module's weights alone, made again only when they have changed.
 
-    parts: other modules whose weights the copy holds. A change is seen by the weights' addresses and version counters;
-    one behind the back of both (`weight.data.mul_(2)`) is not."""
-    weights = [p for module in (owner, *parts) for p in module.parameters()]
-    state = [(p.data_ptr(), p._version) for p in weights]
+    A change is seen by the weights' addresses and version counters; one behind the back of both
+    (`weight.data.mul_(2)`) is not. how: hashable. The oldest of more than PACKED_LIMIT are forgotten."""
+    state = [(p.data_ptr(), p._version) for p in owner.parameters()]
     copies = PACKED.setdefault(owner, {})
-    known = copies.get(make)
+    known = copies.pop((make, how), None)
     if known is None or known[0] != state:
         with torch.no_grad():
-            known = copies[make] = (state, make(owner))
+            known = (state, make(owner, *how))
+    copies[make, how] = known  # at the end: the newest
+    while len(copies) > PACKED_LIMIT:
+        del copies[next(iter(copies))]
     return known[1]
 
 

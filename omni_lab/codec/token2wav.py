@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..config import Token2WavConfig
 from ..errors import InputError
-from . import disclosure
+from . import disclosure, packed_vocoder
 from .bigvgan import BigVGAN
 from .dit import DiT
 from .speaker import Speaker
@@ -64,7 +64,7 @@ class Token2Wav(nn.Module):
         rows = rows.to(weight.device)
         how = (num_steps, guidance_scale, sway_coefficient, solver)
         mel = dit.sample(rows, conditioning, reference_mel, None if noise is None else noise.to(weight), *how)
-        wave = self.code2wav_bigvgan_model(mel)
+        wave = packed_vocoder.vocode(self.code2wav_bigvgan_model, mel)
         if isinstance(speaker, Speaker) and speaker.disclosed:
             wave = disclosure.mark(wave)
         return wave[0] if codes.ndim == 1 else wave

@@ -9,14 +9,14 @@ away; it is integrated again when its own turn comes.
 State: keys and values of one block per call and looking-back layer, and the codes still to be spoken.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..codec import flow_matching
+from ..codec import flow_matching, packed_dit
 from ..codec.dit import DiT, neighbourhood_mask
 from ..codec.dit_layers import Attention, modulate, rotary_tables, rotate_first_head, windows
 from ..errors import ConfigError, InputError
@@ -38,27 +38,32 @@ class MelStream:
         sway_coefficient: float | None = -1.0,
         solver: str = "rk4",
         ahead: int = 1,
+        first_ahead: int | None = None,
     ) -> None:
         """noise: (1, frames, mel_dim) for tests and comparisons; ahead: blocks integrated as look-ahead.
+
+        first_ahead: codes of it for which the first chunk waits, because someone else waits for that (default: half).
 
         The other arguments are those of `DiT.sample`. Raises ConfigError for a DiT that cannot be streamed."""
         config = dit.config
         if config.block_size % config.repeats or ahead < 0:
             raise ConfigError(f"a block of {config.block_size} frames holds no whole number of codes, or ahead {ahead}")
         self.dit, self.voice, self.ahead = dit, voice, ahead
+        whole = ahead * self.codes_a_block
+        self.first_ahead = whole // 2 if first_ahead is None else min(first_ahead, whole)
         self.scale = guidance_scale
         self.step, self.times = (
             flow_matching.solver_step(solver),
             flow_matching.time_points(num_steps, sway_coefficient),
         )
-        asked = flow_matching.visited_times(self.times, self.step)
-        prepared = dit.modulations(asked.to(voice))
-        self.modulations = [[m[:, i : i + 1] for m in prepared] for i in range(len(asked))]
+        self.asked = flow_matching.visited_times(self.times, self.step)
         self.drawn, self.noise = torch.Generator().manual_seed(seed), noise
         self.codes: list[int] = []  # not yet spoken
         self.pending = voice.new_empty(1, 0, config.mel_dim)  # their noise
         self.blocks = 0  # spoken
-        self.past: dict[tuple[int, int], Kept] = {}  # by (network call, layer)
+        self.packed: bool | None = None  # whether a packed copy runs: known from the first chunk on
+        self.modulations: list[list[Tensor]] | None = None  # by network call, for a DiT that is not packed
+        self.past: dict[tuple[int, int], Any] = {}  # keys and values by (network call, layer)
 
     @property
     def codes_a_block(self) -> int:
@@ -68,7 +73,7 @@ class MelStream:
     @property
     def calls(self) -> int:
         """Network calls that a chunk takes."""
-        return len(self.modulations)
+        return len(self.asked)
 
     def add(self, codes: Sequence[int]) -> None:
         """Append codes. Raises InputError for one that is not in the table."""
@@ -78,16 +83,21 @@ class MelStream:
                 raise InputError(f"code {code} is not in the table, whose codes are 0 to {limit}")
         self.codes.extend(codes)
 
+    def needed(self, blocks: int) -> int:
+        """Codes of `blocks` blocks and their look-ahead."""
+        ahead = self.ahead * self.codes_a_block if self.blocks else self.first_ahead
+        return blocks * self.codes_a_block + ahead
+
     def ready(self, blocks: int) -> bool:
         """Whether `blocks` blocks and their look-ahead are known."""
-        return len(self.codes) >= (blocks + self.ahead) * self.codes_a_block
+        return len(self.codes) >= self.needed(blocks)
 
     def advance(self, blocks: int, ended: bool = False) -> tuple[Tensor, Tensor]:
         """Speak the next `blocks` blocks: their mel (1, frames, mel_dim), and that of the look-ahead behind them.
 
         ended: no codes will follow; then all that are left may be taken, and the last block may be short."""
-        known = min(len(self.codes), (blocks + self.ahead) * self.codes_a_block)
-        if not known or (known < (blocks + self.ahead) * self.codes_a_block and not ended):
+        known = min(len(self.codes), self.needed(blocks))
+        if not known or (known < self.needed(blocks) and not ended):
             raise InputError(f"{blocks} blocks asked for, but only {len(self.codes)} codes are known")
         codes = torch.tensor([self.codes[:known]], device=self.voice.device)
         mel = self.solve(codes, self.noise_of(known), blocks)
@@ -125,14 +135,13 @@ class MelStream:
         layers: Any = dit.transformer_blocks  # ModuleList hides what they are
         reaches = {layer.attn.reach for layer in layers}
         masks = {reach: self.mask(blocks, reach, real) for reach in reaches}
-        exact = rotary_tables((1 + blocks) * size, dit.config.head_dim, dit.config.rope_theta, noise.device)
-        tables = tuple(table.to(noise.dtype) for table in exact)
         keep = final - 1 if final <= blocks else None
+        network = self.network(fixed, frames, masks, keep)
         call = 0
 
         def velocity(time: Tensor, state: Tensor) -> Tensor:
             nonlocal call
-            out = self.velocity(call, state, fixed, masks, tables, keep)
+            out = network(call, state)
             call += 1
             if not guided:
                 return out
@@ -140,6 +149,23 @@ class MelStream:
             return flow_matching.guided_velocity(conditional, unconditional, self.scale)
 
         return flow_matching.integrate(velocity, noise, self.times, self.step)
+
+    def network(
+        self, fixed: Tensor, frames: int, masks: dict[tuple[int, int], Tensor | None], keep: int | None
+    ) -> Callable[[int, Tensor], Tensor]:
+        """The DiT over one chunk: (number of the call, state) -> velocity, (rows, frames, mel_dim)."""
+        dit = self.dit
+        if self.packed is None:
+            self.packed = packed_dit.packable(dit, fixed)
+        if self.packed:
+            return packed_dit.velocity(dit, fixed, tuple(self.asked.tolist()), masks, frames, self.past, keep)
+        if self.modulations is None:
+            prepared = dit.modulations(self.asked.to(fixed))
+            self.modulations = [[m[:, i : i + 1] for m in prepared] for i in range(len(self.asked))]
+        length = (1 - -frames // dit.config.block_size) * dit.config.block_size
+        exact = rotary_tables(length, dit.config.head_dim, dit.config.rope_theta, fixed.device)
+        tables = tuple(table.to(fixed.dtype) for table in exact)
+        return lambda call, state: self.velocity(call, state, fixed, masks, tables, keep)
 
     def mask(self, blocks: int, reach: tuple[int, int], real: Tensor) -> Tensor | None:
         """Masks of the blocks, (blocks, 1, block_size, window), when the block before them stands in front."""
@@ -162,6 +188,7 @@ class MelStream:
         dit, frames, size = self.dit, state.shape[1], self.dit.config.block_size
         x = dit.input_embed.mel(state) + fixed
         x = F.pad(x, (0, 0, 0, -frames % size))
+        assert self.modulations is not None
         *of_layers, of_output = self.modulations[call]
         layers: Any = dit.transformer_blocks
         for i, (layer, modulation) in enumerate(zip(layers, of_layers, strict=True)):

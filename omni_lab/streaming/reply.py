@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import cpu_kernels, talker
 from .. import sampling as samplers
-from .. import talker
+from ..codec.dit import DiT
 from ..codec.speaker import Speaker
 from ..errors import InputError
 from ..sampling import GREEDY, Sampling
@@ -26,7 +27,7 @@ from .speech import FADE, MARGIN, Speech, WaveStream
 from .writing import TextStream
 
 Event = TextDelta | AudioChunk
-TOKEN2WAV = ("num_steps", "guidance_scale", "sway_coefficient", "solver", "ahead", "noise")
+TOKEN2WAV = ("num_steps", "guidance_scale", "sway_coefficient", "solver", "ahead", "first_ahead", "noise")
 
 
 class ReplyStream:
@@ -195,8 +196,7 @@ class ReplyStream:
         how = dict(self.speech)
         most, margin, fade = how.pop("most_blocks"), how.pop("margin"), how.pop("fade")
         codec = self.model.token2wav
-        weight = codec.code2wav_dit_model.proj_out.weight
-        seen = codec.code2wav_dit_model.voice(voice.cond.to(weight), voice.ref_mel.to(weight))
+        seen = cpu_kernels.kept(codec.code2wav_dit_model, prepared_voice, voice)
         mel = MelStream(codec.code2wav_dit_model, seen, **how)
         wave = WaveStream(codec.code2wav_bigvgan_model, margin, fade)
         return Speech(mel, wave, self.account, most, voice.disclosed)
@@ -206,6 +206,12 @@ class ReplyStream:
         chunk = AudioChunk(samples)
         self.account.sounded(chunk.seconds)
         return chunk
+
+
+def prepared_voice(dit: DiT, voice: Speaker) -> Tensor:
+    """What the DiT sees of a voice: the same in every reply."""
+    weight = dit.proj_out.weight
+    return dit.voice(voice.cond.to(weight), voice.ref_mel.to(weight))
 
 
 def stream(

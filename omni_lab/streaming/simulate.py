@@ -49,6 +49,7 @@ class Setting:
     talker: float = 1.0
     codec: float = 1.0
     machine: float = 1.0  # how many times as fast all of it runs
+    first_ahead: float = 0.5  # share of the look-ahead for which the first chunk waits
 
 
 def simulate(costs: Costs, setting: Setting | None = None) -> Account:
@@ -69,7 +70,8 @@ def simulate(costs: Costs, setting: Setting | None = None) -> Account:
     made, spoken, tokens = 0, 0, 1
     while spoken < total:
         blocks = chunk_blocks(-(-spoken // setting.block_codes), setting.most_blocks)
-        wanted = min(total, spoken + (blocks + setting.ahead) * setting.block_codes)
+        ahead = setting.ahead * (1 if spoken else setting.first_ahead)
+        wanted = min(total, spoken + round((blocks + ahead) * setting.block_codes))
         while made < wanted:
             if made and tokens < setting.tokens:
                 work("thinker", costs.token * setting.thinker)
@@ -78,10 +80,10 @@ def simulate(costs: Costs, setting: Setting | None = None) -> Account:
             made += 1
             account.marks.setdefault("first code", now)
         codes = min(blocks * setting.block_codes, total - spoken)
-        ahead = 2 * (wanted - spoken - codes)
+        beyond = 2 * (wanted - spoken - codes)
         frames, before = 2 * (wanted - spoken), min(setting.margin, 2 * spoken)
         work("dit", setting.codec * setting.calls * (costs.dit_call + costs.dit_frame * frames))
-        window = before + 2 * codes + min(setting.margin, ahead)
+        window = before + 2 * codes + min(setting.margin, beyond)
         work("vocoder", setting.codec * (costs.vocoder_call + costs.vocoder_frame * window))
         spoken += codes
         account.marks.setdefault("first sound", now)

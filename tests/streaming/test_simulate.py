@@ -15,15 +15,24 @@ COSTS = Costs(0.010, 0.002, 0.008, 0.002, 0.001, 0.00002, 0.004, 0.0005)
 
 def test_the_first_sound_by_hand():
     account = simulate(COSTS, Setting(tokens=10))
-    codes = 24 * 0.002 + 9 * 0.002
-    dit, vocoder = 12 * (0.001 + 0.00002 * 48), 0.004 + 0.0005 * 36
+    codes = 18 * 0.002 + 9 * 0.002  # a block and half of its look-ahead
+    dit, vocoder = 12 * (0.001 + 0.00002 * 36), 0.004 + 0.0005 * 36
     assert account.marks["first sound"] == pytest.approx(0.010 + 0.002 + 0.008 + codes + dit + vocoder)
     assert account.seconds == 10.0 and account.codes == 500
     assert sum(list(account.sources().values())[:3]) == pytest.approx(account.marks["first sound"])
 
 
 @pytest.mark.parametrize(
-    "change", [{"ahead": 2}, {"block_codes": 24}, {"calls": 36}, {"talker": 3.0}, {"codec": 2.0}, {"machine": 0.5}]
+    "change",
+    [
+        {"ahead": 2},
+        {"first_ahead": 1.0},
+        {"block_codes": 24},
+        {"calls": 36},
+        {"talker": 3.0},
+        {"codec": 2.0},
+        {"machine": 0.5},
+    ],
 )
 def test_whatever_costs_more_comes_later(change):
     plain, changed = simulate(COSTS), simulate(COSTS, replace(Setting(), **change))

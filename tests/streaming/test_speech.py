@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from omni_lab.codec import packed_dit
 from omni_lab.errors import InputError
 from omni_lab.streaming.account import Account
 from omni_lab.streaming.mel import MelStream
@@ -12,6 +13,7 @@ from omni_lab.streaming.seams import seam_flux
 from omni_lab.streaming.speech import Speech, WaveStream, chunk_blocks, crossfade
 
 MEL_TOLERANCE = 3e-4  # of the mel's spread: what one block of look-ahead cannot see (measured: 6e-5 to 8e-5)
+HALF_TOLERANCE = 2e-3  # of the first chunk's, which sees half as far
 WAVE_TOLERANCE = 3e-3  # of the wave's (that, and the vocoder's shorter context)
 
 
@@ -51,10 +53,28 @@ def test_kept_keys_and_values_make_the_past_exact(model, spoken):
 
 def test_look_ahead_of_one_block_is_nearly_enough_and_two_are_enough(model, spoken):
     def error(ahead):
-        return float((stream_mel(model, spoken, [1] * 9, ahead=ahead) - spoken[3]).std() / spoken[3].std())
+        made = stream_mel(model, spoken, [1] * 9, ahead=ahead, first_ahead=12 * ahead)
+        return float((made - spoken[3]).std() / spoken[3].std())
 
     none, one, two = error(0), error(1), error(2)
     assert two < 1e-5 < one < MEL_TOLERANCE < none
+
+
+def test_half_a_block_of_look_ahead_is_enough_for_the_first_chunk(model, spoken):
+    """It costs the first chunk a little more of what it cannot see, and those behind it next to nothing."""
+    half, none = (stream_mel(model, spoken, [1] * 9, first_ahead=first) - spoken[3] for first in (6, 0))
+    spread = spoken[3].std()
+    assert float(half[:, :24].std() / spread) < HALF_TOLERANCE < float(none[:, :24].std() / spread)
+    assert float(half[:, 24:].std() / spread) < MEL_TOLERANCE
+
+
+def test_a_packed_network_streams_as_the_plain_one_does(model, spoken, monkeypatch):
+    packed = stream_mel(model, spoken, [1, 2, 1, 5])
+    monkeypatch.setattr(packed_dit, "packable", lambda *_: False)
+    torch.testing.assert_close(packed, stream_mel(model, spoken, [1, 2, 1, 5]), atol=2e-5, rtol=0)
+    dit = model.token2wav.code2wav_dit_model
+    with torch.no_grad():  # the fixture's whole was packed
+        torch.testing.assert_close(spoken[3], dit.solve(spoken[0][None], spoken[1], spoken[2], 4), atol=2e-5, rtol=0)
 
 
 def test_wave_is_the_whole_one_within_the_tolerance(model, spoken):
