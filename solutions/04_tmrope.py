@@ -8,11 +8,13 @@
 # carries its time, height and width, and one temporal id is 40 ms, whatever the frame rate. You build it from the
 # rotation up. Then you take time away and see what the model no longer knows. The report does not show that experiment.
 #
-# | scale | what runs | time |
-# |---|---|---|
-# | smoke | two schemes for a few steps; recorded curves | under half a minute on two cores |
-# | cpu | four schemes of positions, trained until they know or fail | some minutes on two cores |
-# | t4, gpu | the same for longer | less |
+# | scale | what runs |
+# |---|---|
+# | smoke | two schemes for a few steps; recorded curves |
+# | cpu | four schemes of positions, trained until they know or fail |
+# | t4, gpu | the same for longer |
+#
+# When the lab starts, it prints the time and the memory that were measured at each scale.
 #
 # Eight exercises, 100 points, about two hours of yours.
 
@@ -31,7 +33,7 @@ from omni_lab import config, lab, layers, tmrope
 from omni_lab.data import folders, readers
 from omni_lab.lab import exercise, synchrony
 
-run = lab.start(SCALE, SEED)
+run = lab.start(SCALE, SEED, lab="04")
 
 # %% [markdown]
 # ## The question
@@ -61,7 +63,8 @@ print(f"{sample.messages[0]['content'][-1]['text']}  {sample.answer}.")
 # and their product stays. So only the *distance* counts.
 #
 # ### Exercise 4.1 - Turn by position  (difficulty 2 of 3, 12 minutes, 10 points)
-# Pair `i` is `x[..., i]` with `x[..., i + dim / 2]`. At position `p` it turns by `angle = p * theta ** (-2 * i / dim)`:
+# The paper pairs neighbours; the released models, and so we, pair the two halves. Pair `i` is `x[..., i]` with
+# `x[..., i + dim / 2]`. At position `p` it turns by `angle = p * theta ** (-2 * i / dim)`:
 #
 # $$\text{first}' = \text{first}\,\cos(\text{angle}) - \text{second}\,\sin(\text{angle}), \qquad
 # \text{second}' = \text{second}\,\cos(\text{angle}) + \text{first}\,\sin(\text{angle})$$
@@ -114,9 +117,9 @@ lab.explore(
 
 # %% [markdown]
 # ## Three axes
-# A picture has no one order. So M-RoPE (Wang et al. 2024, Qwen2-VL) gives each token three ids: time, height, width.
-# The pairs of a head are shared out: the first `sections[0]` turn with time, the next with height, the last with width.
-# The published model's are 16, 24 and 24 of 64 pairs.
+# A picture has no one order. So M-RoPE (Wang et al. 2024, Qwen2-VL, section 2.1) gives each token three ids: time,
+# height, width. The pairs of a head are shared out: the first `sections[0]` turn with time, the next with height, the
+# last with width. The published model's are 16, 24 and 24 of 64 pairs.
 #
 # ### Exercise 4.2 - Three axes  (difficulty 2 of 3, 15 minutes, 15 points)
 # Return the angle of every pair of every token. Frequencies run on over all pairs: pair `i` of `pairs` has
@@ -167,8 +170,8 @@ print(tmrope.image_ids(10, 1, 2, 3))
 
 # %% [markdown]
 # ## Time, not frames
-# Qwen2-VL counted frames: one step each, at any rate. TMRoPE counts time (section 2.2): a second is 25 ids, whether it
-# holds one frame or ten. With two frames a second in pairs, neighbours in time are 25 ids apart.
+# Qwen2-VL counted frames: one step each, at any rate (its section 2.1). TMRoPE counts time (section 2.2): a second is
+# 25 ids, whether it holds one frame or ten. With two frames a second in pairs, neighbours in time are 25 ids apart.
 #
 # ### Exercise 4.4 - Frames in time  (difficulty 2 of 3, 10 minutes, 10 points)
 # Frame `i` begins at `i * second_per_grid` seconds. Its temporal id is that time in ids, rounded **down**. Hand the
@@ -430,7 +433,8 @@ for late in run.pick(smoke=(0, 8), cpu=(0, 1, 2, 4, 8)):
 
 # %% [markdown]
 # ## The real thing
-# The published models use sections 16, 24, 24, theta 1e6, two frames a second and chunks of 2 s; `position_ids` agrees
+# The published models use sections 16, 24, 24, theta 1e6 (their configuration), two frames a second unless told
+# otherwise, and chunks of 2 s; `position_ids` agrees
 # with the reference id for id. On a GPU, `omni-lab train thinker` learns the question from rendered videos such as the
 # one above. Your own set, say a download of `lmms-lab/LLaVA-Video-178K`, is read by `omni_lab.data.readers.videos` from
 # a folder with videos and a `metadata.jsonl`. What does the KV cache take?
