@@ -161,10 +161,12 @@ def load_weights(
     device: torch.device,
     dtype_of: Callable[[str, torch.dtype], torch.dtype],
     ignored: tuple[str, ...] = (),
+    kept_as: Callable[[str, Tensor], Tensor] | None = None,
 ) -> None:
     """Give `module` the tensors of `files`, one at a time, straight to `device` in the type that `dtype_of` says.
 
     dtype_of: (name, stored type) -> type. Names that begin with one of `ignored` may be there without being wanted.
+    kept_as: (name, tensor) -> what is kept of a tensor that has been read (quantise.py).
     On the CPU a tensor that keeps its type stays memory-mapped: it costs memory only once it is touched.
     Raises CheckpointError for the first missing, extra, mis-shaped or unreadable tensor; `module` is then of no use."""
     wanted = {name: (module.get_submodule(name.rpartition(".")[0]), tensor) for name, tensor in persistent(module)}
@@ -191,7 +193,8 @@ def load_weights(
                 if name not in held:
                     raise CheckpointError(f"{path}: tensor {name!r} is missing, though {INDEX} places it here")
                 if id(old) not in done:
-                    done[id(old)] = read_tensor(file, path, name, old, device, dtype_of)
+                    read = read_tensor(file, path, name, old, device, dtype_of)
+                    done[id(old)] = read if kept_as is None else kept_as(name, read)
                 place(owner, name.rpartition(".")[2], done[id(old)])
     for name, (owner, old) in wanted.items():
         if name not in files:

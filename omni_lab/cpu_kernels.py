@@ -17,12 +17,15 @@ ONEDNN_ROWS = 48
 
 
 def applies(x: Tensor, weight: Tensor) -> bool:
-    """Whether the kernels of this file may be used: float32 on a CPU, outside autocast and torch.compile."""
+    """Whether the kernels of this file may be used: float32 on a CPU, outside autocast and torch.compile.
+
+    Weights of a class of their own (quantised ones) have kernels of their own."""
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
+        and type(weight) in (Tensor, nn.Parameter)
     )
 
 

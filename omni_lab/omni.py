@@ -7,6 +7,7 @@ Checkpoints are in the reference's layout: what is saved here loads in `transfor
 it lies what the reference does not have, the speech tokenizer and the speaker encoder, in a file of their own.
 """
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoints, talker
+from . import quantise as quantising
 from . import sampling as samplers
 from .codec import speaker as voices
 from .codec.speech_tokenizer import SpeechTokenizer
@@ -80,14 +82,20 @@ class OmniModel(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+        cls,
+        folder: str | Path,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        quantise: str | None = None,
     ) -> "OmniModel":
         """Load a folder or hub id in the reference's layout, in eval mode.
 
         device: default the one that `runtime.hardware` finds. dtype: of thinker and talker (the other parts stay in
         float32); by default float32 weights stay so, and 16-bit ones become the type that the device computes in.
+        quantise: "int8" or "nf4", of the decoders' matrices, for a GPU on which 16 bits do not fit (quantise.py).
         A folder without tokenizer and processor files loads too; `processor` is then None.
         Raises CheckpointError or ConfigError, in one line naming the culprit."""
+        quantising.check_kind(quantise)
         folder = checkpoints.resolve(folder)
         config = OmniConfig.from_dict(checkpoints.read_json(folder / "config.json"))
         files = checkpoints.weight_files(folder)
@@ -109,7 +117,9 @@ class OmniModel(nn.Module):
             return torch.float32 if name.startswith(FLOAT32_PARTS) else kind or stored
 
         ignored = () if config.enable_audio_output else ("talker.", "token2wav.")
-        checkpoints.load_weights(model, files, here.device, dtype_of, ignored)
+        quantising.need_to_load(folder, files, dtype_of, quantise, here, ignored)
+        kept_as = None if quantise is None else functools.partial(quantising.quantised, kind=quantise)
+        checkpoints.load_weights(model, files, here.device, dtype_of, ignored, kept_as)
         for name, buffer in model.named_buffers():  # computed, not stored
             owner, _, leaf = name.rpartition(".")
             model.get_submodule(owner)._buffers[leaf] = buffer.to(here.device)
@@ -128,6 +138,8 @@ class OmniModel(nn.Module):
         configuration last. dtype: the type in which floats are stored (default: their own); in bfloat16 a file is half
         as large, and parts that need float32 are widened on loading. Raises CheckpointError when the disk refuses."""
         folder = Path(folder)
+        if quantising.is_quantised(self):
+            raise CheckpointError(f"{folder}: a quantised model is not saved; save the one that it was loaded from")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+import psutil
 import torch
 
 from .errors import ConfigError
@@ -45,6 +46,13 @@ def hardware(device: str | torch.device | None = None) -> Hardware:
 def available_cores() -> int:
     """Cores that this process may use (a container often sees fewer than the machine has)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory(here: Hardware) -> int:
+    """Bytes that can still be had: of the card, or of the machine."""
+    if here.device.type == "cuda":
+        return torch.cuda.mem_get_info(here.device)[0]
+    return psutil.virtual_memory().available
 
 
 def default_scale() -> str:

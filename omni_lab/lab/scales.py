@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import torch
 from IPython.display import display
 
@@ -50,26 +49,18 @@ def start(scale: str | None = None, seed: int = 0, lab: str | None = None) -> St
     here = runtime.hardware("cpu" if chosen in ("smoke", "cpu") else None)
     # Toy tensors want one thread, training all cores: this is the one place where a notebook's threads are set.
     torch.set_num_threads(1 if chosen == "smoke" else runtime.available_cores())
-    print(
-        f"Running on {here.name}, {free_memory(here) / 1e9:.1f} GB free, in {str(here.dtype).removeprefix('torch.')}."
-    )
+    free = runtime.free_memory(here) / 1e9
+    print(f"Running on {here.name}, {free:.1f} GB free, in {str(here.dtype).removeprefix('torch.')}.")
     print(f"Scale {chosen!r}, seed {seed}.")
     if lab:
         print(f"What this lab takes, measured at each scale:\n{measured.told(lab, runtime.SCALES)}")
     return Start(chosen, seed, here, runtime.seed_everything(seed))
 
 
-def free_memory(here: runtime.Hardware) -> int:
-    """Bytes that can still be had: of the card, or of the machine."""
-    if here.device.type == "cuda":
-        return torch.cuda.mem_get_info(here.device)[0]
-    return psutil.virtual_memory().available
-
-
 def need_memory(gigabytes: float, here: runtime.Hardware | None = None) -> None:
     """Call before a heavy cell. Raises OmniLabError, with what to do, when less than this is free."""
     here = here or runtime.hardware()
-    free = free_memory(here) / 1e9
+    free = runtime.free_memory(here) / 1e9
     if free < gigabytes:
         raise OmniLabError(
             f"this cell needs {gigabytes:g} GB and {free:.1f} GB are free on {here.name}: close other notebooks, "

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError, OmniLabError
-from ..runtime import Hardware, seed_everything
+from ..runtime import Hardware, free_memory, seed_everything
 from . import checkpoints
 from .distributed import Processes, processes, reshard, shard, total
 from .loader import BadData, indexes, load, to_device
@@ -77,6 +77,8 @@ class Run:
             torch.set_float32_matmul_precision(
                 "high"
             )  # TF32: what is left in float32 need not be exact to the last bit
+        precision = "float32" if self.dtype == torch.float32 else "autocast"
+        recipe.need_to_fit(free_memory(here), precision, group.world)
         seed_everything(recipe.seed)
         self.model = recipe.build().to(here.device).train()
         self.prepare_model()

@@ -72,6 +72,11 @@ class Recipe:
             raise ConfigError(f"recipe {cls.name} has no {scale!r} scale: choose one of {', '.join(cls.scales)}")
         return cls(cls.scales[scale], seed, parts)
 
+    def need_to_fit(self, available: int, precision: str, processes: int) -> None:
+        """Raise OmniLabError, with what would fit, if a step needs more than `available` bytes: called before `build`.
+
+        precision: one of memory.PRECISIONS. Default: the model is small, and nothing is counted."""
+
     # Each recipe knows the class of its own model, hence Any: the loop asks nothing of it but to be a module.
     def build(self) -> nn.Module:
         """The model, on the CPU in float32, with its starting weights."""

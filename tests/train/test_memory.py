@@ -1,5 +1,7 @@
 """What is counted before a run is what autograd keeps, what the matrices cost, and what a person is told."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -8,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from omni_lab.config import TextConfig, preset
 from omni_lab.errors import ConfigError, InputError, OmniLabError
 from omni_lab.layers import Decoder
-from omni_lab.train import memory, utilisation
+from omni_lab.train import loop, memory, utilisation
+from omni_lab.train.recipes import find
 
 SHAPES = {
     "square": TextConfig(200, 96, 256, 3, 6, 2, 512, mrope_section=(2, 3, 3)),
@@ -92,6 +95,19 @@ def test_what_does_not_fit_is_told_with_what_would():
     assert longest == 1024
     with pytest.raises(ConfigError, match="precision 'int3'"):
         memory.state_bytes(1, 1, "int3")
+
+
+def test_a_run_that_cannot_fit_says_so_before_it_builds_a_model(tmp_path, monkeypatch):
+    def built(_):
+        raise AssertionError("the model was built")
+
+    recipe = find("language").at("smoke")
+    recipe.settings = replace(recipe.settings, preset="qwen2_5_omni_7b", batch_size=4, length=32768)
+    monkeypatch.setattr(type(recipe), "build", built)
+    monkeypatch.setattr(loop, "free_memory", lambda here: 16 * 10**9)
+    with pytest.raises(OmniLabError, match=r"4 x 32768 tokens need .* 16.0 GB are there; what would fit"):
+        loop.train(recipe, tmp_path / "run", device="cpu", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_limits_of_a_card():

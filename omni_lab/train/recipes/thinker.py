@@ -21,7 +21,7 @@ from ...data.splits import generator, pick
 from ...data.spoken import TRANSCRIBE
 from ...processing.processor import OmniProcessor
 from ...thinker import Thinker
-from .. import packing, speech_bank, transcripts
+from .. import memory, packing, speech_bank, transcripts
 from ..loader import to_device, usable
 from ..optimise import decay_groups
 from ..parts import need_part, save_part
@@ -96,6 +96,14 @@ class ThinkerRecipe(Recipe):
         for name in self.reads:
             need_part(self.parts, name, model, self.name)
         return model
+
+    def need_to_fit(self, available: int, precision: str, processes: int) -> None:
+        """The decoder's share of a step, which at the published sizes is nearly all of it."""
+        chosen = self.settings
+        memory.need_to_fit(
+            available, self.config.thinker_config.text_config, chosen.batch_size, chosen.length, precision=precision,
+            checkpointed=chosen.checkpoint_activations, accumulate=chosen.accumulate, processes=processes,
+        )  # fmt: skip
 
     @property
     def config(self) -> OmniConfig:
