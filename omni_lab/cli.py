@@ -21,6 +21,7 @@ ROOMS = {
     "data": ("omni_lab.data.commands", "app", "make or check data_samples/"),
     "train": ("omni_lab.train.commands", "train", "train by a recipe: omni-lab train RECIPE --scale S [--resume]"),
     "eval": ("omni_lab.evaluate.commands", "evaluate", "run the mini suite on a checkpoint"),
+    "results": ("omni_lab.evaluate.commands", "results", "set results of eval side by side: a page and a radar plot"),
     "chat": ("omni_lab.chat.commands", "chat", "talk to a model here, or on a web page (--web)"),
     "notebooks": ("omni_lab.lab.commands", "app", "build, check and run the notebooks of the labs"),
     "release": ("omni_lab.grading.commands", "release", "make what students get of a graded lab"),

@@ -1,9 +1,10 @@
-"""Putting test items to a model: in batches where only text comes back, one by one where it speaks."""
+"""Putting test items to a model, in batches: for replies in text, and for replies aloud."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -14,6 +15,8 @@ from ..data.sample import Sample
 
 BATCH = 16
 LONGEST_REPLY = 64  # tokens
+LONGEST_SPEECH = 600  # codes: 12 seconds, twice the longest sentence
+POINTS = 4  # of the DiT's solver: as many as the chat speaks with (streaming.mel.MelStream)
 
 
 def items(task: str, count: int, seed: int) -> list[Sample]:
@@ -46,6 +49,48 @@ def ask(model: Any, samples: Sequence[Sample], longest: int = LONGEST_REPLY, pro
             replies += [model.processor.decode(row) for row in ids]
             bar.update(len(part))
     return replies
+
+
+@torch.inference_mode()
+def ask_aloud(
+    model: Any, samples: Sequence[Sample], seed: int, speaker: str | None = None, progress: str = ""
+) -> list[np.ndarray]:
+    """What the model says to all samples: float32 (samples,) at 24 kHz each, empty where it is silent.
+
+    Thinker and talker work on BATCH samples together; from codes to sound each goes alone, for on a CPU a batch of
+    those gains nothing. The same seed and samples give the same sound. speaker: a name (default: the first voice)."""
+    voice, waves = model.voice(speaker), []
+    with tqdm(total=len(samples), desc=progress, disable=not progress, leave=False) as bar:
+        for begin in range(0, len(samples), BATCH):
+            for codes in spoken_codes(model, samples[begin : begin + BATCH], voice, seed + begin):
+                wave = model.say(codes, voice, seed=seed + len(waves), num_steps=POINTS)
+                waves.append(wave.numpy().astype(np.float32).reshape(-1))
+                bar.update()
+    return waves
+
+
+def spoken_codes(model: Any, samples: Sequence[Sample], voice: Any, seed: int, sampling: Any = None) -> list[Tensor]:
+    """Codec tokens of the replies to a batch of samples, (n,) each; sampling: the talker's (default: the release's)."""
+    inputs = model.processor(
+        messages=[s.messages for s in samples], use_audio_in_video=has_sound(samples), longest_audio=True
+    )
+    inputs = placed(inputs, model.thinker.lm_head.weight)
+    start = model.thinker.prefill(**inputs)
+    tokens = list(model.thinker.decode(start, LONGEST_REPLY, stop_token_ids=model.stop_ids()))
+    vectors = [token.hidden + token.embeds for token in tokens if token.hidden is not None]
+    if not vectors:  # every reply is the stop token alone: nothing to say
+        return [torch.empty(0, dtype=torch.long) for _ in samples]
+    ids = torch.stack([token.ids for token in tokens], dim=1)  # (batch, tokens)
+    stopped = torch.isin(ids, torch.tensor(model.stop_ids(), dtype=ids.dtype, device=ids.device))
+    lengths = (stopped.cumsum(1) == 0).sum(1).clamp(max=len(vectors))  # words before the first stop
+    return model.talker.generate(
+        model.talker_context(start, inputs, voice),
+        torch.stack(vectors, dim=1),
+        lengths,
+        max_new_tokens=LONGEST_SPEECH,
+        sampling=sampling,
+        generator=torch.Generator(model.device).manual_seed(seed),
+    )
 
 
 def placed(inputs: Mapping[str, Any], weight: Tensor) -> dict[str, Any]:

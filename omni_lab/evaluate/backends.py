@@ -34,21 +34,25 @@ class Backend(Protocol):
         ...
 
 
-def open_backend(name: str, key: str = "") -> Any:
-    """ "http://host:8000/v1#model": a server; "hub:google/gemma-3-4b-it": a hub model; else our own checkpoint.
+def open_backend(name: str, checkpoint: str | Path | None = None, key: str = "") -> Any:
+    """ "ours" (the model in `checkpoint`), "transformers:google/gemma-3-4b-it", or "openai:http://host:8000/v1#model".
 
-    Raises CheckpointError for what cannot be loaded, InputError for a server without the name of a model.
+    key: of the server, if it wants one. Raises CheckpointError for what cannot be loaded, InputError for a name that is
+    none of these.
     """
-    if name.startswith(("http://", "https://")):
-        url, _, model = name.partition("#")
-        if not model:
-            raise InputError(f"{name}: name the server's model behind a #, as in http://host:8000/v1#my-model")
-        return Served(url, model, key)
-    if name.startswith("hub:"):
-        return FromHub(name.removeprefix("hub:"))
-    from ..omni import OmniModel
+    kind, _, rest = name.partition(":")
+    if kind == "ours" and not rest and checkpoint is not None:
+        from ..omni import OmniModel
 
-    return OmniModel.from_pretrained(name)
+        return OmniModel.from_pretrained(checkpoint)
+    if kind == "transformers" and rest:
+        return FromHub(rest)
+    url, _, model = rest.partition("#")
+    if kind == "openai" and url.startswith(("http://", "https://")):
+        if not model:
+            raise InputError(f"{name}: name the server's model behind a #, as in openai:http://host:8000/v1#my-model")
+        return Served(url, model, key)
+    raise InputError(f"unknown backend {name!r}: give ours, transformers:HUB_ID or openai:URL#MODEL")
 
 
 class FromHub:

@@ -30,6 +30,7 @@ class Evaluation:
     report_set: str = ""  # on which public set
     lower_is_better: bool = False
     needs_folder: bool = False  # run takes the checkpoint's folder as well
+    ours_alone: bool = False  # asks for what a backend does not have: speech, or positions to change
 
 
 def accuracy(

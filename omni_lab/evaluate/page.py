@@ -5,6 +5,7 @@ world: they stand beside each other, not against each other, and the page says s
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ def table(documents: Sequence[Mapping[str, Any]]) -> str:
 
     for task in tasks:
         results = [d["tasks"].get(task) for d in documents]
-        any_one = next(r for r in results if r is not None)
+        any_one = next((r for r in results if r and r["value"] is not None), None)
+        any_one = any_one or next(r for r in results if r is not None)  # nobody has a figure
         measure = any_one["metric"] + (" (lower is better)" if any_one["lower_is_better"] else "")
         figures = " | ".join(written(r["value"]) if r is not None else "" for r in results)
         published = f"{written(any_one['report'])} | {any_one['report_set']}"
@@ -51,22 +53,43 @@ def table(documents: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def page(documents: Sequence[Mapping[str, Any]]) -> str:
-    """The results page as Markdown."""
+def page(documents: Sequence[Mapping[str, Any]], picture: str | None = None) -> str:
+    """The results page as Markdown; picture: the name of its radar plot's file."""
     if not documents:
         raise DataError("a results page needs at least one results file")
     made = "; ".join(f"{d['checkpoint']} on {d['hardware']}, seed {d['seed']}" for d in documents)
+    shown = f"\n![Radar plot: a spoke a task, outwards is better, a line a model]({picture})\n" if picture else ""
     return (
         f"# Results\n\nMeasured: {made}. The last two columns are the technical report's figure for a public set of "
-        f"the same family: a different task, named beside it.\n\n{table(documents)}\n"
+        f"the same family: a different task, named beside it.\n\n{table(documents)}\n{shown}"
     )
 
 
+def write(path: Path, text: str) -> None:
+    """Write a page or a results file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def spokes(document: Mapping[str, Any]) -> list[str]:
+    """The tasks of a file that have a figure."""
+    return [task for task, result in document["tasks"].items() if result["value"] is not None]
+
+
+def drawable(documents: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether there is enough for a radar plot."""
+    return len(spokes(documents[0])) >= 3
+
+
 def radar(documents: Sequence[Mapping[str, Any]]) -> Any:
-    """A spoke a task, outwards is better, a line a model: a matplotlib figure. Tasks that a model lacks are at 0."""
+    """A spoke a task, outwards is better, a line a model: a matplotlib figure. Tasks that a model lacks are at 0.
+
+    The spokes are the first model's tasks. Raises DataError when they are fewer than three."""
     from matplotlib.figure import Figure
 
-    tasks = [t for t, r in documents[0]["tasks"].items() if r["value"] is not None]
+    tasks = spokes(documents[0])
     if len(tasks) < 3:
         raise DataError(f"a radar plot needs three tasks with a figure, got {len(tasks)}")
     angles = [2 * math.pi * i / len(tasks) for i in range(len(tasks))]
@@ -74,8 +97,8 @@ def radar(documents: Sequence[Mapping[str, Any]]) -> Any:
     axes: Any = figure.subplots(subplot_kw={"projection": "polar"})
     for document, colour in zip(documents, COLOURS, strict=False):
         found = [document["tasks"].get(task) for task in tasks]
-        spokes = [(goodness(r, r["value"]) or 0.0) if r is not None else 0.0 for r in found]
-        axes.plot([*angles, angles[0]], [*spokes, spokes[0]], color=colour, label=document["checkpoint"])
+        reached = [(goodness(r, r["value"]) or 0.0) if r is not None else 0.0 for r in found]
+        axes.plot([*angles, angles[0]], [*reached, reached[0]], color=colour, label=document["checkpoint"])
     ours = [documents[0]["tasks"][task] for task in tasks]
     known = [(angle, goodness(r, r["report"])) for angle, r in zip(angles, ours, strict=True)]
     shown = [(angle, value) for angle, value in known if value is not None]

@@ -1,16 +1,18 @@
 """The mini suite: every ability that the report measures, on the nano world's held-out items, in minutes."""
 
+import hashlib
 import json
-import os
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..runtime import hardware, threads
-from .outcome import Evaluation
+from . import page
+from .outcome import Evaluation, Outcome
 from .tasks import hearing, reading, seeing, speaking
 
 # In the order of the report's sections: text; audio; audio chat; pictures; video; speech out.
@@ -23,6 +25,7 @@ ORDER = (
 _FOUND = reading.TASKS | hearing.TASKS | seeing.TASKS | speaking.TASKS
 SUITE: dict[str, Evaluation] = {name: _FOUND[name] for name in ORDER}
 ITEMS = 200  # a task
+SMALL = 100_000_000  # parameters
 
 
 def choose(tasks: Sequence[str] | None) -> list[str]:
@@ -35,6 +38,12 @@ def choose(tasks: Sequence[str] | None) -> list[str]:
     return [name for name in SUITE if name in tasks]
 
 
+def check_items(items: int) -> None:
+    """Raise InputError for a number of items that measures nothing."""
+    if items < 1:
+        raise InputError(f"{items} items a task: at least 1")
+
+
 def run(
     model: Any,
     tasks: Sequence[str] | None = None,
@@ -42,42 +51,76 @@ def run(
     seed: int = 0,
     progress: bool = False,
     folder: str | Path | None = None,
+    done: Mapping[str, dict[str, Any]] | None = None,
+    after_each: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Run the suite on an OmniModel: {task: {"metric", "value", "chance", "baseline", "n", "seconds", "report", ...}}.
+    """Run the suite: {task: {"metric", "value", "chance", "baseline", "n", "seconds", "report", "failed", ...}}.
 
-    items: how many a task (of recorded prompts, at most as many as there are); the same `seed`, the same items.
-    folder: the checkpoint's, where the talker from before DPO lies. Raises InputError for an unknown task."""
-    if items < 1:
-        raise InputError(f"{items} items a task: at least 1")
-    results = {}
-    with threads():
+    model: an OmniModel, or a backend, to which tasks of speech are not put. items: how many a task (of recorded
+    prompts, at most as many as there are); the same `seed`, the same items. folder: the checkpoint's, where the talker
+    from before DPO lies. done: results of an earlier run, taken over where they did not fail. after_each is called with
+    all results so far. A task that fails is a result without a value, and its traceback is printed: the others go on.
+    Raises InputError for an unknown task."""
+    check_items(items)
+    results: dict[str, dict[str, Any]] = {}
+    with threads(fitting_threads(model)):
         for name in choose(tasks):
-            began = time.perf_counter()
-            extra = (folder,) if SUITE[name].needs_folder else ()
-            outcome = SUITE[name].run(model, items, seed, progress, *extra)
-            results[name] = asdict(outcome) | {
-                "seconds": round(time.perf_counter() - began, 2),
-                "report": SUITE[name].report,
-                "report_set": SUITE[name].report_set,
-                "lower_is_better": SUITE[name].lower_is_better,
-            }
+            known = (done or {}).get(name)
+            if known is not None and not known.get("failed"):
+                results[name] = known
+                continue
+            results[name] = run_task(name, model, items, seed, progress, folder)
             if progress:
                 print(line(name, results[name]), flush=True)
+            if after_each is not None:
+                after_each(results)
     return results
 
 
-def document(checkpoint: str, results: dict[str, dict[str, Any]], seed: int) -> dict[str, Any]:
-    """What `--json` writes: checkpoint, hardware, seed, and the results by task."""
-    return {"checkpoint": checkpoint, "hardware": hardware().name, "seed": seed, "tasks": results}
+def fitting_threads(model: Any) -> int | None:
+    """1 for a small model, whose tensors are too small to share (processes share better: workers.py); None: all."""
+    small = hasattr(model, "parameters") and sum(p.numel() for p in model.parameters()) < SMALL
+    return 1 if small else None
+
+
+def run_task(name: str, model: Any, items: int, seed: int, progress: bool, folder: str | Path | None) -> dict[str, Any]:
+    """One task's result, with the time it took."""
+    task, began, failed = SUITE[name], time.perf_counter(), False
+    busy = time.process_time()
+    if task.ours_alone and hasattr(model, "replies"):
+        outcome = Outcome("", None, 0.0, 0.0, 0, note="asks for what this backend does not have")
+    else:
+        try:
+            outcome = task.run(model, items, seed, progress, *((folder,) if task.needs_folder else ()))
+        except Exception as error:  # whatever one task meets must not cost the other twenty-two
+            traceback.print_exc()
+            failed = True
+            outcome = Outcome("", None, 0.0, 0.0, 0, note=f"failed: {type(error).__name__}: {error}")
+    return asdict(outcome) | {
+        "seconds": round(time.perf_counter() - began, 2),
+        "cpu_seconds": round(time.process_time() - busy, 2),
+        "report": task.report,
+        "report_set": task.report_set,
+        "lower_is_better": task.lower_is_better,
+        "failed": failed,
+    }
+
+
+def document(checkpoint: str, results: dict[str, dict[str, Any]], seed: int, **origin: Any) -> dict[str, Any]:
+    """What `--json` writes: checkpoint, hardware, seed, the results by task, and what else tells their origin."""
+    return {"checkpoint": checkpoint, "hardware": hardware().name, "seed": seed, **origin, "tasks": results}
+
+
+def weights_stamp(folder: str | Path) -> str:
+    """A short name for the weights in a folder as they are now: of the files' names, sizes and times; "" elsewhere."""
+    files = sorted(Path(folder).glob("*.safetensors"))
+    told = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:12] if told else ""
 
 
 def write_json(path: str | Path, table: dict[str, Any]) -> None:
     """Write a results file atomically."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    page.write(Path(path), json.dumps(table, indent=1) + "\n")
 
 
 HEADER = f"{'task':<26}{'ours':>8}{'chance':>8}{'simple':>8}{'n':>5}{'s':>7}  {'7B':>6}  measure"

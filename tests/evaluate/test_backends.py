@@ -14,6 +14,7 @@ import soundfile
 import torch
 from PIL import Image
 
+from omni_lab.cli import main
 from omni_lab.config import preset
 from omni_lab.data.folders import samples_folder
 from omni_lab.data.sample import Sample, audio, image, user, video
@@ -47,7 +48,7 @@ def conversations():
 
 
 def test_a_hub_model_answers_as_ours_does(folder):
-    ours, theirs = backends.open_backend(str(folder)), backends.open_backend(f"hub:{folder}")
+    ours, theirs = backends.open_backend("ours", folder), backends.open_backend(f"transformers:{folder}")
     for messages in conversations():
         mine = asking.ask(ours, [Sample([*messages], "any", "x")], 6)
         other = asking.ask(theirs, [Sample([*messages], "any", "x")], 6)
@@ -82,7 +83,7 @@ def address():
 
 def test_a_server_gets_pictures_and_sound_in_its_protocol(address):
     film = video(np.zeros((20, 8, 8, 3), np.uint8), 4.0, WAVE)
-    backend = backends.open_backend(f"{address}#m", key="secret")
+    backend = backends.open_backend(f"openai:{address}#m", key="secret")
     assert backend.replies([*conversations(), [user("And now?", film)]], 8) == ["a dog"] * 4
     path, key, body = Protocol.asked[1]
     assert path == "/v1/chat/completions" and key == "Bearer secret" and body["temperature"] == 0
@@ -97,14 +98,31 @@ def test_a_server_gets_pictures_and_sound_in_its_protocol(address):
 
 
 def test_the_suite_runs_on_a_server(address):
-    found = suite.run(backends.open_backend(f"{address}#m"), ["text_qa", "picture_qa"], items=2)
-    assert set(found) == {"text_qa", "picture_qa"} and len(Protocol.asked) == 4
+    found = suite.run(backends.open_backend(f"openai:{address}#m"), ["text_qa", "picture_qa", "speech_wer"], items=2)
+    assert set(found) == {"text_qa", "picture_qa", "speech_wer"} and len(Protocol.asked) == 4
+    assert found["speech_wer"]["value"] is None and not found["speech_wer"]["failed"]
 
 
 def test_what_cannot_answer_says_so_in_a_line(address, tmp_path):
     with pytest.raises(InputError, match="behind a #"):
-        backends.open_backend(address)
+        backends.open_backend(f"openai:{address}")
+    for name in ("hub:any", "ours", "transformers:", "openai:ftp://x#m", address):
+        with pytest.raises(InputError, match="unknown backend"):
+            backends.open_backend(name)
     with pytest.raises(DataError):
-        backends.open_backend(f"{address}#other").replies([[user("hello")]], 4)
+        backends.open_backend(f"openai:{address}#other").replies([[user("hello")]], 4)
     with pytest.raises(CheckpointError, match="transformers cannot load it"):
-        backends.open_backend(f"hub:{tmp_path}")
+        backends.open_backend(f"transformers:{tmp_path}")
+
+
+def test_the_command_puts_the_suite_to_a_server_and_pages_set_it_beside_others(address, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    file, page = tmp_path / "served.json", tmp_path / "results.md"
+    asked = ["eval", "--backend", f"openai:{address}#m", "--tasks", "text_qa,ocr,science_choice", "--items", "2"]
+    assert main([*asked, "--json", str(file)]) == 0
+    assert {key for _, key, _ in Protocol.asked} == {"Bearer secret"} and len(Protocol.asked) == 6
+    assert main([*asked, "--json", str(file), "--resume"]) == 0 and len(Protocol.asked) == 6
+    assert "3 tasks stand in" in capsys.readouterr().out
+    assert main(["results", str(file), str(file), "--out", str(page)]) == 0
+    assert page.read_text().count(f"openai:{address}#m") == 4 and page.with_suffix(".png").stat().st_size > 1000
+    assert "![Radar plot" in page.read_text()

@@ -64,3 +64,14 @@ def test_ears_hear_nothing_in_nothing():
     for wave in (np.zeros(0, np.float32), np.zeros(24_000, np.float32), np.full(24_000, np.nan, np.float32)):
         assert ears.words(wave, 24_000) == []
         assert not ears.voiceprint(wave, 24_000).any()
+
+
+def test_many_waves_are_heard_as_each_alone():
+    lines = ["Two dogs and a cat.", "First the boat, then the drum, and at last the old grey house by the sea."]
+    waves = [np.zeros(24_000, np.float32), *(speech.say(line, seed=1) for line in lines)]
+    silence, short, long = ears.all_words(waves, 24_000)
+    assert silence == [] and len(short) == 5 and short[1][0].lower() == "dogs"
+    assert all(begin <= end for _, begin, end in long) and long[-1][2] <= len(waves[2]) / 24_000 + 0.1
+    assert ears.write_all_down(waves, 24_000)[1:] == [ears.write_down(wave, 24_000) for wave in waves[1:]]
+    ages = np.concatenate([waves[2]] * 12)  # more than the 30 s of one window
+    assert len(ages) > 31 * 24_000 and ears.write_down(ages, 24_000).lower().count("drum") >= 10

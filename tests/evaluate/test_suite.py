@@ -1,19 +1,23 @@
 """The suite on an untrained nano model: every task runs; what they report has the promised form."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from omni_lab import config, tmrope
+from omni_lab.cli import main
 from omni_lab.data import speech, world
 from omni_lab.data.folders import samples_folder
-from omni_lab.errors import InputError
-from omni_lab.evaluate import asking, suite
+from omni_lab.data.sample import Sample, user
+from omni_lab.errors import DataError, InputError
+from omni_lab.evaluate import asking, commands, suite
 from omni_lab.evaluate.outcome import accuracy
 from omni_lab.evaluate.tasks import hearing, seeing
 from omni_lab.omni import OmniModel
 from omni_lab.processing.processor import OmniProcessor
+from omni_lab.sampling import GREEDY
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +51,7 @@ def test_written_tasks_run_on_an_untrained_model(model, task, tmp_path):
 
 
 def test_spoken_tasks_run_on_an_untrained_model(model, monkeypatch):
-    monkeypatch.setattr("omni_lab.evaluate.tasks.speaking.LONGEST_SPEECH", 40)
+    monkeypatch.setattr("omni_lab.evaluate.asking.LONGEST_SPEECH", 40)
     results = suite.run(model, ["speech_wer", "pause_errors", "dpo_wer_ratio"], items=1, folder="nowhere")
     assert results["speech_wer"]["value"] > 0.5 > results["speech_wer"]["parts"]["source voice"]
     assert results["dpo_wer_ratio"]["value"] is None and "talker_before_dpo" in results["dpo_wer_ratio"]["note"]
@@ -105,3 +109,56 @@ def test_scores_of_perfect_and_silent_replies():
     questions = asking.items("text_qa", 20, 0)
     assert accuracy(questions, [s.answer for s in questions], 0.1).value == 1.0
     assert accuracy(questions, ["" for _ in questions], 0.1).value == 0.0
+
+
+def test_a_batch_speaks_as_each_alone(model, monkeypatch):
+    monkeypatch.setattr(asking, "LONGEST_SPEECH", 12)
+    lines = ["Say: Two dogs.", "Say: The old boat is in the house, not the cake.", "Hm."]
+    samples, voice = [Sample([user(line)], "say_this", "") for line in lines], model.voice(None)
+    together = asking.spoken_codes(model, samples, voice, 0, GREEDY)
+    alone = [asking.spoken_codes(model, [sample], voice, 0, GREEDY)[0] for sample in samples]
+    assert all(torch.equal(one, other) for one, other in zip(together, alone, strict=True)) and len(together[0])
+    inputs = model.prepare(messages=samples[1].messages)
+    reply = model.respond(inputs, max_new_tokens=asking.LONGEST_REPLY, max_codes=12, talker_sampling=GREEDY)
+    assert torch.equal(reply.codes, together[1])
+
+
+def test_a_task_that_fails_costs_no_other_and_is_done_again(model, tmp_path, monkeypatch, capsys):
+    def broken(*_):
+        raise RuntimeError("no memory left")
+
+    saved = []
+    monkeypatch.setitem(suite.SUITE, "ocr", replace(suite.SUITE["ocr"], run=broken))
+    first = suite.run(model, ["text_qa", "ocr", "science_choice"], 1, after_each=lambda r: saved.append(len(r)))
+    assert saved == [1, 2, 3] and first["ocr"]["failed"] and "no memory left" in first["ocr"]["note"]
+    assert "RuntimeError: no memory left" in capsys.readouterr().err
+    monkeypatch.undo()
+    again = suite.run(model, ["text_qa", "ocr", "science_choice"], 1, done=first)
+    assert again["text_qa"] is first["text_qa"] and again["ocr"]["value"] is not None and not again["ocr"]["failed"]
+
+
+def test_results_of_another_run_are_not_taken_over(tmp_path):
+    file, origin = tmp_path / "r.json", {"items": 5, "weights": "abc"}
+    assert commands.earlier(file, suite.document("nano", {}, 0, **origin)) == {}
+    suite.write_json(file, suite.document("nano", {"ocr": {"failed": True}, "asr": {"value": 1}}, 0, **origin))
+    assert commands.earlier(file, suite.document("nano", {}, 0, **origin)) == {"asr": {"value": 1}}
+    for changed in ({"items": 6}, {"weights": "new"}):
+        with pytest.raises(DataError, match=f"is of {next(iter(changed))}"):
+            commands.earlier(file, suite.document("nano", {}, 0, **origin | changed))
+    with pytest.raises(DataError, match="needs --json"):
+        commands.earlier(None, {})
+
+
+def test_several_processes_find_what_one_finds(model, tmp_path, capsys):
+    made = OmniModel(replace(config.preset("nano"), enable_audio_output=False, speech_tokenizer_config=None)).eval()
+    made.processor = model.processor
+    made.save_pretrained(tmp_path / "made")
+    found = []
+    for processes in ("1", "2"):
+        file = tmp_path / f"{processes}.json"
+        asked = ["eval", "--checkpoint", str(tmp_path / "made"), "--tasks", "text_qa,ocr", "--items", "2"]
+        assert main([*asked, "--processes", processes, "--json", str(file)]) == 0
+        found.append({name: (r["value"], r["n"]) for name, r in json.loads(file.read_text())["tasks"].items()})
+    assert found[0] == found[1] and list(found[0]) == ["text_qa", "ocr"]
+    assert main([*asked, "--processes", "2", "--items", "0"]) == 1
+    assert "0 items a task: at least 1" in capsys.readouterr().err

@@ -103,6 +103,6 @@ TASKS = {
     "science_choice": Evaluation(science_choice, 0.592, "MMMU val"),
     "video_order": Evaluation(video_order, 0.703, "MVBench"),
     "av_synchrony": Evaluation(av_synchrony, 0.5613, "OmniBench"),
-    "av_synchrony_no_time_axis": Evaluation(av_synchrony_no_time_axis),
+    "av_synchrony_no_time_axis": Evaluation(av_synchrony_no_time_axis, ours_alone=True),
     "who_said_what": Evaluation(who_said_what),
 }

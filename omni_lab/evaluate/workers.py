@@ -1,0 +1,40 @@
+"""Several tasks of the suite at once, each process with a model of its own and one thread.
+
+Nano's tensors are too small for two threads to share, so on two cores two processes do more than two threads.
+"""
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..runtime import threads
+from . import backends, suite
+
+# What takes longest is begun first, so that no process is left alone with it at the end.
+LONGEST_FIRST = ("dpo_wer_ratio", "speaker_similarity", "pause_errors", "speech_wer", "resynthesis_wer_ratio")
+_MODEL: list[Any] = []  # of a worker process
+
+
+def run(
+    names: Sequence[str], processes: int, how: tuple[str, str, str], items: int, seed: int, folder: str | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(task, result) as they are finished; how: the arguments of `backends.open_backend`, by which each process opens
+    its own model. Raises what a process raises when it cannot."""
+    suite.check_items(items)
+    order = sorted(names, key=lambda n: LONGEST_FIRST.index(n) if n in LONGEST_FIRST else len(LONGEST_FIRST))
+    backends.open_backend(*how)  # a folder that is broken is told here, in one line
+    # A new process, not a copy of this one: libraries with threads do not survive being copied.
+    with multiprocessing.get_context("spawn").Pool(processes, begin, (how,)) as pool:
+        yield from pool.imap_unordered(one, [(name, items, seed, folder) for name in order])
+
+
+def begin(how: tuple[str, str, str]) -> None:
+    """A worker's start."""
+    _MODEL.append(backends.open_backend(*how))
+
+
+def one(asked: tuple[str, int, int, str | None]) -> tuple[str, dict[str, Any]]:
+    """One task in a worker."""
+    name, items, seed, folder = asked
+    with threads(1):
+        return name, suite.run_task(name, _MODEL[0], items, seed, False, folder)
