@@ -2,13 +2,13 @@
 
 Dask's `distributed` is light (pure Python), long maintained, starts by `dask scheduler` on one machine and `dask worker
 ADDRESS` on the others, and under Slurm, PBS or Kubernetes by `dask-jobqueue` and its like. A worker that dies costs
-nothing: its unit runs again elsewhere. Each node needs this checkout at the same path, and bubblewrap; submissions
-travel over the wire, so no other folder is shared. The store, the comparing and the points stay with the grader.
+nothing: its unit runs again elsewhere. Each node needs this checkout at the same path, and bubblewrap; submissions and
+cases travel over the wire, so no other folder is shared. The store, the comparing and the points stay with the grader.
 """
 
 import atexit
 import contextlib
-import queue
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
@@ -24,15 +24,12 @@ if TYPE_CHECKING:
     from .grade import Settings
 
 CONNECT_SECONDS = 20
-_slots: queue.SimpleQueue[int] = queue.SimpleQueue()
-for _slot in range(64):
-    _slots.put(_slot)
 _rooms: dict["Settings", Room] = {}  # of this worker process, open until it ends
 _opening = threading.Lock()
 
 
 @contextlib.contextmanager
-def cluster(settings: "Settings", hidden: Hidden) -> Iterator[tuple[Callable[[Submission, int], Execution], int]]:
+def cluster(settings: "Settings", hidden: Hidden) -> Iterator[tuple[Callable[[Submission], Execution], int]]:
     """(a function that runs one submission on some worker, how many run at a time). Raises SandboxError for a
     scheduler that does not answer or has no workers."""
     try:
@@ -48,12 +45,13 @@ def cluster(settings: "Settings", hidden: Hidden) -> Iterator[tuple[Callable[[Su
         threads = sum(client.nthreads().values())
         if not threads:
             raise SandboxError(f"{settings.scheduler}: has no workers; start `dask worker {settings.scheduler}` first")
-        # What measures trained artefacts stays here: it is no part of a unit.
-        shared = client.scatter(replace(hidden, artefacts={}), broadcast=True)
         there = replace(settings, root=settings.root.resolve(), scheduler=None)
+        # With every unit anew, packed once: what is scattered to a worker is lost with it. What measures trained
+        # artefacts stays here.
+        packed = pickle.dumps(replace(hidden, artefacts={}))
 
-        def run(submission: Submission, slot: int) -> Execution:
-            future = client.submit(run_unit, submission, shared, there, pure=False)
+        def run(submission: Submission) -> Execution:
+            future = client.submit(run_unit, submission, packed, there, pure=False)
             try:
                 return future.result()
             except (KilledWorker, CancelledError) as error:
@@ -62,15 +60,12 @@ def cluster(settings: "Settings", hidden: Hidden) -> Iterator[tuple[Callable[[Su
         yield run, threads
 
 
-def run_unit(submission: Submission, hidden: Hidden, settings: "Settings") -> Execution:
-    """One work unit, in a worker's process: execute a submission in a sandbox of this node."""
+def run_unit(submission: Submission, packed: bytes, settings: "Settings") -> Execution:
+    """One work unit, in a worker's process: execute a submission in a sandbox of this node. packed: the pickled Hidden,
+    from the grader, by the way on which Dask sends everything."""
     with _opening:
         room = _rooms.get(settings) or _open(settings)
-    slot = _slots.get()
-    try:
-        return run_submission(submission, hidden, room, slot)
-    finally:
-        _slots.put(slot)
+    return run_submission(submission, pickle.loads(packed), room)
 
 
 def _open(settings: "Settings") -> Room:

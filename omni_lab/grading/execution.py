@@ -52,7 +52,7 @@ class Execution:
     cpu_seconds: float = 0.0
 
 
-def run_submission(submission: Submission, hidden: Hidden, room: Room, slot: int) -> Execution:
+def run_submission(submission: Submission, hidden: Hidden, room: Room) -> Execution:
     """Execute the cells and probe each attempted exercise. Raises SandboxError if the grader's own part fails."""
     result = Execution()
     remaining = [identifier for identifier in hidden.checks if identifier in submission.attempted]
@@ -63,7 +63,7 @@ def run_submission(submission: Submission, hidden: Hidden, room: Room, slot: int
         if left <= 1.0:
             break
         result.runs += 1
-        ended, found = _run_once(submission, remaining, without, hidden, room, slot, left)
+        ended, found = _run_once(submission, remaining, without, hidden, room, left)
         result.peak_memory = max(result.peak_memory, ended.peak_memory)
         result.cpu_seconds = round(result.cpu_seconds + ended.cpu_seconds, 2)
         _keep(result, ended, found, hidden)
@@ -94,7 +94,6 @@ def _run_once(
     without: set[str],
     hidden: Hidden,
     room: Room,
-    slot: int,
     seconds: float,
 ) -> tuple[Ended, dict[str, list[object]]]:
     with tempfile.TemporaryDirectory(prefix="omni-lab-grading-") as name:
@@ -113,7 +112,7 @@ def _run_once(
         if room.data is not None:
             reads["/course/data_samples"] = room.data
         job = {"parameters": {"SCALE": "smoke"}}
-        ended = execute(job, reads, results, room.limits, slot, room.bubblewrap, seconds, room.gpu)
+        ended = execute(job, reads, results, room.limits, room.bubblewrap, seconds, room.gpu)
         try:
             raw = read_regular_file(results, room.limits.file_size)
         except InvalidSubmission:

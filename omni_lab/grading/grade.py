@@ -3,7 +3,6 @@
 import compileall
 import contextlib
 import hashlib
-import queue
 import secrets
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from .sanitise import MAX_BYTES, InvalidSubmission, Submission, read_regular_fil
 from .store import Store, read_store, write_whole
 from .verdicts import grade_answers, same_for_all
 
-Runner = Callable[[Submission, int], Execution]  # given the number of the worker
+Runner = Callable[[Submission], Execution]
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def open_runner(settings: Settings, source: Path, hidden: Hidden) -> Iterator[tu
             yield opened
         return
     with open_room(settings, source) as room:
-        yield (lambda submission, slot: run_submission(submission, hidden, room, slot)), settings.workers
+        yield (lambda submission: run_submission(submission, hidden, room)), settings.workers
 
 
 def grade(submissions: Path, settings: Settings, roster: Path | None = None, progress: bool = True) -> dict:
@@ -111,17 +110,10 @@ def _known(store: Store, entry: Collected, digest: str) -> bool:
 def _grade_all(
     waiting: list, hidden: Hidden, run: Runner, workers: int, store: Store, settings: Settings, progress: bool
 ) -> None:
-    slots: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for slot in range(workers):
-        slots.put(slot)
     lock = threading.Lock()
 
     def work(entry: Collected, digest: str) -> None:
-        slot = slots.get()
-        try:
-            record, execution, artefacts = grade_one(entry, digest, hidden, run, slot)
-        finally:
-            slots.put(slot)
+        record, execution, artefacts = grade_one(entry, digest, hidden, run)
         with lock:  # answers first: a record without them could not be regraded
             write_whole(answers_path(settings.out, entry.name), to_json(execution))
             for identifier, content in artefacts.items():
@@ -139,9 +131,7 @@ def _grade_all(
             raise
 
 
-def grade_one(
-    entry: Collected, digest: str, hidden: Hidden, run: Runner, slot: int = 0
-) -> tuple[dict, Execution, dict[str, bytes]]:
+def grade_one(entry: Collected, digest: str, hidden: Hidden, run: Runner) -> tuple[dict, Execution, dict[str, bytes]]:
     """One work unit: (the record for the store, what came out of the sandbox, artefacts as handed in). Nothing in a
     submission makes it fail."""
     started = time.monotonic()
@@ -149,7 +139,7 @@ def grade_one(
     artefacts, faults = read_artefacts(hidden.artefacts, entry.artefacts)
     try:
         submission, notes = choose_notebook(entry, hidden)
-        execution = run(submission, slot)
+        execution = run(submission)
         execution.notes = [*notes, *submission.notes, *execution.notes]
         exercises = grade_answers(submission, execution, hidden)
     except InvalidSubmission as error:

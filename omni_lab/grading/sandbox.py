@@ -7,6 +7,7 @@ the end of the sandbox's first process ends all of its processes.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -27,6 +28,9 @@ from .seccomp import seccomp_filter
 
 INSIDE = Path(__file__).parent / "inside"
 _UNPRIVILEGED_IDS = 1_900_000_000  # far above any account: as root, each sandbox runs under a user id of its own
+_IDS, _PIDS = 512, 1 << 22  # ids of one grader; process ids that Linux gives at most
+_executions = itertools.count()
+CROWDED_LOOKS = 10  # ten looks a second
 
 
 class SandboxError(OmniLabError):
@@ -43,7 +47,7 @@ class Limits:
     cpu_seconds: int = 900  # of one process
     memory: int = 4 << 30  # of all processes together
     processes: int = 192  # threads count as processes; the kernel starts no more
-    children: int = 48  # processes without their threads: more are a fork bomb, and end the run at once
+    children: int = 48  # processes without their threads: a cell that keeps more for a second is a fork bomb
     file_size: int = 32 << 20  # of any file, the results file included
     scratch: int = 256 << 20
     output: int = 1 << 20  # what a cell prints beyond this is dropped
@@ -161,9 +165,11 @@ ENVIRONMENT = {
 }
 
 
-def user_id(slot: int) -> int:
-    """The user under whom worker `slot` of a grader that is root runs a submission: nobody else's."""
-    return _UNPRIVILEGED_IDS + (os.getpid() % 10_000_000) * 64 + slot
+def user_ids(grader: int) -> range:
+    """The users under whom the process `grader`, if it is root, runs submissions: nobody else's. Each execution has the
+    next of them, since the dead of a fork bomb count as their user's processes until the kernel has buried them."""
+    first = _UNPRIVILEGED_IDS + grader % _PIDS * _IDS
+    return range(first, first + _IDS)
 
 
 def execute(
@@ -171,40 +177,16 @@ def execute(
     reads: dict[str, Path],
     results: Path,
     limits: Limits,
-    slot: int,
     bubblewrap: str | None,
     seconds: float,
     gpu: bool = False,
 ) -> Ended:
     """Run the runner (inside/runner.py) on `job` and return how it ended; nothing of it is left running.
 
-    bubblewrap: its path, or None to run without a sandbox (trusted submissions only). slot: the worker's number.
-    seconds: wall time left for this submission.
+    bubblewrap: its path, or None to run without a sandbox (trusted submissions only). seconds: wall time left for this
+    submission. Raises SandboxError.
     """
-    uid = user_id(slot) if os.geteuid() == 0 and bubblewrap else 0
-    for pause in STARTING_PAUSES if uid else ():
-        ended = _execute(job, uid, reads, results, limits, bubblewrap, seconds, gpu)
-        # A fork bomb's dead still count as this user's processes until the kernel has buried them.
-        if ended.events or "Resource temporarily unavailable" not in ended.complaint:
-            return ended
-        time.sleep(pause)
-    return _execute(job, uid, reads, results, limits, bubblewrap, seconds, gpu)
-
-
-STARTING_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds, before a sandbox that found no room for a process starts again
-
-
-def _execute(
-    job: dict,
-    uid: int,
-    reads: dict[str, Path],
-    results: Path,
-    limits: Limits,
-    bubblewrap: str | None,
-    seconds: float,
-    gpu: bool,
-) -> Ended:
-    """One start of the sandbox under user `uid`; see `execute`."""
+    uid = user_ids(os.getpid())[next(_executions) % _IDS] if os.geteuid() == 0 and bubblewrap else 0
     job = {**job, "uid": uid, "limits": limits.__dict__}
     with group(limits.memory, limits.processes) as own, seccomp_pipe() as filter_end:
         if bubblewrap:
@@ -268,7 +250,7 @@ def _watch(process: subprocess.Popen, job: bytes, limits: Limits, seconds: float
     with contextlib.suppress(BrokenPipeError):  # it died at once; its return code says so below
         process.stdin.write(job)
         process.stdin.close()
-    reason, peak = "done", 0
+    reason, peak, crowded = "done", 0, Crowd(limits.children)
     try:
         while True:
             try:
@@ -277,7 +259,8 @@ def _watch(process: subprocess.Popen, job: bytes, limits: Limits, seconds: float
             except subprocess.TimeoutExpired:
                 pass
             tree = process_tree(process.pid) if own is None else own.processes()
-            if len(tree) > limits.children:
+            crowded.look(len(tree), kept["stdout"].count(b"\n"))
+            if crowded.looks >= CROWDED_LOOKS:
                 reason = "processes"
                 break
             memory = sum(resident_memory(pid) for pid in tree)
@@ -305,6 +288,25 @@ def _watch(process: subprocess.Popen, job: bytes, limits: Limits, seconds: float
     ended = Ended(reason, process.returncode, time.monotonic() - started, peak, bytes(kept["stdout"]), complaint)
     ended.events = parse_events(ended.report)
     return ended
+
+
+class Crowd:
+    """Counts how long one cell has kept more processes than `most`.
+
+    Only of the cell that started them: what an earlier one has left behind is held by the kernel's limit, and must not
+    cost the cell that happens to run now."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.looks, self._lines = most, 0, 0
+
+    def look(self, processes: int, lines: int) -> None:
+        """processes: how many there are now. lines: what the runner has reported so far, two lines a cell."""
+        if processes <= self.most:
+            self.looks, self._lines = 0, lines
+        elif lines == self._lines:
+            self.looks += 1
+        else:
+            self.looks, self._lines = 0, -1
 
 
 def parse_events(report: bytes) -> list[dict]:

@@ -19,7 +19,7 @@ from omni_lab.grading.report import write_report
 from omni_lab.grading.sandbox import SandboxError
 from omni_lab.grading.similarity import alike
 from omni_lab.grading.store import Store, read_store
-from tests.grading.conftest import HOSTILE, SEED, HostileRun, write_submission
+from tests.grading.conftest import HOSTILE, SEED, HostileRun, command_lines, owner_of, write_submission
 
 pytestmark = pytest.mark.timeout(1800)  # the first to ask waits for the whole hostile set
 
@@ -46,6 +46,10 @@ def test_killed_and_resumed_it_gives_the_same_bytes(course: Path, hostile_run: H
     time.sleep(chance.uniform(0, 2))
     running.send_signal(signal.SIGKILL)
     running.wait()
+    until = time.monotonic() + 60
+    while [pid for pid in command_lines() if owner_of(pid) in sandbox.user_ids(running.pid)]:
+        assert time.monotonic() < until, "the killed grader's sandboxes go on"
+        time.sleep(0.1)
     kept = len(read_store(out / "store.jsonl")[1])
     assert kept < len(SUBSET)
     with open(out / "store.jsonl", "ab") as file:
@@ -92,6 +96,7 @@ def test_likeness_sees_through_names() -> None:
     other = f"def f(queries, keys):\n    total = 0\n{loop}"
     found = alike({"ann": {"x": one}, "bob": {"x": renamed}, "cy": {"x": other}}, {})
     assert found == [(1.0, "x", "ann", "bob")]
+    assert alike({"ann": {"x": renamed}}, {"x": one}) == [(1.0, "x", "ann", "the package")]
 
 
 def test_no_sandbox_no_grading(

@@ -1,5 +1,6 @@
 """Gradebooks for people and platforms, from records alone."""
 
+import contextlib
 import csv
 import json
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 
 from omni_lab.errors import InputError
 from omni_lab.grading.gradebook import book_of, read_manual, write_gradebook
+from omni_lab.grading.report import write_report
+from omni_lab.grading.store import Store
 
 
 def record(name: str, points: float | None, **more: object) -> dict:
@@ -73,3 +76,27 @@ def test_manual_points_and_comments(tmp_path: Path) -> None:
     manual.write_text("name,points\nAda,1\n")
     with pytest.raises(InputError, match="column `submission`"):
         read_manual(manual)
+
+
+COPY = """def mean_square(values):
+    total = 0.0
+    for value in values:
+        total += value ** 2
+    return float(total / max(len(values), 1))"""
+
+
+def test_the_class_page_shows_mistakes_and_who_is_alike(course: Path, tmp_path: Path) -> None:
+    renamed = COPY.replace("total", "s").replace("value ", "x ").replace("value in values", "x in values")
+    sources = {"ann": COPY, "bob": renamed, "dee": "def mean_square(values):\n    return 0.5"}
+    with contextlib.closing(Store(tmp_path / "store.jsonl", {"lab": "90_toy", "seed": 1})) as store:
+        for name, source in sources.items():
+            message = '3 of 5 cases. "4 numbers": got 2.31, expected 0.94. Square before you average.'
+            entry = {"points": 6.0, "max_points": 10.0, "status": "wrong", "message": message}
+            store.add(record(name, 4.0, exercises={"toy.mean_square": entry}, sources={"toy.mean_square": source}))
+    book, page = write_report(tmp_path, course)
+    text = page.read_text()
+    assert len(book) == 3 and "<script" not in text and text.count("<svg") == 2
+    assert "<td>3</td><td>got #, expected #. Square before you average.</td>" in text
+    rows = [line for line in text.splitlines() if "<td>toy.mean_square</td><td>" in line]
+    assert any("<td>ann</td><td>bob</td>" in row for row in rows)
+    assert not any("dee" in row for row in rows)
