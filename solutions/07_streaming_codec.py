@@ -7,11 +7,13 @@
 # its solvers, the sliding-window block mask of the DiT, the activation of BigVGAN, and a streamer that yields sound
 # without seams.
 #
-# | scale | what runs | time |
-# |---|---|---|
-# | smoke | everything, with parts trained for a few steps: they run, they do not speak | under a minute on two cores |
-# | cpu | a small tokenizer and a small DiT, trained here on shipped sentences | about 5 minutes of training, one core |
-# | t4, gpu | the same parts, larger; `omni-lab train` makes the shipped kind | printed by the training cell |
+# | scale | what runs |
+# |---|---|
+# | smoke | everything, with parts trained for a few steps: they run, they do not speak |
+# | cpu | a small tokenizer and a small DiT, trained here on shipped sentences |
+# | t4, gpu | the same parts, larger; `omni-lab train codec` makes the shipped kind |
+#
+# When the lab starts, it prints the time and the memory that were measured at each scale.
 #
 # Thirteen exercises, 100 points, about two and a half hours of yours.
 
@@ -21,7 +23,6 @@ SEED = 0
 RELEASED = ""  # a folder or hub name of a released checkpoint, such as "Qwen/Qwen2.5-Omni-3B", for the last section
 
 # %%
-import importlib.util
 import math
 import time as clock
 
@@ -29,16 +30,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omni_lab import OmniModel, OmniProcessor, lab
+from omni_lab import OmniModel, lab
 from omni_lab.codec import bigvgan, flow_matching
 from omni_lab.codec import mel as mels
-from omni_lab.codec.speaker import Speaker
 from omni_lab.codec.speech_tokenizer import quantise, scalars_of
-from omni_lab.config import preset
-from omni_lab.data.folders import samples_folder
+from omni_lab.errors import OmniLabError
+from omni_lab.evaluate import ears
 from omni_lab.lab import codec_parts, exercise, streamer
+from omni_lab.lab.nano import nano_model
+from omni_lab.streaming.reply import prepared_voice
 
-run = lab.start(SCALE, SEED)
+run = lab.start(SCALE, SEED, lab="07")
 
 # %% [markdown]
 # ## The way from a code to a sound
@@ -93,7 +95,8 @@ show_mels("The log-mel of the sentence: dark bands where a voice resonates.", th
 # %% [markdown]
 # ## What a code keeps, and what it may forget
 # Two mel frames (20 ms) become one code. It must keep the words and the melody. It may forget who speaks: the DiT is
-# told that separately. The report names the tokenizer and publishes nothing of it; ours is `codec/speech_tokenizer.py`.
+# told that separately. The report names its tokenizer (qwen-tts-tokenizer, section 2.3) and publishes nothing of it;
+# ours is `codec/speech_tokenizer.py`.
 #
 # Its encoder makes five numbers. Each is rounded to one of four levels between -1 and 1 (finite scalar quantisation,
 # Mentzer et al. 2024). There is no table of vectors that could collapse. Slide the first number and watch its step.
@@ -329,6 +332,7 @@ def solve(velocity, state: Tensor, calls: int, kind: str, sway: float | None = -
     return state
 
 
+# %%
 def calls_against_error(velocity, start: Tensor, counts: tuple[int, ...], finest: int) -> dict[str, list[float]]:
     """Mean distance from a fine solution, by solver."""
     truth = solve(velocity, start, finest, "rk4")
@@ -343,6 +347,7 @@ def calls_against_error(velocity, start: Tensor, counts: tuple[int, ...], finest
     }
 
 
+# %%
 def show_calls(errors: dict[str, list[float]], counts: tuple[int, ...], unit: str) -> None:
     figure, axis = lab.figure()
     for (name, values), mark in zip(errors.items(), "osD^", strict=True):
@@ -358,9 +363,8 @@ def show_calls(errors: dict[str, list[float]], counts: tuple[int, ...], unit: st
 
 
 counts = (4, 8, 16, 32, 64)
-show_calls(
-    calls_against_error(toy, torch.linspace(-2.5, 2.5, 200), counts, run.pick(smoke=400, cpu=1600)), counts, "places"
-)
+begin_here = torch.linspace(-2.5, 2.5, 200)
+show_calls(calls_against_error(toy, begin_here, counts, run.pick(smoke=400, cpu=1600)), counts, "places")
 
 # %% [markdown]
 # A rule of higher order falls more steeply. It pays only where the velocity is smooth enough for its order to show.
@@ -425,7 +429,8 @@ def receptive_blocks(blocks: int, reaches: list[tuple[int, int]]) -> Tensor:
 # %% [markdown]
 # ### Something to touch: the window grows
 # The left picture is one layer's mask, the right one what the whole stack sees. The released DiT has 22 layers: 0 and
-# 20 look back, 10 looks ahead. The report says: a receptive field of four blocks, two back, one ahead. Is it?
+# 20 look back, 10 looks ahead. The report says: a receptive field of four blocks, two back, one ahead (section 2.4). Is
+# it?
 
 
 # %%
@@ -546,7 +551,8 @@ if receptive_blocks:
 #
 # ## From mel to wave: BigVGAN
 # The vocoder turns each frame into 240 samples (Lee et al. 2023). Voices are periodic, ordinary activations are not. So
-# it uses one that is: $x + \sin^2(\alpha x)/\beta$.
+# it uses one that is, Snake: $x + \sin^2(\alpha x)/\alpha$ in the paper. Its published weights, and Qwen's, give the
+# height a number of its own: $x + \sin^2(\alpha x)/\beta$.
 #
 # ### Exercise 7.10 - Snake  (difficulty 1 of 3, 5 minutes, 5 points)
 # SnakeBeta has a learnt frequency `alpha` and a learnt inverse height `beta` for each channel.
@@ -576,6 +582,7 @@ def bent(tone: Tensor, alpha: float, filtered: bool) -> Tensor:
     return (bigvgan.downsample_twice(x) if filtered else x)[0, 0]
 
 
+# %%
 def overtones(tone_hz: int, alpha: float):
     tone = torch.sin(2 * torch.pi * tone_hz * torch.arange(4800) / 24_000)
     figure, axis = lab.figure(height=2.8)
@@ -639,9 +646,9 @@ lab.show(
 # The mel is the recording's own, as if the DiT were perfect. First the whole at once, then naive chunks of one block.
 
 # %%
-trained = codec_parts.shipped()
-print("The shipped vocoder speaks." if trained else "No trained vocoder ships yet: Griffin-Lim speaks in its place.")
-vocoder = trained.token2wav.code2wav_bigvgan_model if trained else codec_parts.GriffinLim(run.pick(smoke=16, cpu=60))
+model, trained = nano_model("cpu")
+print("The shipped vocoder speaks." if trained else "No trained vocoder came along: Griffin-Lim speaks in its place.")
+vocoder = model.token2wav.code2wav_bigvgan_model if trained else codec_parts.GriffinLim(run.pick(smoke=16, cpu=60))
 with torch.no_grad():
     whole = vocoder(sentence.mel[None])[0]
     naive = torch.cat([vocoder(chunk[None])[0] for chunk in sentence.mel.split(24)])
@@ -741,14 +748,17 @@ lab.play(joined, 24_000, alt=f'The sentence, streamed in chunks of 0.24 s that f
 for name, wave in (("naive", naive), ("yours", joined), ("whole", whole)):
     print(f"jumps at the seams, {name}: {seam_strength(wave):.1f}")
 
-# %%
-if importlib.util.find_spec("faster_whisper"):
-    from omni_lab.evaluate import ears
 
-    print("said:      ", sentence.text)
-    print("recogniser:", ears.write_down(joined.numpy(), 24_000))
-else:
-    print("No recogniser is installed: `pip install omni-lab[evaluate]` has one write down what it hears.")
+# %%
+def transcript(wave: Tensor) -> str:
+    """What an independent recogniser hears at 24 kHz, or why it heard nothing."""
+    try:
+        return ears.write_down(wave.numpy(), 24_000)
+    except OmniLabError as error:
+        return f"({error})"
+
+
+print(f"said:  {sentence.text}\nheard: {transcript(joined)}")
 
 # %% [markdown]
 # ### Something to touch: margin and fade
@@ -794,6 +804,22 @@ with torch.no_grad():
 print(f"yours and the package's differ by at most {float((sounds[0] - sounds[1]).abs().max()):.1e}")
 
 # %% [markdown]
+# ### From a recording to codes, and back
+# That was the small DiT of this lab. If trained weights came with your copy, hear theirs: the held-out sentence becomes
+# codes, your streamer hands them on block by block, and a voice says them that need not be the one of the recording.
+
+# %%
+if trained:
+    dit, chosen = model.token2wav.code2wav_dit_model, model.token2wav.named_speaker("heart")
+    with torch.no_grad():
+        theirs = model.speech_tokenizer.encode(sentence.wave).tolist()
+        again = torch.cat(list(stream(streamer.real_codec(theirs, dit, prepared_voice(dit, chosen), vocoder))))
+    print(f"said:  {sentence.text}\nheard: {transcript(again)}")
+    lab.play(again, 24_000, alt=f'{len(theirs)} codes, streamed by the shipped DiT and vocoder: "{sentence.text}"')
+else:
+    print("No trained DiT came along: `omni-lab train codec` makes one.")
+
+# %% [markdown]
 # ### Break it: less look-ahead, less past
 # Each bar is the mean distance between the streamed mel and the whole's, same noise. Guess which hurts more: losing the
 # past, or losing the look-ahead?
@@ -819,6 +845,7 @@ def windowed(past: int, future: int) -> Tensor:
     return torch.cat([network.sample_blocks(tokens, voice, noise, b, 1, past, future, **quick) for b in blocks], dim=1)
 
 
+# %%
 ways = {f"kept past, {a} ahead": streamed(a) for a in (0, 1, 2)}
 ways |= {f"window: {p} back, {f} ahead": windowed(p, f) for p, f in ((0, 0), (0, 1), (1, 1), (2, 1), (2, 2))}
 gaps = {name: float((mel - offline).abs().mean()) for name, mel in ways.items()}
@@ -837,8 +864,8 @@ for name, gap in gaps.items():
 # neighbours yet. Run this at `cpu` scale to see them part.
 #
 # ## When does it speak?
-# The report names four sources of delay before the first sound: input processing; from the first text to the first
-# code; from the first codes to sound; and the size of the model itself.
+# The report names four sources of delay before the first sound (section 2.4): input processing; from the first text to
+# the first code; from the first codes to sound; and the size of the model itself.
 #
 # ### Exercise 7.13 - When does it speak?  (difficulty 2 of 3, 10 minutes, 5 points)
 # The clock starts when the question ends. `first_code_seconds` pass between the input's being read and the first code,
@@ -863,7 +890,8 @@ def first_packet(
 
 # %% [markdown]
 # ### Something to touch: the budget
-# The times of a code and of a call are guesses for you to move: drag them to what you measure on your machine.
+# The times of a code and of a call are guesses for you to move: drag them to what you measure on your machine. Reading
+# the input (0.1 s), the first code (0.05 s) and the vocoder (0.03 s) stay as they are.
 
 
 # %%
@@ -887,6 +915,7 @@ def budget(block_size: int, ahead: int, calls: int, code_ms: float, call_ms: flo
     return figure
 
 
+# %%
 lab.explore(
     budget,
     alt="A bar of seconds until the first sound, with {block_size} frames a block, {ahead} ahead and {calls} calls.",
@@ -902,14 +931,6 @@ lab.explore(
 # checkpoint its weights are random: the *times* are real, the words are not.
 
 # %%
-if trained:
-    model = trained
-else:
-    torch.manual_seed(SEED)
-    model = OmniModel(preset("nano")).eval()
-    model.processor = OmniProcessor.from_pretrained(samples_folder() / "checkpoints" / "nano")
-    token = model.processor.tokenizer.convert_tokens_to_ids("<spk_0>")
-    model.speakers["nobody"] = Speaker(token, torch.zeros(1, 192), codec_parts.reference_of(sentence, heard))
 reply = model.stream(
     "What is on the left?", max_new_tokens=8, max_codes=run.pick(smoke=30, cpu=100), seed=SEED, **quick
 )
@@ -928,9 +949,10 @@ print(
 
 # %% [markdown]
 # ## The report's own figures beside yours
-# Speech out, seed-tts-eval, after reinforcement learning (report, evaluation of speech generation): WER 1.42 % (zh),
-# 2.33 % (en), 6.54 % (hard). Nothing here comes near that: below stands the error of the mel that your small DiT
-# sampled. To hear the released DiT and vocoder, set `RELEASED` above (many GB).
+# Speech out, seed-tts-eval, after reinforcement learning (report, table 9): WER 1.42 % (zh), 2.33 % (en), 6.54 %
+# (hard). The small parts of this lab come nowhere near that: below stands the error of the mel that your DiT sampled.
+# What the shipped weights get, `omni-lab eval` measures. To hear the released DiT and vocoder, set `RELEASED` above
+# (many GB).
 
 # %%
 if RELEASED:
