@@ -1,32 +1,41 @@
-"""Streaming: delay by source, beside `transformers.generate` on the same checkpoint, and a soak of the chat service.
+"""Streaming: delay by source, beside `transformers.generate` on the same checkpoint, seams, listening, and a soak.
 
-    python -m benchmarks.streaming [--threads N] [--rounds 20] [--seconds 10] [--clock wall]
-        [--parts latency reference soak]
+    python -m benchmarks.streaming [--threads N] [--rounds 20] [--seconds 10] [--clock wall] [--calls 36 12]
+        [--requests 200] [--killed 50] [--parts latency reference seams listening soak]
 
-Without trained weights the model babbles: the replies' length is then set, which changes no cost. Prints tables and
-writes benchmarks/results/streaming.md, part by part.
+Replies are of a set length, and the model babbles where it has no weights: that changes no cost. Prints tables and
+writes each part to benchmarks/results/streaming_PART.md.
 """
 
 import argparse
 import gc
+import itertools
 import json
 import os
 import statistics
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from socket import SHUT_RDWR
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 import transformers
+from websockets.sync.client import connect
 
+from omni_lab.chat.notebook import Served
 from omni_lab.lab.nano import nano_model
 from omni_lab.sampling import Sampling
-from omni_lab.streaming import SOURCES, Account, stream_inputs
+from omni_lab.streaming import SOURCES, Account, Session, stream_inputs
+from omni_lab.streaming.mel import NUM_STEPS, SOLVER, MelStream
+from omni_lab.streaming.reply import prepared_voice
+from omni_lab.streaming.seams import seam_flux, seam_score
+from omni_lab.streaming.speech import Speech, WaveStream
 
 RESULTS = Path(__file__).parent / "results"
 QUESTION = "What is on the left of the picture, and what is on the right?"
@@ -68,12 +77,13 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
 
 
-def latency(model: Any, rounds: int) -> str:
-    """Delay of the first sound and its sources, over `rounds` questions."""
+def latency(model: Any, rounds: int, seconds: float) -> str:
+    """Delay of the first sound and its sources over `rounds` questions; what follows, over a tenth as many replies."""
     ask(model, 1.0)
-    accounts = [ask(model, 4.0, seed=i) for i in range(rounds)]
+    short = [ask(model, 1.0, seed=i) for i in range(rounds)]
+    long = [ask(model, seconds, seed=i) for i in range(max(1, rounds // 10))]
     lines = [
-        f"### First sound and its sources ({rounds} questions, 4 s replies)\n",
+        f"### First sound and its sources ({rounds} questions; below the line {len(long)} replies of {seconds:g} s)\n",
         "| | median | p95 |",
         "|---|---|---|",
     ]
@@ -84,16 +94,22 @@ def latency(model: Any, rounds: int) -> str:
             f"| {name} | {middle:.{0 if unit == 'ms' else 2}f} {unit} | {high:.{0 if unit == 'ms' else 2}f} {unit} |"
         )
 
-    row("**first sound**", [a.marks["first sound"] for a in accounts])
-    row("first text", [a.marks["first text"] for a in accounts])
-    for source in SOURCES:
-        row(source + (", a second of sound" if source == SOURCES[3] else ""), [a.sources()[source] for a in accounts])
-    row("**real-time factor**", [a.real_time_factor() for a in accounts], "", 1.0)
-    row("silence in a player that starts at once", [a.underrun() for a in accounts])
+    row("**first sound**", [a.marks["first sound"] for a in short])
+    row("first text", [a.marks["first text"] for a in short])
+    for source in SOURCES[:3]:
+        row(source, [a.sources()[source] for a in short])
+    for stage in ("prefill", "thinker", "talker prefill", "talker", "dit", "vocoder"):
+        row(f"of the first sound: {stage}", [a.spent(stage, a.marks["first sound"]) for a in short])
+    lines.append("| | | |")
+    row(SOURCES[3] + ", a second of sound", [a.sources()[SOURCES[3]] for a in long])
+    for stage in ("thinker", "talker", "dit", "vocoder"):
+        row(f"a second of sound: {stage}", [a.spent(stage) / a.seconds for a in long])
+    row("**real-time factor**", [a.real_time_factor() for a in long], "", 1.0)
+    row("silence in a player that starts at once", [a.underrun() for a in long])
     return "\n".join(lines) + "\n"
 
 
-def reference(model: Any, seconds: float) -> str:
+def reference(model: Any, seconds: float, calls: list[int]) -> str:
     """The same reply by transformers.generate: all of it must be there before any of it is heard."""
     name = next(iter(model.speakers))
     with tempfile.TemporaryDirectory() as folder:
@@ -102,7 +118,8 @@ def reference(model: Any, seconds: float) -> str:
     inputs = dict(model.prepare(QUESTION))
     codes = round(seconds * CODES_A_SECOND)
     rows = []
-    for calls, steps in ((36, 10), (12, 4)):
+    for count in calls:
+        steps = count // 4 + 1
         began = clock()
         _, wave = theirs.generate(
             **inputs, speaker=name, thinker_max_new_tokens=TOKENS, thinker_min_new_tokens=TOKENS,
@@ -113,7 +130,7 @@ def reference(model: Any, seconds: float) -> str:
         whole, spoken = clock() - began, len(wave) / 24000
         account = ask(model, spoken, num_steps=steps)
         end, first = account.marks["end"], account.marks["first sound"]
-        rows.append((calls, spoken, whole, first, end))
+        rows.append((count, spoken, whole, first, end))
         print(rows[-1], flush=True)
     lines = [
         f"### Beside transformers {transformers.__version__}, the same checkpoint, one after the other\n",
@@ -121,52 +138,130 @@ def reference(model: Any, seconds: float) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {calls} | {spoken:.1f} s | {whole:.1f} s | {first:.2f} s | {whole / first:.0f} x | {end:.1f} s "
+        f"| {count} | {spoken:.1f} s | {whole:.1f} s | {first:.2f} s | {whole / first:.0f} x | {end:.1f} s "
         f"| {whole / end:.1f} x |"
-        for calls, spoken, whole, first, end in rows
+        for count, spoken, whole, first, end in rows
     ]
-    whole, end = rows[0][2], rows[1][4]
+    _, spoken, whole, _, _ = rows[0]
+    usual = ask(model, spoken)
+    first, end = usual.marks["first sound"], usual.marks["end"]
     lines.append(
-        f"\nAs each comes by default (theirs 36 calls, ours 12): the whole {whole / end:.1f} x faster, the first sound "
-        f"{whole / rows[1][3]:.0f} x sooner."
+        f"\nTheirs with {rows[0][0]} calls and ours as it comes: the first sound after {first:.2f} s, "
+        f"{whole / first:.0f} x sooner; the whole after {end:.1f} s, {whole / end:.1f} x faster."
     )
     return "\n".join(lines) + "\n"
 
 
-def soak(model: Any, requests: int = 200, killed: int = 50) -> str:
-    """Many clients of the chat service in a row, then many that vanish in mid-reply: what is left behind."""
-    from websockets.sync.client import connect
+def seams(model: Any, seconds: float) -> str:
+    """Flux where chunks meet, in sound of which every block is a chunk of its own; the same places of the whole."""
+    name = next(iter(model.speakers))
+    codes = torch.randint(0, 1000, (round(seconds * CODES_A_SECOND),), generator=torch.Generator().manual_seed(0))
+    codec = model.token2wav
+    dit, vocoder = codec.code2wav_dit_model, codec.code2wav_bigvgan_model
+    with torch.no_grad():
+        whole = model.say(codes, model.voice(name), num_steps=NUM_STEPS, solver=SOLVER)
+        speech = Speech(MelStream(dit, prepared_voice(dit, model.voice(name))), WaveStream(vocoder), Account(), 1)
+        pieces = [piece for code in codes.tolist() if (piece := speech.add(code)) is not None] + list(speech.finish())
+    wave, borders = torch.cat(pieces), list(itertools.accumulate(map(len, pieces)))[:-1]
+    error = float((wave - whole).std() / whole.std())
+    lines = [
+        f"### Seams ({len(borders)} of them, {seconds:g} s of sound, every block a chunk of its own)\n",
+        "| | streamed | the whole, at the same places |",
+        "|---|---|---|",
+    ]
+    both = [(seam_flux(sound, borders), seam_score(sound, borders)) for sound in (wave, whole)]
+    lines += [
+        f"| spectral flux at the borders | {both[0][0][0]:.2f} dB | {both[1][0][0]:.2f} dB |",
+        f"| elsewhere | {both[0][0][1]:.2f} dB | {both[1][0][1]:.2f} dB |",
+        f"| how far borders stand out (above 3: measurable) | {both[0][1]:.1f} | {both[1][1]:.1f} |",
+        f"\nStreamed and whole differ by {error:.1%} of the sound's spread: what a look-ahead of one block cannot see.",
+    ]
+    return "\n".join(lines) + "\n"
 
-    from omni_lab.chat.notebook import Served
 
-    how = {"max_new_tokens": 4, "max_codes": 13, "num_steps": 2, "solver": "euler"}
+def listening(model: Any, seconds: float = 30.0) -> str:
+    """Sound and film pushed in packets of 100 ms: how much of the work is left when the question ends."""
+    rng = np.random.default_rng(0)
+    wave = rng.normal(0, 0.1, round(16000 * seconds)).astype(np.float32)
+    session, spent = Session(model), []
+    for i in range(round(10 * seconds)):
+        picture = {"frame": rng.integers(0, 255, (112, 140, 3), dtype=np.uint8), "time": i / 10} if i % 5 == 0 else {}
+        began = clock()
+        session.push(audio=wave[1600 * i : 1600 * (i + 1)], **picture)
+        spent.append(clock() - began)
+    began = clock()
+    session.reply().close()
+    left = spent[-1] + clock() - began
+    everything = sum(spent) + clock() - began
+    return (
+        f"### Listening ({seconds:g} s of sound with a film, packets of 100 ms)\n\n"
+        f"All of the work: {1000 * everything:.0f} ms; left after the last packet: {1000 * left:.0f} ms, "
+        f"{left / everything:.1%}. The dearest packet took {1000 * max(spent):.0f} ms.\n"
+    )
+
+
+def converse(address: str, words: str) -> bytes:
+    """One question to the chat service, on a connection of its own: the sound of the answer."""
+    with connect(address) as socket:
+        socket.recv()
+        socket.send(json.dumps({"type": "ask", "text": words}))
+        sound = b""
+        while isinstance(message := socket.recv(), bytes) or json.loads(message)["type"] != "end":
+            sound += message if isinstance(message, bytes) else b""
+    return sound
+
+
+def vanish(address: str, words: str, politely: bool) -> None:
+    """A client that leaves in mid-reply, with a goodbye or without."""
+    socket = connect(address)
+    socket.recv()
+    socket.send(json.dumps({"type": "ask", "text": words}))
+    socket.recv()
+    socket.close() if politely else socket.socket.shutdown(SHUT_RDWR)
+
+
+def soak(model: Any, requests: int, killed: int, at_once: int = 8) -> str:
+    """Many clients of the chat service in a row, many at once, then many that vanish: what is left, who heard what."""
+    how = {"max_new_tokens": 4, "max_codes": 13, "num_steps": 2, "solver": "euler", "talker_sampling": endless(model)}
     process, sizes = psutil.Process(), []
+
+    def note() -> None:
+        gc.collect()
+        sizes.append((process.memory_info().rss / 2**20, process.num_fds(), threading.active_count()))
+
     with Served(model, **how) as served:
         address = served.address.replace("http", "ws") + "talk"
-        for i in range(requests + killed):
-            socket = connect(address)
-            socket.recv()
-            socket.send(json.dumps({"type": "ask", "text": f"{i}: {QUESTION}"}))
-            if i >= requests:
-                socket.recv()
-                socket.socket.shutdown(SHUT_RDWR) if i % 2 else socket.close()  # with and without a goodbye
-            else:
-                while isinstance(message := socket.recv(), bytes) or json.loads(message)["type"] != "end":
-                    pass
-                socket.close()
-            gc.collect()
-            sizes.append((process.memory_info().rss, process.num_fds(), threading.active_count()))
-        deadline = time.perf_counter() + 30
+        asked = [f"{i}: {QUESTION}" for i in range(at_once)]
+        alone = [converse(address, words) for words in asked]
+        wrong = 0
+        for i in range(requests):
+            wrong += converse(address, asked[i % at_once]) != alone[i % at_once]
+            if i == requests // 4:
+                note()
+        note()
+        with ThreadPoolExecutor(at_once) as pool:
+            crowd = list(pool.map(lambda i: converse(address, asked[i % at_once]), range(requests)))
+        wrong += sum(sound != alone[i % at_once] for i, sound in enumerate(crowd))
+        note()
+        for i in range(killed):
+            vanish(address, asked[i % at_once], bool(i % 2))
+        deadline = time.perf_counter() + 60
         while served.service.clients and time.perf_counter() < deadline:
             time.sleep(0.05)
         left = len(served.service.clients)
-    warm, row_end, end = sizes[requests // 4], sizes[requests - 1], sizes[-1]
+        wrong += converse(address, asked[0]) != alone[0]
+        note()
+    columns = (f"warm, after {requests // 4}", f"after {requests}", f"{requests} more, {at_once} at once",
+               f"{killed} that vanished")  # fmt: skip
+    rows = [("memory, MB", "{:.0f}"), ("open files", "{:d}"), ("threads", "{:d}")]
     return (
-        f"### Soak\n\n| | after warm-up ({requests // 4}) | after {requests} | after {killed} killed more |\n"
-        "|---|---|---|---|\n"
-        f"| memory | {warm[0] / 2**20:.0f} MB | {row_end[0] / 2**20:.0f} MB | {end[0] / 2**20:.0f} MB |\n"
-        f"| open files | {warm[1]} | {row_end[1]} | {end[1]} |\n| threads | {warm[2]} | {row_end[2]} | {end[2]} |\n\n"
-        f"Clients left in the service at the end: {left}.\n"
+        f"### Soak\n\n| | {' | '.join(columns)} |\n|---|---|---|---|---|\n"
+        + "".join(
+            f"| {name} | {' | '.join(form.format(size[i]) for size in sizes)} |\n"
+            for i, (name, form) in enumerate(rows)
+        )
+        + f"\nAnswers that were not those of the same question asked alone: {wrong} of {2 * requests + 1} "
+        f"({len(set(alone))} different ones). Clients left in the service: {left}.\n"
     )
 
 
@@ -175,33 +270,36 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--parts", nargs="+", default=["latency", "reference", "soak"])
+    parser.add_argument("--calls", type=int, nargs="+", default=[36, 12], help="of the DiT, beside the reference")
+    parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--killed", type=int, default=50)
+    parser.add_argument("--parts", nargs="+", default=["latency", "reference", "seams", "listening", "soak"])
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu (with --threads 1): on a busy machine")
     given = parser.parse_args()
     global clock
     clock = CLOCKS[given.clock]
     torch.set_num_threads(given.threads)
     model, trained = nano_model("cpu")
-    load = os.getloadavg()[0]
-    report = [
-        "# Streaming, preset nano\n",
-        f"{len(os.sched_getaffinity(0))} CPU cores, {given.threads} threads, float32, torch {torch.__version__}; "
-        f"{'trained' if trained else 'random'} weights; {given.clock} time. Load of the machine when this began: "
-        f"{load:.1f} (above the number of cores, it is at work on other things; only CPU time "
-        "says what an idle one would take).\n",
-    ]
+    heading = (
+        f"# Streaming, preset nano: {{}}\n\n{len(os.sched_getaffinity(0))} CPU cores, {given.threads} threads, "
+        f"float32, torch {torch.__version__}; {'trained' if trained else 'random'} weights; {given.clock} time. Load of the "
+        f"machine when this began: {os.getloadavg()[0]:.1f} (above the number of cores, it is at work on other things; "
+        "only CPU time says what an idle one would take, and caches shared with that work make it more).\n\n"
+    )
     parts = {
-        "latency": lambda: latency(model, given.rounds),
-        "reference": lambda: reference(model, given.seconds),
-        "soak": lambda: soak(model),
+        "latency": lambda: latency(model, given.rounds, given.seconds),
+        "reference": lambda: reference(model, given.seconds, given.calls),
+        "seams": lambda: seams(model, given.seconds),
+        "listening": lambda: listening(model),
+        "soak": lambda: soak(model, given.requests, given.killed),
     }
     RESULTS.mkdir(exist_ok=True)
     for name in given.parts:
-        report.append(parts[name]())
-        print(report[-1], flush=True)
-        temporary = RESULTS / "streaming.md.part"
-        temporary.write_text("\n".join(report), encoding="utf-8")
-        os.replace(temporary, RESULTS / "streaming.md")
+        report = heading.format(name) + parts[name]()
+        print(report, flush=True)
+        temporary = RESULTS / f"streaming_{name}.md.part"
+        temporary.write_text(report, encoding="utf-8")
+        os.replace(temporary, RESULTS / f"streaming_{name}.md")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Thinker and talker share it. Each step is a function of its own over (batch, voc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -60,6 +61,15 @@ def top_p_filter(logits: Tensor, p: float) -> Tensor:
     return logits.masked_fill(below.scatter(1, places, below), -math.inf)
 
 
+@lru_cache(maxsize=16)
+def token_table(tokens: tuple[int, ...], vocab: int, device: torch.device) -> Tensor:
+    """Where `tokens` stand: (vocab,) bool."""
+    with torch.inference_mode(False):
+        table = torch.zeros(vocab, dtype=torch.bool)
+        table[list(tokens)] = True
+        return table.to(device)
+
+
 def next_token(
     logits: Tensor, sampling: Sampling, seen: Tensor | None = None, generator: torch.Generator | None = None
 ) -> Tensor:
@@ -68,8 +78,7 @@ def next_token(
     if sampling.repetition_penalty != 1.0 and seen is not None:
         logits = repetition_penalty(logits, seen, sampling.repetition_penalty)
     if sampling.suppress:
-        logits = logits.clone()
-        logits[:, list(sampling.suppress)] = -math.inf
+        logits = logits.masked_fill(token_table(tuple(sampling.suppress), logits.shape[-1], logits.device), -math.inf)
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
     logits = logits / sampling.temperature

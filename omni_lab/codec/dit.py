@@ -237,7 +237,7 @@ class DiT(nn.Module):
         return flow_matching.integrate(velocity, noise, times, step)
 
     def network(self, asked: Tensor, fixed: Tensor, geometry: Geometry, frames: int) -> Callable[[int, Tensor], Tensor]:
-        """`velocity` at prepared times: (place in `asked`, noisy mel) -> velocity. By a packed copy where one can be."""
+        """`velocity` at prepared times: (place in `asked`, noisy mel) -> velocity; by a packed copy if possible."""
         if packed_dit.packable(self, fixed):
             masks = {reach: None if mask is None else mask[0] for reach, mask in geometry.masks.items()}
             return packed_dit.velocity(self, fixed, tuple(asked.tolist()), masks, frames)

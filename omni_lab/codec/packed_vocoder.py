@@ -88,16 +88,16 @@ class PackedActivation:
 
 
 class PackedConv:
-    """A Conv1d as a convolution over pictures of height 1, for which oneDNN takes weights in its own layout."""
+    """A convolution over pictures of height 1, for which oneDNN takes weights in its own layout."""
 
     LIKELY = 256  # samples for which the layout is chosen
 
-    def __init__(self, conv: Any) -> None:
-        self.padding, self.dilation = [0, conv.padding[0]], [1, conv.dilation[0]]
-        self.bias = None if conv.bias is None else conv.bias.detach()
-        weight = conv.weight.detach()[:, :, None].to_mkldnn()
-        size = [1, conv.in_channels, 1, self.LIKELY]
-        self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(weight, self.padding, [1, 1], self.dilation, 1, size)
+    def __init__(self, weight: Tensor, bias: Tensor | None, padding: int, dilation: int = 1) -> None:
+        self.padding, self.dilation, self.bias = [0, padding], [1, dilation], bias
+        size = [1, weight.shape[1], 1, self.LIKELY]
+        self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
+            weight[:, :, None].to_mkldnn(), self.padding, [1, 1], self.dilation, 1, size
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
         """(channels, samples) -> (new channels, samples)."""
@@ -108,30 +108,53 @@ class PackedConv:
         return out[0, :, 0]
 
 
+def packed_conv(conv: Any) -> PackedConv:
+    """A Conv1d, packed."""
+    bias = None if conv.bias is None else conv.bias.detach()
+    return PackedConv(conv.weight.detach(), bias, conv.padding[0], conv.dilation[0])
+
+
+class PackedConvs:
+    """Convolutions of parallel blocks, each over its own channels: (blocks * channels, samples) -> the same."""
+
+    FEW = 16  # channels that a kernel computes at least: so many side by side cost no more than one block alone
+
+    def __init__(self, convs: Sequence[Any]) -> None:
+        self.channels = convs[0].in_channels
+        self.convs = [packed_conv(conv) for conv in convs]
+        if len(convs) * self.channels <= self.FEW and len({conv.dilation for conv in convs}) == 1:
+            most = max(convs, key=lambda conv: conv.kernel_size[0])
+            width, dilation = most.kernel_size[0], most.dilation[0]
+            weight = torch.zeros(len(convs) * self.channels, len(convs) * self.channels, width)
+            for i, conv in enumerate(convs):
+                own = slice(i * self.channels, (i + 1) * self.channels)
+                spare = (width - conv.kernel_size[0]) // 2
+                weight[own, own, spare : width - spare] = conv.weight.detach()
+            bias = torch.cat([conv.bias.detach() for conv in convs])
+            self.convs = [PackedConv(weight, bias, most.padding[0], dilation)]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if len(self.convs) == 1:
+            return self.convs[0](x)
+        return torch.cat([conv(own) for conv, own in zip(self.convs, x.split(self.channels), strict=True)])
+
+
 class PackedStage:
-    """One upsampling and the parallel blocks behind it."""
+    """One upsampling and the parallel blocks behind it, their channels side by side."""
 
     def __init__(self, up: Any, blocks: Sequence[Any]) -> None:
         self.up, self.blocks = up, len(blocks)
         self.activations = [PackedActivation(each) for each in zip(*(b.activations for b in blocks), strict=True)]
         pairs = zip(*(zip(b.convs1, b.convs2, strict=True) for b in blocks), strict=True)
-        self.convs = [[PackedConv(conv) for conv in each] for pair in pairs for each in zip(*pair, strict=True)]
+        self.convs = [PackedConvs(each) for pair in pairs for each in zip(*pair, strict=True)]
 
     def __call__(self, x: Tensor) -> Tensor:
         """(channels, samples) -> (half the channels, rate * samples)."""
-        x = self.up(x[None])[0]
-        states = [x] * self.blocks
+        x = self.up(x[None])[0].repeat(self.blocks, 1)
         for i in range(0, len(self.convs), 2):
-            inner = self.step(i, states)
-            outer = self.step(i + 1, inner)
-            states = [state + change for state, change in zip(states, outer, strict=True)]
-        return sum(states[1:], states[0]) / self.blocks
-
-    def step(self, i: int, states: list[Tensor]) -> list[Tensor]:
-        """Activation and convolution number i of every block."""
-        activation, convs, channels = self.activations[i], self.convs[i], len(states[0])
-        active = activation(torch.cat(states)).split(channels)
-        return [conv(each) for conv, each in zip(convs, active, strict=True)]
+            inner = self.convs[i](self.activations[i](x))
+            x = x + self.convs[i + 1](self.activations[i + 1](inner))
+        return x.unflatten(0, (self.blocks, -1)).mean(0)
 
 
 class PackedVocoder:
@@ -142,7 +165,7 @@ class PackedVocoder:
         blocks: list[Any] = list(vocoder.resblocks)
         ups: Any = vocoder.ups
         self.stages = [PackedStage(up[0], blocks[i * kinds : (i + 1) * kinds]) for i, up in enumerate(ups)]
-        self.first, self.last = PackedConv(vocoder.conv_pre), PackedConv(vocoder.conv_post)
+        self.first, self.last = packed_conv(vocoder.conv_pre), packed_conv(vocoder.conv_post)
         self.activation = PackedActivation([vocoder.activation_post])
 
     def __call__(self, mel: Tensor) -> Tensor:

@@ -21,6 +21,9 @@ from ..codec.dit import DiT, neighbourhood_mask
 from ..codec.dit_layers import Attention, modulate, rotary_tables, rotate_first_head, windows
 from ..errors import ConfigError, InputError
 
+# 8 network calls. On unheard speech the trained nano DiT's mel is then 0.05 nats off what 36 calls give (Euler: 0.12
+# after 8 calls, 0.07 after 12), beside 0.73 between that and the recording: the solver is not what is left to gain.
+NUM_STEPS, SOLVER = 3, "rk4"
 Kept = tuple[Tensor, Tensor]  # keys and values of one block: (rows, block_size, heads, head_dim) each
 
 
@@ -33,16 +36,17 @@ class MelStream:
         voice: Tensor,
         seed: int = 0,
         noise: Tensor | None = None,
-        num_steps: int = 4,
+        num_steps: int = NUM_STEPS,
         guidance_scale: float = 0.5,
         sway_coefficient: float | None = -1.0,
-        solver: str = "rk4",
+        solver: str = SOLVER,
         ahead: int = 1,
         first_ahead: int | None = None,
     ) -> None:
         """noise: (1, frames, mel_dim) for tests and comparisons; ahead: blocks integrated as look-ahead.
 
-        first_ahead: codes of it for which the first chunk waits, because someone else waits for that (default: half).
+        first_ahead: codes of it for which the first chunk waits, because someone waits for that
+        (default: half; of the trained nano DiT's first block this moves up to 1 % of the spread).
 
         The other arguments are those of `DiT.sample`. Raises ConfigError for a DiT that cannot be streamed."""
         config = dit.config

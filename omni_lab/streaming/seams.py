@@ -21,8 +21,8 @@ def spectral_flux(wave: Tensor) -> Tensor:
     return level.diff(dim=1).clamp(min=0).mean(dim=0)
 
 
-def seam_flux(wave: Tensor, borders: Sequence[int]) -> tuple[float, float]:
-    """(mean of the highest flux around each border, mean of the highest flux around all other places), in dB.
+def peaks_at(wave: Tensor, borders: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The highest flux around each border, (borders,), and around every other place, in dB.
 
     borders: samples at which chunks begin. Both are maxima over stretches of the same length, so that they compare.
     Raises InputError without a border inside the wave."""
@@ -35,4 +35,21 @@ def seam_flux(wave: Tensor, borders: Sequence[int]) -> tuple[float, float]:
     elsewhere = torch.ones(len(peaks), dtype=torch.bool)
     for place in at:
         elsewhere[max(0, place - 2 * reach) : place + 2 * reach] = False
-    return float(peaks[at].mean()), float(peaks[elsewhere].mean())
+    return peaks[at], peaks[elsewhere]
+
+
+def seam_flux(wave: Tensor, borders: Sequence[int]) -> tuple[float, float]:
+    """(mean of the highest flux around each border, mean of it around all other places), in dB; see `peaks_at`."""
+    at, elsewhere = peaks_at(wave, borders)
+    return float(at.mean()), float(elsewhere.mean())
+
+
+def seam_score(wave: Tensor, borders: Sequence[int]) -> float:
+    """Whether seams stand out, in standard deviations: 0 as elsewhere, above 3 they can be measured.
+
+    Of each border, the share of other places with less flux. Were borders like any other place, these shares would be
+    spread evenly over 0 to 1, and their mean would lie around 1/2 with variance 1 / (12 borders) (Mann and Whitney
+    1947, for many more places than borders)."""
+    at, elsewhere = peaks_at(wave, borders)
+    shares = torch.searchsorted(elsewhere.sort().values, at).double() / len(elsewhere)
+    return float((shares.mean() - 0.5) * (12 * len(at)) ** 0.5)

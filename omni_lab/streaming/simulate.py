@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from ..codec import flow_matching
 from .account import Account
 from .mel import MelStream
 from .speech import MARGIN, WaveStream, chunk_blocks
@@ -40,7 +39,7 @@ class Setting:
 
     block_codes: int = 12  # codes in a block of the DiT
     ahead: int = 1  # blocks of look-ahead
-    calls: int = 12  # of the DiT a chunk: 3 steps of Runge-Kutta 4
+    calls: int = 8  # of the DiT a chunk: 2 steps of Runge-Kutta 4
     most_blocks: int = 8  # in a chunk
     margin: int = MARGIN  # mel frames of the vocoder's context
     tokens: int = 30  # of the reply's text
@@ -125,7 +124,7 @@ def measure(model: Any, inputs: Any, repeats: int = 3) -> Costs:
 
     dit = model.token2wav.code2wav_dit_model
     voice = dit.voice(speaker.cond, speaker.ref_mel)
-    calls = len(flow_matching.visited_times(flow_matching.time_points(4), flow_matching.solver_step("rk4")))
+    calls = MelStream(dit, voice).calls
 
     def paint(blocks: int) -> None:
         mel = MelStream(dit, voice, ahead=0)

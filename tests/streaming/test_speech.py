@@ -8,12 +8,12 @@ import torch
 from omni_lab.codec import packed_dit
 from omni_lab.errors import InputError
 from omni_lab.streaming.account import Account
-from omni_lab.streaming.mel import MelStream
-from omni_lab.streaming.seams import seam_flux
+from omni_lab.streaming.mel import NUM_STEPS, MelStream
+from omni_lab.streaming.seams import seam_flux, seam_score
 from omni_lab.streaming.speech import Speech, WaveStream, chunk_blocks, crossfade
 
 MEL_TOLERANCE = 3e-4  # of the mel's spread: what one block of look-ahead cannot see (measured: 6e-5 to 8e-5)
-HALF_TOLERANCE = 2e-3  # of the first chunk's, which sees half as far
+HALF_TOLERANCE = 1e-2  # of the first chunk's, which sees half as far (measured: 4e-3)
 WAVE_TOLERANCE = 3e-3  # of the wave's (that, and the vocoder's shorter context)
 
 
@@ -26,7 +26,7 @@ def spoken(model):
         voice = dit.voice(speaker.cond, speaker.ref_mel)
         codes = torch.randint(0, 1000, (101,), generator=torch.Generator().manual_seed(5))
         noise = torch.randn(1, 202, 80, generator=torch.Generator().manual_seed(0))
-        mel = dit.solve(codes[None], voice, noise, 4)
+        mel = dit.solve(codes[None], voice, noise, NUM_STEPS)
         return codes, voice, noise, mel, vocoder(mel)[0]
 
 
@@ -47,7 +47,7 @@ def test_kept_keys_and_values_make_the_past_exact(model, spoken):
     with torch.no_grad():
         whole = dit.solve(spoken[0][None], spoken[1], spoken[2], 2, solver="euler")
     torch.testing.assert_close(
-        stream_mel(model, spoken, [1] * 9, num_steps=2, solver="euler"), whole, atol=2e-5, rtol=0
+        stream_mel(model, spoken, [1] * 9, num_steps=2, solver="euler", first_ahead=12), whole, atol=2e-5, rtol=0
     )
 
 
@@ -64,7 +64,8 @@ def test_half_a_block_of_look_ahead_is_enough_for_the_first_chunk(model, spoken)
     """It costs the first chunk a little more of what it cannot see, and those behind it next to nothing."""
     half, none = (stream_mel(model, spoken, [1] * 9, first_ahead=first) - spoken[3] for first in (6, 0))
     spread = spoken[3].std()
-    assert float(half[:, :24].std() / spread) < HALF_TOLERANCE < float(none[:, :24].std() / spread)
+    assert float(half[:, :24].std() / spread) < HALF_TOLERANCE
+    assert float(half[:, :24].std()) < 0.75 * float(none[:, :24].std())
     assert float(half[:, 24:].std() / spread) < MEL_TOLERANCE
 
 
@@ -74,7 +75,9 @@ def test_a_packed_network_streams_as_the_plain_one_does(model, spoken, monkeypat
     torch.testing.assert_close(packed, stream_mel(model, spoken, [1, 2, 1, 5]), atol=2e-5, rtol=0)
     dit = model.token2wav.code2wav_dit_model
     with torch.no_grad():  # the fixture's whole was packed
-        torch.testing.assert_close(spoken[3], dit.solve(spoken[0][None], spoken[1], spoken[2], 4), atol=2e-5, rtol=0)
+        torch.testing.assert_close(
+            spoken[3], dit.solve(spoken[0][None], spoken[1], spoken[2], NUM_STEPS), atol=2e-5, rtol=0
+        )
 
 
 def test_wave_is_the_whole_one_within_the_tolerance(model, spoken):
@@ -105,6 +108,30 @@ def test_no_seam_can_be_measured_but_a_bad_one_is(model, spoken):
     for border in borders:
         broken[border : border + 400] += 0.3
     assert seam_flux(broken, borders)[0] > 1.1 * of_whole
+
+
+def test_of_many_seams_none_stands_out(model, spoken):
+    """Every block a chunk of its own: the flux at the borders ranks as elsewhere, within 3 standard deviations."""
+    dit, vocoder = model.token2wav.code2wav_dit_model, model.token2wav.code2wav_bigvgan_model
+    codes = torch.randint(0, 1000, (300,), generator=torch.Generator().manual_seed(6))
+    quick = {"num_steps": 2, "solver": "euler"}
+    speech = Speech(MelStream(dit, spoken[1], **quick), WaveStream(vocoder), Account(), 1)
+    with torch.no_grad():
+        pieces = [piece for code in codes.tolist() if (piece := speech.add(code)) is not None]
+        pieces += list(speech.finish())
+        whole = vocoder(
+            dit.solve(
+                codes[None], spoken[1], torch.randn(1, 600, 80, generator=torch.Generator().manual_seed(0)), **quick
+            )
+        )[0]
+    wave, borders = torch.cat(pieces), list(itertools.accumulate(map(len, pieces)))[:-1]
+    assert len(borders) == 24
+    assert seam_score(wave, borders) < 3
+    assert seam_score(wave, borders) < seam_score(whole, borders) + 1, "chunking raises the flux at the borders"
+    broken = wave.clone()
+    for border in borders:
+        broken[border : border + 400] += 0.3
+    assert seam_score(broken, borders) > 3, "the measure cannot fail"
 
 
 def test_chunks_grow_slower_than_the_sound_that_is_playing():
