@@ -157,7 +157,7 @@ class PackedLayer:
     @staticmethod
     def put(kept: Tensor, new: Tensor, length: int) -> Tensor:
         """Write (batch, kv_heads, head_dim) behind `length` tokens; then all: (batch * kv_heads, tokens, head_dim)."""
-        kept = kept.flatten(0, 1)
+        kept = kept.view(-1, *kept.shape[2:])  # no copy, or it would be the copy that is written to
         kept.select(1, length).copy_(new.reshape(len(kept), -1))
         return kept.narrow(1, 0, length + 1)
 

@@ -24,7 +24,6 @@ from ..errors import ConfigError, InputError
 # 8 network calls. On unheard speech the trained nano DiT's mel is then 0.05 nats off what 36 calls give (Euler: 0.12
 # after 8 calls, 0.07 after 12), beside 0.73 between that and the recording: the solver is not what is left to gain.
 NUM_STEPS, SOLVER = 3, "rk4"
-Kept = tuple[Tensor, Tensor]  # keys and values of one block: (rows, block_size, heads, head_dim) each
 
 
 class MelStream:
