@@ -726,7 +726,8 @@ def report(found: Tensor) -> float:
     """Print WER and pause errors before and after, and the interval of the difference; WER after."""
     errors, words, wrong, places = found.sum(1).unbind(-1)  # each (2,)
     for k, name in enumerate(("before", "after")):
-        print(f"{name:<7} WER {errors[k] / words[k]:.1%}, pauses wrong {wrong[k] / places[k].clamp(min=1):.1%}")
+        pauses = f"{wrong[k] / places[k]:.1%} of {places[k]:.0f} judged" if places[k] else "none could be judged"
+        print(f"{name:<7} WER {errors[k] / words[k]:.1%}; pauses wrong: {pauses}")
     if paired_interval:
         dice = torch.Generator().manual_seed(SEED)
         picks = torch.randint(found.shape[1], (1000, found.shape[1]), generator=dice)
