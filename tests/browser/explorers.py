@@ -62,7 +62,7 @@ def jupyterlab(folder: Path) -> Iterator[str]:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         address = f"http://127.0.0.1:{port}"
-        for _ in range(240):
+        for _ in range(600):
             if server.poll() is not None:
                 raise RuntimeError(f"JupyterLab ended: {(folder / 'jupyterlab.log').read_text()[-500:]}")
             with socket.socket() as asked:
@@ -72,7 +72,7 @@ def jupyterlab(folder: Path) -> Iterator[str]:
         yield address
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(300)  # it ends its kernels first
 
 
 def run_all(page: WebDriver, address: str, name: str) -> None:
@@ -100,8 +100,7 @@ def move(page: WebDriver, cell: int) -> tuple[str, bytes]:
     if handles:
         control = handles[0].find_element(By.XPATH, "ancestor::*[contains(@class, 'widget-slider')]")
         top = float(handles[0].get_attribute("aria-valuenow")) >= float(handles[0].get_attribute("aria-valuemax"))
-        for _ in range(2):
-            handles[0].send_keys(Keys.ARROW_LEFT if top else Keys.ARROW_RIGHT)
+        handles[0].send_keys(Keys.ARROW_LEFT if top else Keys.ARROW_RIGHT)
     else:
         control = box.find_element(By.CSS_SELECTOR, ".widget-dropdown")
         Select(control.find_element(By.TAG_NAME, "select")).select_by_index(1)
