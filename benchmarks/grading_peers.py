@@ -39,7 +39,8 @@ def cpu_of(command: list[str], folder: Path) -> float:
     """CPU seconds, user and system, of a command and all that it starts. Raises if it fails."""
     from omni_lab.grading.cgroup import group
 
-    environment = {**os.environ, "JUPYTER_PLATFORM_DIRS": "1", "HOME": str(folder)}
+    beside = f"{Path(command[0]).parent}{os.pathsep}{os.environ['PATH']}"  # nbgrader starts alembic by its name
+    environment = {**os.environ, "JUPYTER_PLATFORM_DIRS": "1", "HOME": str(folder), "PATH": beside}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with group(1 << 40, 4096) as own:
         whole = [*own.joining(), *command] if own else command
@@ -166,6 +167,7 @@ def table(count: int) -> str:
     for name, run in {"the cells alone": by_nobody, **names}.items():
         with tempfile.TemporaryDirectory() as folder:
             seconds[name] = run(Path(folder), count) / count
+        print(f"{name}: {seconds[name]:.2f} CPU s a submission, load average {os.getloadavg()[0]:.1f}", file=sys.stderr)
     own = seconds["the cells alone"]
     rows = "".join(f"| {name} | {s:.1f} | {s - own:.1f} |\n" for name, s in seconds.items() if name in names)
     return (
