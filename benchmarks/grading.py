@@ -212,7 +212,7 @@ def hostile_table(path: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["hostile", "class", "exercises"])
+    parser.add_argument("what", nargs="?", default="hostile", choices=["hostile", "class", "exercises"])
     parser.add_argument("--submissions", type=int, default=200)
     parser.add_argument("--hostile", type=int, default=30)
     parser.add_argument("--kills", type=int, default=10)
