@@ -12,7 +12,7 @@
 # | scale | what runs |
 # |---|---|
 # | smoke | every step of the way, a few training steps: nothing is learned yet |
-# | cpu | a small talker with bad habits is trained and cured: errors before and after, on 100 sentences never said |
+# | cpu | a small talker with bad habits is trained and post-trained: errors before and after, on 100 new sentences |
 # | t4, gpu | the same with more sentences |
 #
 # When the lab starts, it prints the time and the memory that were measured at each scale.
