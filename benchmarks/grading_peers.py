@@ -112,7 +112,9 @@ def by_nbgrader(folder: Path, count: int) -> float:
                           points=POINTS[identifier]))  # fmt: skip
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     book = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
-    (folder / "nbgrader_config.py").write_text("c = get_config()\nc.CourseDirectory.course_id = 'toy'\n")
+    (folder / "nbgrader_config.py").write_text(
+        "c = get_config()\nc.CourseDirectory.course_id = 'toy'\nc.ExecutePreprocessor.timeout = 600\n"
+    )
     (folder / "source" / "ps1").mkdir(parents=True)
     nbformat.write(book, folder / "source" / "ps1" / "toy.ipynb")
     cpu_of([str(programs / "nbgrader"), "generate_assignment", "ps1"], folder)
