@@ -7,6 +7,7 @@ they can carry the voice and not the words.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +19,7 @@ from ...codec.speaker import REFERENCE_FRAMES, SpeakerEncoder, reference_window
 from ...codec.speech_tokenizer import SpeechTokenizer
 from ...config import preset
 from .. import speech_bank
-from ..parts import frozen_tokenizer, save_part
+from ..parts import frozen_tokenizer, need_part, save_part
 from ..recipe import Batch, Recipe, Settings
 
 MEL_MEAN = -5.7  # of log-mel frames of speech: where the output's bias starts
@@ -29,6 +30,7 @@ class DiTSettings(Settings, speech_bank.Supply):
     frames: int = 240  # of a crop, in mel frames: whole blocks
     guidance_dropout: float = 0.15  # share of rows that learn the unconditional velocity
     reference_frames: int = REFERENCE_FRAMES
+    start: str = ""  # folder of parts to go on from, with a schedule of its own; "": fresh weights
 
 
 CPU = DiTSettings(
@@ -68,7 +70,11 @@ class DiTRecipe(Recipe):
         dit = config.token2wav_config.dit_config
         network = DiT(dit)
         nn.init.constant_(network.proj_out.bias, MEL_MEAN)
-        return nn.ModuleDict({"dit": network, "speaker_encoder": SpeakerEncoder(dit)})
+        model = nn.ModuleDict({"dit": network, "speaker_encoder": SpeakerEncoder(dit)})
+        if self.settings.start:
+            for name in self.writes:
+                need_part(Path(self.settings.start), name, model[name], self.name)
+        return model
 
     def batch(self, index: int) -> Batch:
         pairs, rng = speech_bank.drawn(self.settings, self.seed, index)
