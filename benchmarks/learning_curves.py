@@ -17,8 +17,9 @@ import numpy as np
 
 from omni_lab.data.emoji_build import write_atomic
 from omni_lab.runtime import hardware
+from omni_lab.train.checkpoints import read_state, saved_steps
 from omni_lab.train.log import read_log
-from omni_lab.train.recipes import ALL
+from omni_lab.train.recipes import ALL, find
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -44,10 +45,13 @@ def draw(rows: list[dict], title: str, out: Path) -> str:
     # The first reports are far above the rest and would flatten what follows.
     left.set_ylim(values.min() - 0.02 * np.ptp(values), np.quantile(values, 0.97) * 1.05 + 1e-6)
     for name in held:
-        right.plot(*series(rows, name), "o-", markersize=3, label=name.removeprefix("held-out "))
+        few = len(held) <= 4  # more names than that leave no room for the lines
+        colour = {} if few else {"color": "0.75"}
+        right.plot(*series(rows, name), "o-", markersize=3, label=name.removeprefix("held-out ")[:24], **colour)
     if held:
-        right.set(title="held out", xlabel="step")
-        right.legend(fontsize=6)
+        right.set(title="held out" if few else f"held out: {len(held)} tasks", xlabel="step")
+        if few:
+            right.legend(fontsize=6)
     else:
         right.axis("off")
     figure.savefig(out, dpi=80)
@@ -56,12 +60,25 @@ def draw(rows: list[dict], title: str, out: Path) -> str:
     return f"{title}: {loss} from {values[0]:.3g} to {mean[-1]:.3g} in {int(steps[-1])} steps; " + "; ".join(ends)
 
 
+def command(run: Path, name: str) -> str:
+    """The command that this recipe ran by: its settings, where they differ from the scale's."""
+    steps = saved_steps(run / name)
+    if not steps:
+        return ""
+    state = read_state(run / name, steps[-1])
+    usual = find(state["recipe"]).scales["cpu"].as_dict()
+    changed = [f" --set {key}={value}" for key, value in state["settings"].items() if usual.get(key) != value]
+    return f"`omni-lab train {state['recipe']} --scale cpu{''.join(changed)}`"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--hardware", default=hardware().name, help="what the run ran on")
     given = parser.parse_args()
-    names = [name for name in ALL if read_log(given.run / name / "log.csv")]
+    # `dit_first` is an earlier sitting of `dit`, put aside by hand: told just before it.
+    every = [name for recipe in ALL for name in (f"{recipe}_first", recipe)]
+    names = [name for name in every if read_log(given.run / name / "log.csv")]
     folder = DOCS / "training"
     folder.mkdir(parents=True, exist_ok=True)
     table, pictures = [], []
@@ -74,15 +91,17 @@ def main() -> None:
             for row in rows
             if row["name"].startswith("held-out") and row["step"] == rows[-1]["step"]
         ]
-        table.append(f"| {name} | {rows[-1]['step']} | {seconds / 60:.1f} | {', '.join(last)} |")
+        last = last if len(last) <= 4 else [f"{len(last)} tasks, see the mini suite"]
+        cells = (name, rows[-1]["step"], f"{seconds / 60:.1f}", ", ".join(last), command(given.run, name))
+        table.append("| " + " | ".join(map(str, cells)) + " |")
         pictures.append(f"![{text}](training/{name}.png)\n")
     page = [
         "# How the shipped checkpoint was trained",
         "",
         f"`python -m benchmarks.learning_curves`, from the logs of its run on {given.hardware}.",
         "",
-        "| recipe | steps | minutes | held out, at the end |",
-        "|---|---|---|---|",
+        "| recipe | steps | minutes | held out, at the end | command |",
+        "|---|---|---|---|---|",
         *table,
         "",
         *pictures,
