@@ -16,7 +16,7 @@ from ..data.sample import Sample
 BATCH = 16
 LONGEST_REPLY = 64  # tokens
 LONGEST_SPEECH = 600  # codes: 12 seconds, twice the longest sentence
-POINTS = 4  # of the DiT's solver: as many as the chat speaks with (streaming.mel.MelStream)
+POINTS = 3  # of the DiT's solver: as many as the chat speaks with (streaming.mel.MelStream)
 
 
 def items(task: str, count: int, seed: int) -> list[Sample]:

@@ -82,7 +82,7 @@ def similarity_matrix(voices: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def pause_errors(text: str, timed: Sequence[tuple[str, float, float]], longest_gap: float = 0.12) -> tuple[int, int]:
-    """(pause errors, places judged) of a spoken text, the measure by which the report ranks replies (section 2.4, DPO).
+    """(pause errors, places judged) of a spoken text, the measure by which the report ranks replies (section 4.3, DPO).
 
     timed: (word, begin, end) in seconds, as heard. Between two neighbouring words of the text a pause is wanted where a
     comma, colon, semicolon or full stop stands and unwanted elsewhere; a gap over `longest_gap` seconds is a pause.

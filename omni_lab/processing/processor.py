@@ -51,7 +51,7 @@ class OmniProcessor:
     @classmethod
     def from_pretrained(cls, folder: str | Path, allow_urls: bool = False) -> "OmniProcessor":
         """Load from a folder or hub id in the reference's layout. Raises CheckpointError naming what is missing."""
-        from transformers import AutoTokenizer, WhisperFeatureExtractor
+        from transformers import AutoTokenizer, PreTrainedConfig, WhisperFeatureExtractor
 
         folder = checkpoints.resolve(folder)
         if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
@@ -63,7 +63,8 @@ class OmniProcessor:
         if not (isinstance(pictures, Mapping) and isinstance(extractor, Mapping) and extractor and pictures):
             raise CheckpointError(f"{folder}: no processor (preprocessor_config.json or processor_config.json)")
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            # A blank configuration: else the model's is read, and ids that its parts leave at their defaults warned of.
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), config=PreTrainedConfig(), local_files_only=True)
             features = WhisperFeatureExtractor.from_dict(dict(extractor))
         except Exception as error:  # noqa: BLE001 - whatever the library says of a broken file
             raise CheckpointError(

@@ -102,7 +102,7 @@ def assemble(folder: Path, out: Path, preset_name: str = "nano", base: Path | No
         model.processor = OmniProcessor.from_pretrained(samples_folder() / "checkpoints" / preset_name)
     model.eval()
     model.speakers.update(course_speakers(model))
-    model.to(torch.bfloat16).save_pretrained(out)
+    model.to(torch.bfloat16).save_pretrained(out, dtype=torch.bfloat16)
     return out
 
 

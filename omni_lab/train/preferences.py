@@ -1,4 +1,4 @@
-"""Direct preference optimisation of the talker (report, section 3.3; Rafailov et al. 2023).
+"""Direct preference optimisation of the talker (report, section 4.3; Rafailov et al. 2023).
 
 Triples (x, y_w, y_l): a text, and the best and worst of several ways in which the talker said it, ranked by word error
 rate and by pauses that the punctuation does not ask for.

@@ -1,4 +1,4 @@
-"""The talker's recipes (report, section 3.3): continuation with timbre disentanglement, speakers, and joint tuning.
+"""The talker's recipes (report, section 4.3): continuation with timbre disentanglement, speakers, and joint tuning.
 
 What the talker is given comes from a thinker that has read the whole conversation, answer included, in one pass. The
 codes it shall say come from the speech tokenizer. Stage by stage:
@@ -234,7 +234,7 @@ def continuation_targets(codes: Tensor, given: Tensor, end_token: int) -> Tensor
     """What is to be learned where the first codes are given: (batch, n), (batch,) -> (batch, n + 1).
 
     The codes and their end (`code_targets`), IGNORE at each row's first `given` places: they are what one goes on from
-    (in-context continuation; report, section 3.3)."""
+    (in-context continuation; report, section 4.3)."""
     targets = code_targets(codes, end_token)
     place = torch.arange(targets.shape[1], device=codes.device)[None]  # (1, n + 1)
     return targets.masked_fill(place < given[:, None], IGNORE)

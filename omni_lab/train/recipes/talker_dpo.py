@@ -1,4 +1,4 @@
-"""Stage 2 of the talker: direct preference optimisation on how it says hard sentences (report, section 3.3).
+"""Stage 2 of the talker: direct preference optimisation on how it says hard sentences (report, section 4.3).
 
 The triples are collected once, before training: the talker says each sentence several times, DiT and vocoder make it
 sound, an independent recogniser writes it down, and the best and the worst attempt become a preference.
