@@ -284,7 +284,8 @@ def main() -> None:
         f"# Streaming, preset nano: {{}}\n\n{len(os.sched_getaffinity(0))} CPU cores, {given.threads} threads, "
         f"float32, torch {torch.__version__}; {'trained' if trained else 'random'} weights; {given.clock} time. "
         f"Load of the machine when this began: {os.getloadavg()[0]:.1f} (above the number of cores, it is at work on "
-        "other things; only CPU time says what an idle one would take, and caches shared with that work make it more).\n\n"
+        "other things; only CPU time says what an idle one would take, and caches shared with that work make it "
+        "more).\n\n"
     )
     parts = {
         "latency": lambda: latency(model, given.rounds, given.seconds),
