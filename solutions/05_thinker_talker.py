@@ -700,7 +700,7 @@ else:
     first_speaker = processor.tokenizer.convert_tokens_to_ids("<spk_0>")
     model.token2wav = codebook.CodebookVoice(book, "heart", first_speaker)
     lines, how = texts[:1], {"max_new_tokens": 40, "max_codes": limit, "talker_sampling": greedy}
-print(f"{'Shipped weights speak' if shipped else 'The talker of this lab speaks'}, {len(lines)} sentence(s).")
+print(f"Who speaks: {'the shipped weights' if shipped else 'the talker of this lab'}. Sentences: {len(lines)}.")
 
 # %%
 for line in lines:

@@ -75,7 +75,8 @@ lab.show(
 # %%
 heard, held_out = codec_parts.clips()
 sentence = held_out[0]
-lab.play(sentence.wave, mels.SAMPLE_RATE, alt=f'The voice {sentence.speaker} says: "{sentence.text}"')
+words = f'The voice {sentence.speaker} says: "{sentence.text}"'
+lab.play(sentence.wave, mels.SAMPLE_RATE, alt=words, spectrogram=False)  # its picture comes next
 
 
 def show_mels(alt: str, **rows: Tensor) -> None:
@@ -744,7 +745,8 @@ for name, way in (("yours", stream), ("package", streamer.packaged)):
 # %%
 with torch.no_grad():
     joined = torch.cat(list(stream(streamer.mel_codec(sentence.mel, vocoder))))
-lab.play(joined, 24_000, alt=f'The sentence, streamed in chunks of 0.24 s that fade into each other: "{sentence.text}"')
+words = f'The sentence, streamed in chunks of 0.24 s that fade into each other: "{sentence.text}"'
+lab.play(joined, 24_000, alt=words, spectrogram=False)
 for name, wave in (("naive", naive), ("yours", joined), ("whole", whole)):
     print(f"jumps at the seams, {name}: {seam_strength(wave):.1f}")
 

@@ -7,18 +7,20 @@
 # The report trains in three stages up to rows of 32,768 tokens (section 3). This lab gives you the arithmetic that such
 # a run is planned with, and checks each figure against a measurement on the machine in front of you.
 #
-# | scale | what runs | time |
-# |---|---|---|
-# | smoke | nano's decoder, a few steps of everything | under half a minute on two cores |
-# | cpu | the same, with two processes and longer rows | a few minutes on two cores |
-# | t4, gpu | the same cells on the GPU; the published sizes where they fit | stated by the cells |
+# | scale | what runs |
+# |---|---|
+# | smoke | nano's decoder, a few steps of everything |
+# | cpu | the same, with two processes and longer rows |
+# | t4, gpu | the same cells on the GPU; the published sizes where they fit |
 #
-# Eight exercises, 100 points, about two hours of yours.
+# Eight exercises, 100 points, about two hours of yours. When the lab starts, it prints the time and the memory that
+# were measured at each scale.
 
 # %% tags=["parameters"]
 SCALE = None  # "smoke", "cpu", "t4", "gpu"; None: what this machine carries
 SEED = 0
-CHECKPOINT = ""  # a folder or hub name, such as "Qwen/Qwen2.5-Omni-3B", for the last cell; needs its memory
+CHECKPOINT = ""  # a folder or hub name, such as "Qwen/Qwen2.5-Omni-3B", for the cell of the real one
+QUANTISE = ""  # "int8" or "nf4": that checkpoint in 8 or 4 bits, where 16 do not fit
 
 # %%
 import difflib
@@ -42,14 +44,15 @@ import omni_lab
 from omni_lab import lab
 from omni_lab.config import preset
 from omni_lab.errors import OmniLabError
-from omni_lab.evaluate import published
+from omni_lab.evaluate import page, published, suite, thinking
 from omni_lab.lab import exercise
+from omni_lab.lab.nano import nano_model
 from omni_lab.lab.plots import PALETTE
 from omni_lab.omni import OmniModel
 from omni_lab.thinker import Thinker
 from omni_lab.train import memory, utilisation
 
-run = lab.start(SCALE, SEED)
+run = lab.start(SCALE, SEED, lab="08")
 
 # %% [markdown]
 # ## Does it fit?
@@ -661,6 +664,26 @@ again = OmniModel.from_pretrained(folder)
 print(f"loaded in {time.perf_counter() - began:.2f} s")
 
 # %% [markdown]
+# The same folder with its matrices in 8 and in 4 bits, by a library: `torchao` quantises each matrix as it is read, so
+# the model is never there in full. 8 bits are one scale a row, as yours above. 4 bits are sixteen levels, placed where
+# a normal distribution has its weights (NF4; Dettmers et al. 2023, section 3). Predict both errors before you look.
+
+# %%
+prompt = batch(2, 64).cpu()
+full = OmniModel.from_pretrained(folder, "cpu").thinker
+for kind in ("int8", "nf4"):
+    try:
+        small = OmniModel.from_pretrained(folder, "cpu", quantise=kind).thinker
+    except OmniLabError as error:
+        print(error)
+        continue
+    with torch.no_grad():
+        exact, rough = full(input_ids=prompt).logits, small(input_ids=prompt).logits
+    error = float((rough - exact).norm() / exact.norm())
+    same = float((rough.argmax(-1) == exact.argmax(-1)).float().mean())
+    print(f"{kind}: logits off by {error:.2%}, most likely token kept {same:.1%}")
+
+# %% [markdown]
 # What does a damaged folder say? A shard is taken away; another is cut off in the middle, as by a full disk.
 
 # %%
@@ -696,8 +719,9 @@ scratch.cleanup()
 # %% [markdown]
 # ## The real one
 # Set `CHECKPOINT` in the parameters cell to "Qwen/Qwen2.5-Omni-3B" on a machine with a GPU and a network. In 16 bits
-# the weights need 2 bytes each; the rule below says what that comes to. Talker, encoders and vocoder come on top, so
-# the cell checks for more before it loads.
+# the weights need 2 bytes each; the rule below says what that comes to. Talker, encoders and vocoder come on top. If
+# all of it does not fit, loading says so before it begins, and what would fit: on a T4, set `QUANTISE` to "int8" for
+# the 3B model, and to "nf4" for the 7B.
 
 # %%
 for name in ("qwen2_5_omni_3b", "qwen2_5_omni_7b"):
@@ -706,8 +730,7 @@ for name in ("qwen2_5_omni_3b", "qwen2_5_omni_7b"):
     print(f"{name}: {size:.1f} GB for the thinker's decoder in 16 bits,", end=" ")
     print(f"{memory.cache_bytes(part, 1, 32768) / 1e9:.2f} GB for a cache of 32,768 tokens")
 if CHECKPOINT:
-    lab.need_memory(14 if "3B" in CHECKPOINT else 26, run.here)
-    real = OmniModel.from_pretrained(CHECKPOINT, device=run.device, dtype=run.here.dtype)
+    real = OmniModel.from_pretrained(CHECKPOINT, device=run.device, dtype=run.here.dtype, quantise=QUANTISE or None)
     reply = real.generate(text="Write one sentence for Mother's Day.", speak=False)
     print(reply.text)
 
@@ -743,6 +766,44 @@ options = ["a dog", "a red bus", "two birds", "a bell"]
 replies = ["B", "(C) two birds", "The answer is A.", "A dog barks at two birds.", "It is a red bus!", "A dog, I think"]
 for reply in replies:
     print(f"{reply:<26} -> {published.chosen_letter(reply, options) or 'none, or several'}")
+
+# %% [markdown]
+# ### The mini suite, and the page
+# The suite has a task for every family that the report measures, on the nano world's held-out items. `omni-lab eval`
+# runs all of it. Here are a few tasks on a few items, so the figures are coarse: with n items one item is 1/n.
+#
+# The page sets models side by side. The last columns are the report's, on public sets: a different task, named beside
+# it. Outwards is better in the radar plot.
+
+# %%
+nano_whole, trained = nano_model("cpu")
+print("weights:", "the shipped checkpoint's" if trained else "random: expect chance, and below")
+names = ("text_qa", "sound_events", "picture_qa", "ocr", "science_choice", "video_order")
+items = run.pick(smoke=2, cpu=20)
+results = suite.run(nano_whole, names, items=items)
+sheet = suite.document("nano, here", results, run.seed)
+print(page.table([sheet]))
+
+# %%
+lab.show(page.radar([sheet]), alt="Six tasks as spokes, 0 in the middle to 1: nano's line, and the 7B model's dots.")
+
+# %% [markdown]
+# ### Thinking costs tokens. Is it worth them?
+# Nano's sums of three numbers are taught with their steps between `<think>` tags. The sampler can hold a model to a
+# budget: once it is spent, every token but `</think>` gets a probability of zero, and the answer must come from what is
+# there. Predict the curve. With no thought at all, what is left?
+
+# %%
+budgets = run.pick(smoke=(0, 8), cpu=(0, 2, 4, 8, 12, 16, 24))
+points = thinking.curve(nano_whole, budgets, items=run.pick(smoke=2, cpu=40), seed=run.seed)
+figure, axis = lab.figure(height=2.8)
+axis.plot([p["budget"] for p in points], [100 * p["accuracy"] for p in points], marker="o")
+axis.set(xlabel="thinking tokens allowed", ylabel="sums right (%)", ylim=(-3, 103))
+lab.show(figure, alt="Accuracy on sums of three numbers against the number of thinking tokens that the sampler allows.")
+for p in points:
+    print(f"budget {p['budget']:>2}: {p['accuracy']:.0%} right, {p['thought']:.1f} tokens thought")
+if not trained:
+    print("These weights are random: they neither think nor add. The curve is worth a look once nano is trained.")
 
 # %% [markdown]
 # ## The report beside you
