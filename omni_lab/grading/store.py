@@ -44,7 +44,7 @@ class Store:
         self.records[record["submission"]] = record
 
     def _append(self, record: dict) -> None:
-        self._file.write(json.dumps(record, sort_keys=True, ensure_ascii=True).encode() + b"\n")
+        self._file.write(json.dumps(record, ensure_ascii=True).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 
