@@ -179,8 +179,6 @@ class SpeechTokenizerConfig:
 
     codebook_size: int = 8192
     sample_rate: int = 24000  # Hz
-    hidden_size: int = 256
-    num_hidden_layers: int = 4
     mel_dim: int = 80
 
 
@@ -329,7 +327,7 @@ def nano() -> OmniConfig:
     return OmniConfig(
         ThinkerConfig(audio, vision, text, user_token_id=ids["user"], tie_word_embeddings=True, **media), talker,
         Token2WavConfig(dit, BigVGANConfig(upsample_initial_channel=128)),
-        SpeechTokenizerConfig(codebook_size=1024, hidden_size=128, num_hidden_layers=4))
+        SpeechTokenizerConfig(codebook_size=1024))
 
 
 def small() -> OmniConfig:
@@ -354,7 +352,7 @@ def small() -> OmniConfig:
     return replace(
         base, thinker_config=replace(thinker, text_config=text, audio_config=audio, vision_config=vision),
         talker_config=talker, token2wav_config=Token2WavConfig(dit, BigVGANConfig(upsample_initial_channel=512)),
-        speech_tokenizer_config=SpeechTokenizerConfig(codebook_size=1024, hidden_size=256, num_hidden_layers=6))
+        speech_tokenizer_config=SpeechTokenizerConfig(codebook_size=1024))
 
 
 def qwen2_5_omni_7b() -> OmniConfig:

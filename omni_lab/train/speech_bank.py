@@ -1,15 +1,17 @@
 """Speech to train the codec on: shards of sentences said twice, made once by whichever process needs them first.
 
 A shard is a pure function of (split, sentences, number); files in `build/speech/` only save time.
-Each sentence is said by two speakers with the same timing, so that the speech tokenizer can be asked for the same words
-in another voice. Every speaker of a shard says several sentences, so that a voice can be shown by another clip of it.
+Each sentence is said by two speakers with the same timing, so that the DiT can be asked for the same words in another
+voice. Every speaker of a shard says several sentences, so that a voice can be shown by another clip of it.
+Shards of the source voice alone (`solo`) are what the talker learns its codes from: timbre is not its business.
 """
 
 import json
 import os
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from ..errors import DataError
 from .lock import only_one
 
 SENTENCES = 50  # in a shard: about 5 minutes of sound, with both voices
+SOLO = 250  # in a shard of the source voice alone: about 12 minutes
 STRANGERS = 4  # speakers in a shard whom no other shard has
 
 
@@ -42,42 +45,70 @@ class Clip:
         return mel_spectrogram(torch.from_numpy(self.wave).float() / 32767)
 
 
-@lru_cache(maxsize=48)
+@lru_cache(maxsize=64)
 def shard(split: str, number: int, count: int = SENTENCES) -> tuple[tuple[Clip, Clip], ...]:
     """The `count` sentences of shard `number`, each by two speakers in one timing. Raises DataError if damaged."""
+    clips = stored(f"{split}-{count}-{number:05d}.npz", partial(make, split, number, count))
+    return tuple(zip(clips[::2], clips[1::2], strict=True))
+
+
+@lru_cache(maxsize=64)
+def solo(split: str, number: int, count: int = SOLO) -> tuple[Clip, ...]:
+    """The `count` sentences of shard `number` of the source voice. Raises DataError if damaged."""
+    return stored(f"solo-{split}-{count}-{number:05d}.npz", partial(make_solo, split, number, count))
+
+
+def stored(name: str, maker: Callable[[], list[Clip]]) -> tuple[Clip, ...]:
+    """The clips of a shard's file, which is made first if it is not there. Raises DataError if it is damaged."""
     folder = build_folder() / "speech"
-    path = folder / f"{split}-{count}-{number:05d}.npz"
-    with only_one(folder / f".{path.name}.lock"):
-        if not path.exists():
-            write(path, make(split, number, count))
-    return read(path)
+    with only_one(folder / f".{name}.lock"):
+        if not (folder / name).exists():
+            write(folder / name, maker())
+    return read(folder / name)
 
 
-def make(split: str, number: int, count: int) -> list[tuple[Clip, Clip]]:
-    """Synthesise a shard."""
+def make(split: str, number: int, count: int) -> list[Clip]:
+    """Synthesise a shard: each sentence twice, one after the other."""
     rng = generator("speech bank", split, 0, number)
     named = [speech.SPEAKERS[name] for name in speech.speakers(split)]
     strangers = [replace(speech.random_speaker(rng), name=f"stranger {i}") for i in range(STRANGERS)]
-    pairs = []
+    clips = []
     for _ in range(count):
-        kind = rng.random()
-        maker = sentences.sentence if kind < 0.7 else sentences.paused_sentence
-        text = (sentences.hard_sentence if kind > 0.85 else maker)(rng, split)
+        text = some_sentence(rng, split)
         pace, seeds = float(rng.uniform(0.85, 1.15)), rng.integers(2**31, size=2)
-        pair = []
         for each in range(2):
             some = rng.random()
             speaker = speech.SPEAKERS["heart"] if some < 0.3 else pick(rng, named if some < 0.75 else strangers)
-            wave = speech.utter(text, replace(speaker, speed=1.0), int(seeds[each]), pace)
-            samples = len(wave) // (FRAMES_PER_CODE * HOP) * FRAMES_PER_CODE * HOP
-            pair.append(Clip(text, speaker.name, (wave[:samples] * 32767).astype(np.int16)))
-        pairs.append((pair[0], pair[1]))
-    return pairs
+            clips.append(said(text, replace(speaker, speed=1.0), int(seeds[each]), pace))
+    return clips
 
 
-def write(path: Path, pairs: list[tuple[Clip, Clip]]) -> None:
+def make_solo(split: str, number: int, count: int) -> list[Clip]:
+    """Synthesise a shard of the source voice."""
+    rng = generator("solo speech bank", split, 0, number)
+    clips = []
+    for _ in range(count):
+        text = some_sentence(rng, split)
+        clips.append(said(text, speech.SPEAKERS["heart"], int(rng.integers(2**31)), float(rng.uniform(0.9, 1.1))))
+    return clips
+
+
+def some_sentence(rng: np.random.Generator, split: str) -> str:
+    """A sentence of the grammar, sometimes one with pauses or with hard words."""
+    kind = rng.random()
+    maker = sentences.sentence if kind < 0.7 else sentences.paused_sentence
+    return (sentences.hard_sentence if kind > 0.85 else maker)(rng, split)
+
+
+def said(text: str, speaker: speech.Speaker, seed: int, pace: float) -> Clip:
+    """A sentence as `speaker` says it, cut to whole codes."""
+    wave = speech.utter(text, speaker, seed, pace)
+    samples = len(wave) // (FRAMES_PER_CODE * HOP) * FRAMES_PER_CODE * HOP
+    return Clip(text, speaker.name, (wave[:samples] * 32767).astype(np.int16))
+
+
+def write(path: Path, clips: list[Clip]) -> None:
     """Write a shard atomically."""
-    clips = [clip for pair in pairs for clip in pair]
     table = [{"text": c.text, "speaker": c.speaker, "samples": len(c.wave)} for c in clips]
     part = path.with_name(f".{path.name}.{os.getpid()}")
     with part.open("wb") as file:
@@ -85,7 +116,7 @@ def write(path: Path, pairs: list[tuple[Clip, Clip]]) -> None:
     os.replace(part, path)
 
 
-def read(path: Path) -> tuple[tuple[Clip, Clip], ...]:
+def read(path: Path) -> tuple[Clip, ...]:
     """Read a shard. Raises DataError."""
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -93,8 +124,9 @@ def read(path: Path) -> tuple[tuple[Clip, Clip], ...]:
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: damaged ({error}); delete it and it is made again") from error
     ends = np.cumsum([entry["samples"] for entry in table])
-    clips = [Clip(e["text"], e["speaker"], waves[end - e["samples"] : end]) for e, end in zip(table, ends, strict=True)]
-    return tuple(zip(clips[::2], clips[1::2], strict=True))
+    return tuple(
+        Clip(e["text"], e["speaker"], waves[end - e["samples"] : end]) for e, end in zip(table, ends, strict=True)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,13 @@ from ..data.sample import Sample
 from ..encoders.audio import token_count
 
 NOTHING = -100  # fills transcripts up to the longest
+LETTERS = "abcdefghijklmnopqrstuvwxyz' "  # of a transcript by letters, as ids 1 to 28; 0 is CTC's blank
+
+
+def spell(text: str) -> list[int]:
+    """A sentence by letters: its letters, apostrophes and single spaces, as ids from 1 on."""
+    kept = "".join(c if c in LETTERS else " " for c in text.lower())
+    return [LETTERS.index(c) + 1 for c in " ".join(kept.split())]
 
 
 def words_said(sample: Sample) -> str | None:

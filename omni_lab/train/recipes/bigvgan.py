@@ -5,6 +5,7 @@ The vocoder also meets mels that a DiT has blurred (`roughness`), because that i
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +17,7 @@ from ...config import preset
 from ...data.splits import generator
 from .. import discriminators, speech_bank
 from ..optimise import decay_groups
-from ..parts import save_part
+from ..parts import need_part, save_part
 from ..recipe import Batch, Recipe, Settings
 
 
@@ -29,6 +30,7 @@ class BigVGANSettings(Settings, speech_bank.Supply):
     spectral_weight: float = 5.0
     matching_weight: float = 2.0
     roughness: float = 0.1  # largest deviation of the noise on the mel, in nats
+    start: str = ""  # folder with a `bigvgan` to go on from, with a schedule of its own; "": fresh weights
 
 
 CPU = BigVGANSettings(
@@ -85,6 +87,8 @@ class BigVGANRecipe(Recipe):
         for module in vocoder.modules():
             if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
                 nn.init.normal_(module.weight, std=fan_deviation(module))
+        if self.settings.start:
+            need_part(Path(self.settings.start), "bigvgan", vocoder, self.name)
         return nn.ModuleDict({"vocoder": vocoder, "critics": discriminators.Critics(self.settings.critic_width)})
 
     def groups(self, model: Any) -> dict[str, list[dict[str, Any]]]:

@@ -1,7 +1,8 @@
 """DiT: codes -> mel by flow matching with the sliding-window block mask and guidance dropout (report, section 2.4).
 
 The speaker encoder learns along: its vector, and the reference mel, come from another clip of the same voice, so that
-they can carry the voice and not the words.
+they can carry the voice and not the words. Half the codes come from another speaker's rendition of the sentence, with
+the same timing: so the DiT learns to take the timbre from its conditions, whosever the codes are.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +23,7 @@ from ...config import preset
 from .. import speech_bank
 from ..parts import frozen_tokenizer, need_part, save_part
 from ..recipe import Batch, Recipe, Settings
+from ..speech_bank import Clip
 
 MEL_MEAN = -5.7  # of log-mel frames of speech: where the output's bias starts
 
@@ -30,6 +33,7 @@ class DiTSettings(Settings, speech_bank.Supply):
     frames: int = 240  # of a crop, in mel frames: whole blocks
     guidance_dropout: float = 0.15  # share of rows that learn the unconditional velocity
     reference_frames: int = REFERENCE_FRAMES
+    other_voice: float = 0.5  # share of clips whose codes are those of the sentence's other rendition
     start: str = ""  # folder of parts to go on from, with a schedule of its own; "": fresh weights
 
 
@@ -79,16 +83,20 @@ class DiTRecipe(Recipe):
     def batch(self, index: int) -> Batch:
         pairs, rng = speech_bank.drawn(self.settings, self.seed, index)
         clips = [clip for pair in pairs for clip in pair]
-        chosen = [clips[i] for i in rng.integers(len(clips), size=self.settings.batch_size)]
+        chosen = []
+        for i in rng.integers(len(clips), size=self.settings.batch_size):
+            other = i ^ 1 if rng.random() < self.settings.other_voice else i  # pairs stand side by side
+            chosen.append((clips[i], clips[other]))
         return self.examples(chosen, clips, rng)
 
     @torch.no_grad()
-    def examples(self, chosen: list[speech_bank.Clip], clips: list[speech_bank.Clip], rng) -> Batch:
-        """Crops with their codes, and for each a voice shown by another clip (half the time by its start alone)."""
+    def examples(self, chosen: list[tuple[Clip, Clip]], clips: list[Clip], rng: np.random.Generator) -> Batch:
+        """Crops of each (said, coded) pair's first with the codes of its second, and another clip of the first's voice."""
         mels, codes, conds, references = [], [], [], []
-        for clip in chosen:
-            mel = clip.mel
-            code = self.tokenizer.codes(mel[None])[0]
+        for clip, coded in chosen:
+            code = self.tokenizer.codes(coded.mel)
+            mel = clip.mel[: 2 * len(code)]  # rounding may cut the last frame of one of the two
+            code = code[: len(mel) // 2]
             start = 2 * int(rng.integers(max(1, (len(mel) - self.settings.frames) // 2 + 1)))
             mels.append(mel[start : start + self.settings.frames])
             codes.append(code[start // 2 : (start + self.settings.frames) // 2])
@@ -132,7 +140,8 @@ class DiTRecipe(Recipe):
         from ...data.splits import generator
         from ..loader import to_device
 
-        batch = self.examples(clips[::2], clips, generator("dit evaluation", "test", 0, 0))
+        own = [(clip, clip) for clip in clips[::2]]
+        batch = self.examples(own, clips, generator("dit evaluation", "test", 0, 0))
         batch = to_device(batch, model["dit"].proj_out.bias.device)
         loss, _ = self.loss(model, batch, "main")
         cond = model["speaker_encoder"](batch["cond"])

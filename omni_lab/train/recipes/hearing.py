@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ...codec.speech_tokenizer import LETTERS, spell
 from ...config import preset
 from ...data import recordings, speech
 from ...data.splits import generator, pick
@@ -56,7 +55,7 @@ class Hearing(Recipe):
         config = preset(self.settings.preset).thinker_config
         thinker = Thinker(config)
         need_part(self.parts, "language", thinker, self.name)
-        letters = nn.Linear(config.audio_config.output_dim, len(LETTERS) + 1)
+        letters = nn.Linear(config.audio_config.output_dim, len(transcripts.LETTERS) + 1)
         return nn.ModuleDict({"thinker": thinker, "letters": letters})
 
     def groups(self, model: Any) -> dict[str, list[dict[str, Any]]]:
@@ -86,7 +85,7 @@ class Hearing(Recipe):
     def pack(self, clips: list[tuple[Any, str]]) -> Batch:
         """Waves at 16 kHz with their words -> log-mels, their mask, and letters (clips, longest)."""
         features, mask = sound.log_mel([wave for wave, _ in clips], processor().feature_extractor, None)
-        letters = transcripts.join([spell(text) for _, text in clips])
+        letters = transcripts.join([transcripts.spell(text) for _, text in clips])
         return {"input_features": features, "feature_attention_mask": mask, "letters": letters}
 
     def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,7 +1,7 @@
-"""Speech tokenizer: rebuild the mel of the same words in another voice, and spell them, through 1024 codes.
+"""Speech tokenizer: a codebook of mel pairs, fitted a batch at a time from entries that are real moments of speech.
 
-The weights of the two losses are the ablation: `spelling` 0 leaves a plain autoencoder, `rebuilding` 0 a recogniser,
-`other_voice` 0 teaches no timbre to be forgotten.
+Notable: Adam divides each gradient by its usual size, so an entry that few vectors are nearest to moves as fast as one
+with many; and an entry that nobody is nearest to cannot arise from a start at real moments while the rate stays small.
 """
 
 from collections.abc import Mapping
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ...codec.mel import LOG_FLOOR
-from ...codec.speech_tokenizer import FRAMES_PER_CODE, spell
+from ...codec.speech_tokenizer import FRAMES_PER_CODE, pairs
 from ...config import preset
+from ...data.splits import generator
 from .. import speech_bank
 from ..parts import new_tokenizer, save_part
 from ..recipe import Batch, Recipe, Settings
@@ -23,13 +24,20 @@ SILENCE = torch.tensor(LOG_FLOOR).log().item()
 
 @dataclass(frozen=True)
 class SpeechTokenizerSettings(Settings, speech_bank.Supply):
-    rebuilding: float = 1.0  # weight of the mel loss
-    spelling: float = 0.5  # weight of the CTC loss
-    other_voice: float = 0.5  # share of clips to be rebuilt in another voice
+    everybody: bool = False  # fit to all the bank's speakers, in place of the source voice
 
 
 CPU = SpeechTokenizerSettings(
-    steps=1600, batch_size=12, learning_rate=2e-3, ema=0.999, evaluate_every=500, save_every=100
+    steps=600,
+    batch_size=64,
+    learning_rate=2e-2,
+    betas=(0.9, 0.99),
+    weight_decay=0.0,
+    ema=0.98,
+    shards=8,
+    sentences=speech_bank.SOLO,
+    evaluate_every=200,
+    save_every=100,
 )
 
 
@@ -41,50 +49,54 @@ class SpeechTokenizerRecipe(Recipe):
     scales: ClassVar[Mapping[str, Settings]] = {
         "smoke": replace(CPU, steps=4, batch_size=2, shards=1, sentences=4, evaluate_every=0, log_every=1, ema=0.5),
         "cpu": CPU,
-        "t4": replace(CPU, steps=2500, batch_size=32, shards=60, growth=0.05, workers=2),
-        "gpu": replace(CPU, steps=2500, batch_size=64, shards=200, growth=0.2, workers=3, evaluate_every=1000),
+        "t4": replace(CPU, batch_size=128, workers=2),
+        "gpu": replace(CPU, batch_size=256, shards=24, workers=3),
     }
     settings: SpeechTokenizerSettings
 
     def build(self) -> nn.Module:
-        return new_tokenizer(preset(self.settings.preset))
+        """A tokenizer whose codebook holds moments of speech, drawn at random."""
+        model = new_tokenizer(preset(self.settings.preset))
+        vectors = torch.cat([pairs(mel) for mel in self.mels("train", 0)])
+        generator = torch.Generator().manual_seed(self.seed)
+        size = len(model.codebook)
+        # Too little sound (a smoke test) repeats its moments, and a little noise keeps them apart.
+        chosen = torch.cat([torch.randperm(len(vectors), generator=generator) for _ in range(-(-size // len(vectors)))])
+        start = vectors[chosen[:size]]
+        with torch.no_grad():
+            model.codebook.copy_(start + 0.05 * torch.randn(start.shape, generator=generator))
+        return model
+
+    def mels(self, split: str, number: int) -> list[Tensor]:
+        """The mels of a shard of the bank: of the source voice, or of everybody."""
+        if not self.settings.everybody:
+            return [clip.mel for clip in speech_bank.solo(split, number, self.settings.sentences)]
+        return [clip.mel for pair in speech_bank.shard(split, number, self.settings.sentences) for clip in pair]
 
     def batch(self, index: int) -> Batch:
-        pairs, rng = speech_bank.drawn(self.settings, self.seed, index)
-        heard, wanted, texts = [], [], []
-        for choice in rng.choice(len(pairs), self.settings.batch_size, replace=self.settings.batch_size > len(pairs)):
-            clip, other = pairs[choice][:: 1 if rng.random() < 0.5 else -1]
-            target = other if rng.random() < self.settings.other_voice else clip
-            # The same timing, but for a frame at the end that rounding may cut.
-            frames = min(len(clip.wave), len(target.wave)) // 480 * FRAMES_PER_CODE
-            heard.append(clip.mel[:frames])
-            wanted.append(target.mel[:frames])
-            texts.append(spell(clip.text))
-        return pack(heard, wanted, texts)
+        rng = generator("tokenizer batch", "train", self.seed, index)
+        number = int(rng.integers(min(self.settings.shards, 2 + int(index * self.settings.growth))))
+        mels = self.mels("train", number)
+        mel, mask = pack([mels[i] for i in rng.integers(len(mels), size=self.settings.batch_size)])
+        return {"mel": mel, "mask": mask, "samples": len(mel)}
 
     def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
-        losses = model(batch["mel"], batch["target"], batch["mask"], batch["texts"])
-        return self.settings.rebuilding * losses["mel"] + self.settings.spelling * losses["ctc"], losses
+        return model(batch["mel"], batch["mask"]), {}
 
     def evaluate(self, model: Any) -> dict[str, float]:
-        """Losses on sentences and speakers never heard, and how many of the codes are in use."""
-        pairs = speech_bank.shard("test", 0, self.settings.sentences)[: 8 if self.settings.steps < 100 else 32]
-        device = model.squeeze.weight.device
-        mels, texts = [clip.mel for clip, _ in pairs], [spell(clip.text) for clip, _ in pairs]
-        batch = pack(mels, mels, texts)
-        mel, mask = batch["mel"].to(device), batch["mask"].to(device)
-        losses = model(mel, mel, mask, texts)
-        codes = model.codes(mel)[mask[:, ::FRAMES_PER_CODE]]
-        shares = torch.bincount(codes, minlength=model.config.codebook_size) / len(codes)
-        perplexity = torch.special.entr(shares).sum().exp()
-        return {name: value.item() for name, value in losses.items()} | {"perplexity": perplexity.item()}
+        """Mel error in nats, and how many codes are in use in effect, on sentences never heard."""
+        mel, mask = pack(self.mels("test", 0)[: 8 if self.settings.steps < 100 else 64])
+        mel, mask = mel.to(model.codebook.device), mask.to(model.codebook.device)
+        codes = model.codes(mel)
+        error = (model.mel(codes) - mel).abs().mean(-1)[mask].mean()
+        used = codes[mask[:, ::FRAMES_PER_CODE]]
+        shares = torch.bincount(used, minlength=len(model.codebook)) / len(used)
+        return {"mel": error.item(), "perplexity": torch.special.entr(shares).sum().exp().item()}
 
     def finish(self, model: Any) -> None:
         save_part(self.parts, "speech_tokenizer", model)
 
 
-def pack(heard: list[Tensor], wanted: list[Tensor], texts: list[list[int]]) -> Batch:
-    """Pad clips to one length of whole codes."""
-    mel, mask = speech_bank.pad(heard, SILENCE, FRAMES_PER_CODE)
-    target, _ = speech_bank.pad(wanted, SILENCE, FRAMES_PER_CODE)
-    return {"mel": mel, "target": target, "mask": mask, "texts": texts, "samples": len(heard)}
+def pack(mels: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Clips padded to one length of whole codes, and where they are."""
+    return speech_bank.pad(mels, SILENCE, FRAMES_PER_CODE)

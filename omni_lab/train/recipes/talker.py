@@ -2,8 +2,9 @@
 
 What the talker is given comes from a thinker that has read the whole conversation, answer included, in one pass. The
 codes it shall say come from the speech tokenizer. Stage by stage:
-- `talker`: codes of anybody's voice under anybody's speaker token, so that no voice is tied to some words; and half the
-  time the first codes are given, so that it learns to go on from what was said.
+- `talker`: codes of the source voice under anybody's speaker token, so that no voice is tied to some words (the codes
+  hold no other's timbre, which is the DiT's to give); and half the time the first codes are given, so that it learns to
+  go on from what was said.
 - `speakers`: codes of the speaker whose token opens the reply.
 - `joint`: thinker and talker together, the talker's loss reaching into the thinker.
 """
@@ -11,6 +12,7 @@ codes it shall say come from the speech tokenizer. Stage by stage:
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -21,20 +23,25 @@ from ...config import OmniConfig, preset
 from ...data import world
 from ...data.sample import Sample, assistant, user
 from ...data.speech import REPLY_SPEAKERS
+from ...data.splits import generator
 from ...talker import IGNORE, Talker, TalkerContext, code_targets, context_vectors
 from ...thinker import Thinker
 from .. import packing, speech_bank
 from ..loader import to_device, usable
 from ..optimise import decay_groups
-from ..parts import SOURCES, frozen_tokenizer, load_first, save_part
+from ..parts import SOURCES, frozen_tokenizer, load_first, need_part, save_part
 from ..recipe import Batch, Recipe, Settings
 from .thinker import processor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TalkerSettings(Settings, speech_bank.Supply):
+    sentences: int = speech_bank.SOLO
+    shards: int = 40
+    growth: float = 0.05
     continued: float = 0.5  # share of rows whose first codes are given
     longest: int = 500  # codes of an example
+    start: str = ""  # folder with a `talker` to go on from, with a schedule of its own; "": fresh weights
 
 
 CPU = TalkerSettings(
@@ -100,6 +107,8 @@ class TalkerRecipe(Recipe):
         if self.parts is not None:
             load_first(self.parts, SOURCES["thinker"], model["thinker"])
             load_first(self.parts, self.starts_from, model["talker"])
+        if self.settings.start:
+            need_part(Path(self.settings.start), "talker", model["talker"], self.name)
         return model
 
     def groups(self, model: Any) -> dict[str, list[dict[str, Any]]]:
@@ -112,15 +121,28 @@ class TalkerRecipe(Recipe):
         model["talker"].model.compile()
 
     def spoken(self, index: int, bad: list[str]) -> list[Spoken]:
-        """The examples of micro-batch `index`: sentences of the bank, in any voice, under any speaker's token."""
-        pairs, rng = speech_bank.drawn(self.settings, self.seed, index)
-        clips = [clip for pair in pairs for clip in pair]
+        """The examples of micro-batch `index`: sentences of the bank under any speaker's token."""
+        settings, rng = self.settings, generator("talker batch", "train", self.seed, index)
+        sentences = self.coded("train", int(rng.integers(min(settings.shards, 2 + int(index * settings.growth)))))
         made = []
-        for choice in rng.integers(len(clips), size=self.settings.batch_size):
-            codes = self.tokenizer.codes(clips[choice].mel[None])[0][: self.settings.longest]
-            given = int(rng.integers(len(codes))) if rng.random() < self.settings.continued else 0
-            made.append(Spoken(said(clips[choice].text), codes, int(rng.integers(len(REPLY_SPEAKERS))), given))
+        for choice in rng.integers(len(sentences), size=settings.batch_size):
+            text, codes = sentences[choice]
+            given = int(rng.integers(len(codes))) if rng.random() < settings.continued else 0
+            made.append(Spoken(said(text), codes, int(rng.integers(len(REPLY_SPEAKERS))), given))
         return made
+
+    def coded(self, split: str, number: int) -> list[tuple[str, Tensor]]:
+        """Sentences of the source voice with their codes: a shard of the bank, kept as codes once it was heard."""
+        if (split, number) not in self.heard:
+            clips = speech_bank.solo.__wrapped__(split, number, self.settings.sentences)  # its waves are not kept
+            longest = self.settings.longest
+            self.heard[split, number] = [(clip.text, self.tokenizer.codes(clip.mel)[:longest]) for clip in clips]
+        return self.heard[split, number]
+
+    @cached_property
+    def heard(self) -> dict[tuple[str, int], list[tuple[str, Tensor]]]:
+        """Shards that were coded by this process."""
+        return {}
 
     @torch.no_grad()
     def batch(self, index: int) -> Batch:
@@ -165,9 +187,8 @@ class TalkerRecipe(Recipe):
 
     def evaluate(self, model: Any) -> dict[str, float]:
         """Nats a code and accuracy on held-out sentences in the source voice."""
-        spoken: list[Spoken] = []
-        for i in range(4 if self.settings.steps < 100 else 48):
-            spoken += self.example("say_this", "test", i, [])
+        some = self.coded("test", 0)[: 4 if self.settings.steps < 100 else 48]
+        spoken = [Spoken(said(text), codes, 0) for text, codes in some]
         device = model["talker"].codec_head.weight.device
         batch = to_device(self.pack(spoken), device)
         heard = model["thinker"](**batch["thinker"], logits_to_keep=0)
