@@ -114,7 +114,7 @@ _ = converse("What did the person on the left and the person on the right say?",
 # %%
 from omni_lab.data.rendered import SHEET
 
-sheet = rendered.write(["X + Y = 10", "X = 2", "Y = ?"], SHEET, np.random.default_rng(SEED), "test")
+sheet, _ = rendered.write(["X + Y = 10", "X = 2", "Y = ?"], SHEET, np.random.default_rng(SEED), "test")
 figure, axis = lab.figure(width=2.4, height=1.8)
 axis.imshow(sheet)
 axis.axis("off")

@@ -50,8 +50,8 @@ def ocr(rng: np.random.Generator, split: str) -> Sample:
                 break
     style = int(rng.integers(3))
     shown = (word, word.upper(), word.capitalize())[style]
-    page = write([shown], PAGE, rng, split)
-    return Sample([user(READ, image(page))], "ocr", word, meta={"key": key, "shown": shown})
+    page, glyphs = write([shown], PAGE, rng, split)
+    return Sample([user(READ, image(page))], "ocr", word, meta={"key": key, "shown": shown, "glyphs": glyphs})
 
 
 def made_up(rng: np.random.Generator) -> str:
@@ -64,8 +64,14 @@ def made_up(rng: np.random.Generator) -> str:
             return word
 
 
-def write(lines: list[str], size: tuple[int, int], rng: np.random.Generator, split: str) -> Image.Image:
-    """Lines of text on a page of `size` (width, height) pixels, in any font, colour and place in which they fit."""
+Glyph = tuple[str, float, float]  # a letter, and its middle (x, y) in pixels
+
+
+def write(
+    lines: list[str], size: tuple[int, int], rng: np.random.Generator, split: str
+) -> tuple[Image.Image, list[Glyph]]:
+    """Lines of text on a page of `size` (width, height) pixels, in any font, colour and place in which they fit, and
+    where each of their letters stands."""
     face, colour = pick(rng, FONTS), ink(rng)
     canvas = Image.new("RGB", size, colour[1])
     pen = ImageDraw.Draw(canvas)
@@ -76,10 +82,14 @@ def write(lines: list[str], size: tuple[int, int], rng: np.random.Generator, spl
         if width <= size[0] - 8 and height <= size[1] - 4:
             break
     x, y = int(rng.integers(2, size[0] - width - 1)), int(rng.integers(0, size[1] - height + 1))
+    glyphs = []
     for line, box in zip(lines, boxes, strict=True):
         pen.text((x, y), line, font=chosen, fill=colour[0])
+        ends = [x + chosen.getlength(line[:i]) for i in range(len(line) + 1)]
+        middle = y + (box[1] + box[3]) / 2
+        glyphs += [(c, (a + b) / 2, middle) for c, a, b in zip(line, ends, ends[1:], strict=False) if c != " "]
         y += int(box[3]) + 4
-    return lit(canvas, rng) if split == "train" else canvas
+    return (lit(canvas, rng) if split == "train" else canvas), glyphs
 
 
 def ink(rng: np.random.Generator) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -103,6 +113,6 @@ def picture_arithmetic(rng: np.random.Generator, split: str) -> Sample:
     lines = [f"{x} {sign} {y} = {result}", f"{known} = {value}", f"{asked} = ?"]
     if rng.random() < 0.3:
         lines = [lines[0], f"{lines[1]}, {lines[2]}"]
-    page = write(lines, SHEET, rng, split)
-    meta = {"key": key, "lines": lines}
+    page, glyphs = write(lines, SHEET, rng, split)
+    meta = {"key": key, "lines": lines, "glyphs": glyphs}
     return Sample([user(SOLVE, image(page))], "picture_arithmetic", str(answer), meta=meta)

@@ -10,6 +10,7 @@ RECIPES: dict[str, tuple[str, str]] = {
     "clip": ("clip", "ClipRecipe"),
     "language": ("thinker", "Language"),
     "hearing": ("hearing", "Hearing"),
+    "seeing": ("seeing", "Seeing"),
     "audio_encoder": ("thinker", "AudioEncoder"),
     "llava_1": ("thinker", "Llava1"),
     "llava_2": ("thinker", "Llava2"),
@@ -32,14 +33,14 @@ RECIPES: dict[str, tuple[str, str]] = {
 
 # What `omni-lab train all` runs, in this order: the parts of the omni model. CLIP and LLaVA are labs of their own.
 ALL = (
-    "language", "hearing", "audio_encoder", "thinker_1", "thinker_2", "thinker_3", "speech_tokenizer", "dit", "bigvgan",
-    "talker", "talker_dpo", "speakers", "joint",
+    "language", "hearing", "seeing", "audio_encoder", "thinker_1", "thinker_2", "thinker_3", "speech_tokenizer", "dit",
+    "bigvgan", "talker", "talker_dpo", "speakers", "joint",
 )  # fmt: skip
 GROUPS = {
     "all": ALL,
-    "thinker": ALL[:6],
-    "codec": ALL[6:9],
-    "speech": ALL[9:],
+    "thinker": ALL[:7],
+    "codec": ALL[7:10],
+    "speech": ALL[10:],
 }
 
 

@@ -246,7 +246,7 @@ class AudioEncoder(ThinkerRecipe):
 
     name = "audio_encoder"
     tasks = ("asr", "asr_recorded", "sound_events")
-    reads, writes = ("hearing",), ("audio_encoder",)
+    reads, writes = ("seeing",), ("audio_encoder",)
     scales = scaled(steps=1.2, ctc=0.5)
 
 
