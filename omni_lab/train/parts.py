@@ -80,7 +80,14 @@ def load_first(folder: Path, names: tuple[str, ...], module: nn.Module) -> str |
 # Where each part of the model is looked for, the furthest trained first.
 SOURCES = {
     "thinker": (
-        "joint_thinker", "thinker_3", "thinker_2", "thinker_1", "audio_encoder", "seeing", "hearing", "language",
+        "joint_thinker",
+        "thinker_3",
+        "thinker_2",
+        "thinker_1",
+        "audio_encoder",
+        "seeing",
+        "hearing",
+        "language",
     ),  # fmt: skip
     "talker": ("joint_talker", "speakers", "talker_dpo", "talker"),
     "token2wav.code2wav_dit_model": ("dit",),

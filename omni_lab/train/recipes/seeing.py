@@ -147,7 +147,8 @@ def words_of(model: Any, tokens: Tensor) -> Tensor:
 def naming_loss(logits: Tensor, words: Tensor) -> Tensor:
     """Mean cross-entropy to all words that hold at a place, in nats: (tokens, vocabulary), (tokens, 2) -> scalar.
 
-    words: name of the thing and colour of its card; NOTHING where there is none. Places without a word count nothing."""
+    words: name of the thing and colour of its card; NOTHING where there is none. Places without a word count nothing.
+    """
     there = words != NOTHING
     if not there.any():
         return logits.sum() * 0.0
