@@ -91,7 +91,7 @@ class DiTRecipe(Recipe):
 
     @torch.no_grad()
     def examples(self, chosen: list[tuple[Clip, Clip]], clips: list[Clip], rng: np.random.Generator) -> Batch:
-        """Crops of the first of each (said, coded) pair, with the codes of the second and another clip of that voice."""
+        """Crops of the first of each (said, coded) pair, the codes of the second, and another clip of that voice."""
         mels, codes, conds, references = [], [], [], []
         for clip, coded in chosen:
             code = self.tokenizer.codes(coded.mel)
