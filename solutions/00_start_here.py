@@ -176,7 +176,7 @@ lab.explore(
     "thinker {thinker} times as dear, on a machine {machine} times as fast.",
     block_codes=lab.Slider(4, 48, 12, 4),
     ahead=lab.Slider(0, 3, 1),
-    calls=lab.Slider(1, 72, 12),
+    calls=lab.Slider(1, 72, 8),
     thinker=lab.Slider(0.5, 100.0, 1.0, 0.5),
     machine=lab.Slider(0.2, 10.0, 1.0, 0.2),
 )
