@@ -3,7 +3,7 @@
 #
 # The talker of lab 05 gives codes, 50 a second. In this lab they become sound, while more codes are still on their way.
 #
-# You build what stands between codes and ear (report, section 2.4): the speech tokenizer's numbers, flow matching and
+# You build what stands between codes and ear (report, section 2.4): the speech tokenizer's codebook, flow matching and
 # its solvers, the sliding-window block mask of the DiT, the activation of BigVGAN, and a streamer that yields sound
 # without seams.
 #
@@ -15,7 +15,7 @@
 #
 # When the lab starts, it prints the time and the memory that were measured at each scale.
 #
-# Thirteen exercises, 100 points, about two and a half hours of yours.
+# Fourteen exercises, 100 points, about two and a half hours of yours.
 
 # %% tags=["parameters"]
 SCALE = None  # "smoke", "cpu", "t4", "gpu"; None: what this machine carries
@@ -33,10 +33,10 @@ from torch import Tensor
 from omni_lab import OmniModel, lab
 from omni_lab.codec import bigvgan, flow_matching
 from omni_lab.codec import mel as mels
-from omni_lab.codec.speech_tokenizer import quantise, scalars_of
+from omni_lab.codec.speech_tokenizer import pairs
 from omni_lab.errors import OmniLabError
 from omni_lab.evaluate import ears
-from omni_lab.lab import codec_parts, exercise, streamer
+from omni_lab.lab import codebook, codec_parts, exercise, streamer
 from omni_lab.lab.nano import nano_model
 from omni_lab.streaming.reply import prepared_voice
 
@@ -99,61 +99,172 @@ show_mels("The log-mel of the sentence: dark bands where a voice resonates.", th
 # told that separately. The report names its tokenizer (qwen-tts-tokenizer, section 2.3) and publishes nothing of it;
 # ours is `codec/speech_tokenizer.py`.
 #
-# Its encoder makes five numbers. Each is rounded to one of four levels between -1 and 1 (finite scalar quantisation,
-# Mentzer et al. 2024). There is no table of vectors that could collapse. Slide the first number and watch its step.
-
+# It does the oldest thing there is, vector quantisation (Gray 1984). Keep a table of typical moments, the **codebook**.
+# The code of a moment is the number of the entry that lies nearest to it.
+#
+# A moment is 160 numbers. To see something, take two of its properties. Each dot is one moment of shipped speech. Eight
+# moments, drawn at random, serve as entries. Which code does the ringed moment get?
 
 # %%
-def rounding(levels: int):
-    figure, axis = lab.figure(height=2.4)
-    values = torch.linspace(-3, 3, 400)[:, None]
-    axis.plot(values, torch.tanh(values), label="before rounding")
-    axis.plot(values, quantise(values, (levels,)), label=f"{levels} levels")
-    axis.set(xlabel="what the encoder gives", ylabel="what is kept")
-    axis.legend(loc="upper left")
-    return figure
+moments = torch.cat([pairs(clip.mel) for clip in heard])  # (moments, 160): two frames of 80 bands
+flat = torch.stack((moments[:, 5:15].mean(1), moments[:, 55:75].mean(1)), dim=1)[::9]  # (some, 2)
 
 
-lab.explore(
-    rounding, alt="A smooth curve from -1 to 1 and its staircase of {levels} steps.", levels=lab.Slider(2, 9, 4)
+def dots(entries: Tensor):
+    figure, axis = lab.figure(width=5.2, height=3.4)
+    axis.scatter(*flat.T, s=4, color="C6", alpha=0.4, linewidths=0)
+    for number, (x, y) in enumerate(entries.tolist()):
+        axis.text(x, y, number, ha="center", va="center", fontsize=8, bbox={"boxstyle": "circle", "fc": "C7"})
+    axis.set(
+        xlabel="bands 5 to 14: voices (nats)", ylabel="bands 55 to 74: hisses (nats)", xlim=(-12, 3), ylim=(-12, 1)
+    )
+    axis.grid(False)
+    return figure, axis
+
+
+figure, axis = dots(flat[torch.randperm(len(flat), generator=torch.Generator().manual_seed(SEED))[:8]])
+axis.scatter(*flat[100], s=200, facecolors="none", edgecolors="C4", linewidths=2)
+lab.show(
+    figure, alt="Moments of speech as dots, by energy in low and in high bands; eight of them numbered, one ringed."
 )
 
 # %% [markdown]
-# ### Exercise 7.1 - One number from five  (difficulty 2 of 3, 8 minutes, 5 points)
-# The talker wants one number. Read the five levels as its digits, the first the highest. Scalar i has
-# `per_scalar[i]` levels, evenly from -1 (digit 0) to 1 (digit `per_scalar[i] - 1`).
+# ### Exercise 7.1 - The nearest entry  (difficulty 2 of 3, 8 minutes, 5 points)
+# Return the number of the nearest entry for each vector: nearest in Euclid's sense, counted from 0. Vectors may come in
+# any number of leading dimensions. Use no loop, and do not hold the difference of every vector with every entry: write
+# the square of a difference out, and one matrix product does nearly all of it.
 
 
 # %% tags=["exercise"]
-@exercise("codec.code_of")
-def code_of(quantised: Tensor, per_scalar: tuple[int, ...]) -> Tensor:
-    """Scalars on their levels (..., scalars) -> one code each (...), int64."""
+@exercise("codec.nearest")
+def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """The number of the nearest entry: (..., dim), (entries, dim) -> (...), int64 (Gray 1984)."""
     # BEGIN SOLUTION
-    code = torch.zeros(quantised.shape[:-1], dtype=torch.int64, device=quantised.device)
-    for place, count in enumerate(per_scalar):
-        digit = ((quantised[..., place] + 1) / 2 * (count - 1)).round().long()
-        code = code * count + digit
-    return code
+    # |v - e|^2 = |v|^2 - 2 v.e + |e|^2, and |v|^2 is the same for all entries.
+    return (vectors @ codebook.T - codebook.square().sum(-1) / 2).argmax(-1)
     # END SOLUTION
 
 
-# %% tags=["nbval-check-output"]
-fours = (4, 4, 4, 4, 4)
-everything = torch.arange(math.prod(fours))
-print(f"{len(everything)} codes; all survive the way there and back:", end=" ")
-print(bool((code_of(scalars_of(everything, fours), fours) == everything).all()))
+# %%
+distances = len(moments) * 1024
+print(f"{len(moments)} moments and 1024 entries of 160 numbers, in 32 bits:", end=" ")
+print(f"all differences {distances * 160 * 4 / 1e9:.1f} GB, one matrix product {distances * 4 / 1e6:.0f} MB")
 
 # %% [markdown]
-# Neighbouring codes differ in one digit, so a slip of the talker sounds alike. With a learnt table a slip could mean
-# anything.
+# ### Something to touch: entries find their place
+# Entries drawn at random are not typical yet. So every moment chooses its entry, and each entry moves to the mean of
+# those that chose it; then again (k-means, Lloyd 1982). Set `rounds` to 0, then go up. Where do the entries gather?
+
+
+# %%
+def regions(entries: int, rounds: int):
+    book = codebook.k_means(flat, entries, rounds, SEED)
+    figure, axis = dots(book)
+    across, up = torch.meshgrid(torch.linspace(-12, 3, 150), torch.linspace(-12, 1, 130), indexing="xy")
+    owner = nearest(torch.stack((across, up), dim=-1), book)  # (130, 150)
+    axis.imshow(owner % 8, origin="lower", aspect="auto", extent=(-12, 3, -12, 1), cmap="Pastel1", zorder=0)
+    away = (flat - book[nearest(flat, book)]).square().mean()
+    axis.set_title(f"{entries} entries after {rounds} rounds: mean squared distance {away:.2f}")
+    return figure
+
+
+if nearest:
+    lab.explore(
+        regions,
+        alt="Dots, and {entries} regions in colour, each of the places nearest to one entry, after {rounds} rounds.",
+        entries=lab.Slider(1, 40, 12),
+        rounds=lab.Slider(0, 20, 6),
+    )
+
+# %% [markdown]
+# **Whose moments?** The shipped book's are one voice's, the source voice's. So another speaker's moment gets the entry
+# of *that* voice which lies nearest: it is heard as if that voice had said it. A book for everybody must share its
+# entries among all voices. `python -m benchmarks.speech_tokenizer` sets the two side by side, and several sizes.
 #
+# ### Something to touch: how many entries?
+# A book of 1024 entries gives codes of 10 bits. Here is the held-out sentence, before and after. With how few bits can
+# you still see where vowels begin and end? What goes first?
+
+
+# %%
+def fitted(vectors: Tensor, bits: int) -> Tensor:
+    return codebook.k_means(vectors, 2**bits, run.pick(smoke=4, cpu=12), SEED)  # (2 ** bits, 160)
+
+
+def kept(bits: int):
+    book, real = fitted(moments, bits), sentence.mel[:240]
+    codes = nearest(pairs(real), book)  # (120,)
+    again = book[codes].reshape(-1, 80)
+    figure, axes = lab.figure(2, 1, width=5.5, height=2.8, sharex=True)
+    after = f"{len(codes.unique())} of {len(book)} entries: off by {(again - real).abs().mean():.2f} nats"
+    for axis, mel, title in zip(axes, (real, again), ("real", after), strict=True):
+        axis.imshow(mel.T, origin="lower", aspect="auto", vmin=-11, vmax=1, extent=(0, len(mel) / 100, 0, 80))
+        axis.set(ylabel="band", title=title)
+        axis.grid(False)
+    axes[1].set_xlabel("time (s)")
+    return figure
+
+
+if nearest:
+    lab.explore(
+        kept,
+        alt="The real log-mel of a sentence above the one that codes of {bits} bits stand for: coarser.",
+        bits=lab.Slider(0, 10, run.pick(smoke=5, cpu=8)),
+    )
+
+# %% [markdown]
+# ### Exercise 7.2 - What is left over  (difficulty 2 of 3, 10 minutes, 5 points)
+# Every further bit doubles the book. SoundStream therefore uses several small ones in turn (Zeghidour et al. 2021,
+# section III-C: residual vector quantiser). The first book codes the vector. The second codes what the first left over:
+# the vector minus the entry chosen. And so on. Return all numbers, side by side in the last dimension. The package uses
+# one book: the answer stands nowhere in it.
+
+
+# %% tags=["exercise"]
+@exercise("codec.residual_codes")
+def residual_codes(vectors: Tensor, codebooks: list[Tensor]) -> Tensor:
+    """One code from each book in turn: (..., dim), books (entries, dim) of any sizes -> (..., books), int64."""
+    # BEGIN SOLUTION
+    rest, codes = vectors, []
+    for book in codebooks:
+        codes.append(nearest(rest, book))
+        rest = rest - book[codes[-1]]
+    return torch.stack(codes, dim=-1)
+    # END SOLUTION
+
+
+# %% [markdown]
+# Two books of 32 entries make 10 bits, as one book of 1024 does. Which fits better? Which is cheaper to keep?
+
+# %%
+if nearest and residual_codes:
+    unheard, widths = torch.cat([pairs(clip.mel) for clip in held_out]), run.pick(smoke=(2, 4, 6), cpu=(2, 4, 6, 8, 10))
+    errors: dict[str, list[float]] = {"one book": [], "two books in turn": []}
+    for bits in widths:
+        one, first = fitted(moments, bits), fitted(moments, bits // 2)
+        second = fitted(moments - first[nearest(moments, first)], bits // 2)
+        codes = residual_codes(unheard, [first, second])
+        guesses = one[nearest(unheard, one)], first[codes[..., 0]] + second[codes[..., 1]]
+        for name, guess in zip(errors, guesses, strict=True):
+            errors[name].append(float((guess - unheard).abs().mean()))
+    figure, axis = lab.figure(height=2.6)
+    for (name, values), mark in zip(errors.items(), "os", strict=True):
+        axis.plot(widths, values, marker=mark, label=name)
+    axis.set(xlabel="bits a moment", ylabel="error (nats)", xticks=widths)
+    axis.legend()
+    lab.show(figure, alt="Error on held-out speech against bits a moment, for one codebook and for two in turn.")
+    print(f"{widths[-1]} bits: one book keeps {len(one)} entries, two keep {len(first) + len(second)}")
+
+# %% [markdown]
+# The price is paid by the talker: with two books it must write two numbers a moment. The released one writes one, so we
+# stay with one book. Its numbers have no order: entry 17 need not sound like entry 18, and a slip can mean anything.
 # ## Flow matching, in one dimension
 # You have noise. You want data. Draw a straight line from a piece of noise to a piece of data and walk along it: time 0
 # is noise, time 1 is data (Lipman et al. 2023, with the noise at the end set to zero).
 #
 # $$\text{point} = (1 - time)\,noise + time\,mel \qquad \text{velocity} = mel - noise$$
 #
-# ### Exercise 7.2 - On the line  (difficulty 1 of 3, 5 minutes, 5 points)
+# ### Exercise 7.3 - On the line  (difficulty 1 of 3, 5 minutes, 5 points)
 # Return the point. Each clip of the batch has a time of its own.
 
 
@@ -222,7 +333,7 @@ lab.explore(
 )
 
 # %% [markdown]
-# ### Exercise 7.3 - A path that keeps a little noise  (difficulty 2 of 3, 12 minutes, 10 points)
+# ### Exercise 7.4 - A path that keeps a little noise  (difficulty 2 of 3, 12 minutes, 10 points)
 # In the paper the line ends not at the data but in a narrow cloud around it: at time 1 a share `sigma_min` of the
 # noise is left (equations 22 and 23). At time 0 all of it is there, and it falls evenly. The mel grows from 0 to 1 as
 # before. Return the point at `time`, and the velocity there. The package keeps no noise: the answer stands nowhere.
@@ -250,7 +361,7 @@ if noisy_path:
 # In speech each call of the velocity is a pass of the DiT. The released model takes 10 points in time, 9 steps, 4 calls
 # a step. Two tricks keep that number small: where the steps lie, and how a step is made.
 #
-# ### Exercise 7.4 - Sway  (difficulty 1 of 3, 5 minutes, 5 points)
+# ### Exercise 7.5 - Sway  (difficulty 1 of 3, 5 minutes, 5 points)
 # Early times decide most: which heap, which vowel. Sway sampling crowds the steps there (Chen et al. 2024, F5-TTS,
 # section 3.3): $time + coefficient\,(\cos(\pi\,time/2) - 1 + time)$. A coefficient of None leaves the times alone.
 
@@ -267,7 +378,7 @@ def sway_sampling(time: Tensor, coefficient: float | None = -1.0) -> Tensor:
 
 
 # %% [markdown]
-# ### Exercise 7.5 - Runge and Kutta  (difficulty 2 of 3, 15 minutes, 10 points)
+# ### Exercise 7.6 - Runge and Kutta  (difficulty 2 of 3, 15 minutes, 10 points)
 # Euler takes the slope at the start for the whole step. Kutta's 3/8 rule asks four times:
 #
 # | slope | asked at | from the state plus step times |
@@ -295,7 +406,7 @@ def runge_kutta_4_step(velocity, time: Tensor, next_time: Tensor, state: Tensor)
 
 
 # %% [markdown]
-# ### Exercise 7.6 - One call a step  (difficulty 3 of 3, 20 minutes, 10 points)
+# ### Exercise 7.7 - One call a step  (difficulty 3 of 3, 20 minutes, 10 points)
 # Runge and Kutta forget everything after each step. Adams and Bashforth remember: the slope of the step before is still
 # there, for nothing. Draw a straight line over time through that slope and the one now, continue it over the coming
 # step, and take its mean there. Steps may have unlike lengths, as sway makes them. The package has no such solver.
@@ -374,7 +485,7 @@ show_calls(calls_against_error(toy, begin_here, counts, run.pick(smoke=400, cpu=
 # The DiT is trained with its conditions withheld from some clips. So it knows two velocities: with codes and speaker,
 # and without. Their difference is what the condition wants. Go a little further that way (Ho and Salimans 2022).
 #
-# ### Exercise 7.7 - Guidance  (difficulty 1 of 3, 5 minutes, 5 points)
+# ### Exercise 7.8 - Guidance  (difficulty 1 of 3, 5 minutes, 5 points)
 # Return the conditional velocity plus `scale` times the difference. The released model uses 0.5.
 
 
@@ -395,7 +506,7 @@ def guided_velocity(conditional: Tensor, unconditional: Tensor, scale: float) ->
 # A DiT that attends to everything must know everything before it starts. So time is cut into blocks of 24 frames. Most
 # layers see their own block, a few one block back or one ahead.
 #
-# ### Exercise 7.8 - Who sees whom  (difficulty 2 of 3, 10 minutes, 10 points)
+# ### Exercise 7.9 - Who sees whom  (difficulty 2 of 3, 10 minutes, 5 points)
 # Row i is the frame that looks, column j the frame it may see. True where j lies in the same block, in one of
 # `look_backward` blocks before, or in one of `look_ahead` after.
 
@@ -412,7 +523,7 @@ def sliding_window_block_mask(length: int, block_size: int, look_backward: int =
 
 
 # %% [markdown]
-# ### Exercise 7.9 - What a stack of layers sees  (difficulty 3 of 3, 15 minutes, 10 points)
+# ### Exercise 7.10 - What a stack of layers sees  (difficulty 3 of 3, 15 minutes, 10 points)
 # Layers pass on what they have seen. `reaches` lists (blocks back, blocks ahead) of each layer, first to last. Row i
 # says on which blocks the *output* of block i depends: (blocks, blocks) bool.
 
@@ -462,20 +573,26 @@ lab.explore(
 # %% [markdown]
 # ## Train a DiT
 # Here a small tokenizer and a small DiT learn from the shipped sentences, about five minutes of speech. They are the
-# package's own classes, with your functions inside. At `smoke` scale they take a few steps, to show that all runs:
-# **nobody would understand them then**. At `cpu` scale look at the pictures below, and judge for yourself.
+# package's own classes, with your functions inside. The codebook is fitted a batch at a time, by a gradient: its loss
+# is the squared distance of the moments from their entries (van den Oord et al. 2017, section 3, the second term of
+# equation 3). The slope of that pulls an entry to the mean of those who chose it.
+#
+# At `smoke` scale the DiT takes a few steps, to show that all runs: **nobody would understand it then**. At `cpu` scale
+# look at the pictures below, and judge for yourself.
 
 # %%
-size = run.pick(smoke=(32, 1, 64, 3), cpu=(96, 3, 128, 5), t4=(128, 4, 256, 8))
-steps = run.pick(smoke=(4, 70), cpu=(400, 2000), t4=(1500, 8000))
+size = run.pick(smoke=(64, 3, 64), cpu=(128, 5, 256), t4=(256, 8, 512))  # DiT's width and layers, codebook's entries
+steps = run.pick(smoke=(20, 70), cpu=(300, 2000), t4=(600, 8000))
 torch.manual_seed(SEED)
-tokenizer, network = codec_parts.small_tokenizer(*size[:2]), codec_parts.small_dit(*size[2:])
+tokenizer, network = codec_parts.small_tokenizer(size[2]), codec_parts.small_dit(*size)
 began = clock.perf_counter()
-of_tokenizer = codec_parts.teach_tokenizer(tokenizer, heard, steps[0], run.pick(smoke=2, cpu=6), SEED)
+of_tokenizer = codec_parts.teach_tokenizer(tokenizer, heard, steps[0], run.pick(smoke=8, cpu=16), SEED)
 of_dit = codec_parts.teach_dit(network, tokenizer, heard, steps[1], run.pick(smoke=4, cpu=8), 96, SEED)
 spent = clock.perf_counter() - began
 few = max(1, len(of_dit) // 8)
 print(f"{steps[0]} and {steps[1]} steps in {spent:.0f} s")
+last = of_tokenizer[-5:]
+print(f"codebook: mean squared distance {of_tokenizer[0]:.2f} at first, {sum(last) / len(last):.2f} nats^2 at last")
 print(
     f"DiT: squared error of the velocity {sum(of_dit[:few]) / few:.2f} at first, {sum(of_dit[-few:]) / few:.2f} at last"
 )
@@ -526,7 +643,7 @@ show_calls(calls_against_error(guided, start, fewer, run.pick(smoke=160, cpu=400
 
 # %% [markdown]
 # ### Is the mask tight?
-# Change one block of the noise and see which blocks of one pass move. Exactly those of your exercise 7.9 must.
+# Change one block of the noise and see which blocks of one pass move. Exactly those of your exercise 7.10 must.
 
 # %%
 reaches = [layer.attn.reach for layer in network.transformer_blocks]
@@ -555,7 +672,7 @@ if receptive_blocks:
 # it uses one that is, Snake: $x + \sin^2(\alpha x)/\alpha$ in the paper. Its published weights, and Qwen's, give the
 # height a number of its own: $x + \sin^2(\alpha x)/\beta$.
 #
-# ### Exercise 7.10 - Snake  (difficulty 1 of 3, 5 minutes, 5 points)
+# ### Exercise 7.11 - Snake  (difficulty 1 of 3, 5 minutes, 5 points)
 # SnakeBeta has a learnt frequency `alpha` and a learnt inverse height `beta` for each channel.
 
 
@@ -676,7 +793,7 @@ print(f"whole {seam_strength(whole):.1f}, naive {seam_strength(naive):.1f}")
 # Two cures. **Context**: vocode a little before and after the chunk too, and throw it away. **Fading**: the last window
 # has already computed a few milliseconds beyond its end. Pass from those to the new chunk.
 #
-# ### Exercise 7.11 - From one chunk to the next  (difficulty 2 of 3, 10 minutes, 5 points)
+# ### Exercise 7.12 - From one chunk to the next  (difficulty 2 of 3, 10 minutes, 5 points)
 # `old` is what lay beyond the last chunk's end, `new` the next chunk; they tell the same few milliseconds. Let the
 # weight of `new` rise from 0 to 1 along half a cosine over `count = min(len(old), len(new))` samples, taken at the
 # middle of each sample. What follows in `new` stays. With no `old` at all, `new` stays as it is.
@@ -697,7 +814,7 @@ def crossfade(old: Tensor, new: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# ### Exercise 7.12 - The streamer  (difficulty 3 of 3, 30 minutes, 15 points)
+# ### Exercise 7.13 - The streamer  (difficulty 3 of 3, 30 minutes, 15 points)
 # Now write the generator that yields sound while codes arrive. `codec` has four things for you:
 #
 # - `codec.codes`: an iterator. `next(codec.codes, None)` gives the next code, or None when there are no more.
@@ -869,7 +986,7 @@ for name, gap in gaps.items():
 # The report names four sources of delay before the first sound (section 2.4): input processing; from the first text to
 # the first code; from the first codes to sound; and the size of the model itself.
 #
-# ### Exercise 7.13 - When does it speak?  (difficulty 2 of 3, 10 minutes, 5 points)
+# ### Exercise 7.14 - When does it speak?  (difficulty 2 of 3, 10 minutes, 5 points)
 # The clock starts when the question ends. `first_code_seconds` pass between the input's being read and the first code,
 # every further code takes `code_seconds`. A block has `block_size` mel frames, `repeats` frames are one code, and
 # `ahead` blocks of look-ahead are waited for. Then the DiT makes `calls` network calls for the whole window, and the
@@ -968,7 +1085,7 @@ else:
 
 # %% [markdown]
 # ## What you have built
-# - Codes that are digits, not rows of a table.
+# - A codebook: a moment of speech is the number of its nearest entry; what is left over may get a second number.
 # - A velocity learnt from straight lines, and four ways to follow it.
 # - A mask that bounds what must be known, and the receptive field that follows from it.
 # - An activation that sings, and why it needs filters.

@@ -1,7 +1,7 @@
-"""Lab 05's stand-in for a trained codec: k-means over 20 ms of mel makes codes, Griffin-Lim makes them sound again.
+"""Lab 05's stand-in for a trained codec: a speech tokenizer's codebook that needs seconds to fit and no vocoder.
 
-It is the baseline that `codec/speech_tokenizer.py` names: it needs seconds to fit and no training, and it sounds like
-a robot, since a code keeps the mean of many moments. Lab 07 builds the real thing.
+Codes are those of `codec/speech_tokenizer.py`, of few sentences; Griffin-Lim makes them sound again. It sounds like a
+robot, since an entry is the mean of many moments and their phases are guessed. Lab 07 builds the real thing.
 """
 
 from collections.abc import Sequence
@@ -12,19 +12,22 @@ import torchaudio
 from torch import Tensor, nn
 
 from ..codec import mel as mels
+from ..codec import speech_tokenizer
 from ..codec.speaker import Speaker
 from ..errors import InputError
+
+PART = 16_384  # rows whose products with all centres are held at once
 
 
 @dataclass(frozen=True)
 class Codebook:
-    """A code is the number of the nearest centre."""
+    """A code is the number of the nearest centre, as in `speech_tokenizer.SpeechTokenizer`."""
 
     centres: Tensor  # (codes, 2 * bands): two log-mel frames of 10 ms each
 
     def encode(self, wave: Tensor) -> Tensor:
         """A 24 kHz wave (samples,) -> codes (samples // 480,), int64, 50 a second."""
-        return nearest(pairs_of(wave), self.centres)
+        return speech_tokenizer.nearest(pairs_of(wave), self.centres)
 
     def mel(self, codes: Tensor) -> Tensor:
         """Codes (n,) -> log-mel (2 * n, bands). Raises InputError for a code that the book lacks."""
@@ -74,26 +77,24 @@ class CodebookVoice(nn.Module):
 
 def pairs_of(wave: Tensor) -> Tensor:
     """A 24 kHz wave (samples,) -> its log-mel, two frames a row: (samples // 480, 2 * bands)."""
-    frames = mels.mel_spectrogram(wave)  # (frames, bands)
-    return frames[: len(frames) // 2 * 2].reshape(len(frames) // 2, -1)
-
-
-def nearest(rows: Tensor, centres: Tensor) -> Tensor:
-    """The nearest centre of each row: (n, dim), (codes, dim) -> (n,)."""
-    return (rows @ centres.T - centres.square().sum(1) / 2).argmax(1)
+    return speech_tokenizer.pairs(mels.mel_spectrogram(wave))
 
 
 def fit(waves: Sequence[Tensor], size: int, rounds: int = 12, seed: int = 0) -> Codebook:
-    """k-means (Lloyd 1982) over the mel pairs of `waves` at 24 kHz. Raises InputError for too little sound."""
-    rows = torch.cat([pairs_of(wave) for wave in waves])
+    """A codebook for the mel pairs of `waves` at 24 kHz. Raises InputError for too little sound."""
+    return Codebook(k_means(torch.cat([pairs_of(wave) for wave in waves]), size, rounds, seed))
+
+
+def k_means(rows: Tensor, size: int, rounds: int = 12, seed: int = 0) -> Tensor:
+    """Lloyd's method (1982) from rows drawn at random: (n, dim) -> (size, dim). Raises InputError for too few rows."""
     if len(rows) < size:
         raise InputError(f"codebook: {len(rows)} pairs of frames cannot make {size} codes")
     generator = torch.Generator().manual_seed(seed)
     centres = rows[torch.randperm(len(rows), generator=generator)[:size]].clone()
     for _ in range(rounds):
-        owner = nearest(rows, centres)
+        owner = torch.cat([speech_tokenizer.nearest(part, centres) for part in rows.split(PART)])
         count = torch.bincount(owner, minlength=size)
         sums = torch.zeros_like(centres).index_add_(0, owner, rows)
         # A centre that nobody is nearest to stays where it is.
         centres = torch.where(count[:, None] > 0, sums / count.clamp(min=1)[:, None], centres)
-    return Codebook(centres)
+    return centres

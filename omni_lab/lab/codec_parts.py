@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from ..codec import flow_matching
 from ..codec import mel as mels
 from ..codec.dit import DiT
-from ..codec.speech_tokenizer import FRAMES_PER_CODE, MEL_MEAN, SpeechTokenizer, spell
+from ..codec.speech_tokenizer import FRAMES_PER_CODE, MEL_MEAN, SpeechTokenizer, pairs
 from ..config import BigVGANConfig, DiTConfig, SpeechTokenizerConfig, preset
 from ..data import speech
+from ..errors import InputError
 from ..train.speech_bank import pad
 
 REFERENCE = 96  # mel frames by which a voice is shown
@@ -71,11 +72,9 @@ class GriffinLim(nn.Module):
         return wave.clamp(-1, 1)
 
 
-def small_tokenizer(hidden_size: int, layers: int, codebook_size: int = 256) -> SpeechTokenizer:
-    """A speech tokenizer of the package's own kind, smaller than nano's."""
-    return SpeechTokenizer(
-        SpeechTokenizerConfig(codebook_size=codebook_size, hidden_size=hidden_size, num_hidden_layers=layers)
-    )
+def small_tokenizer(codebook_size: int = 256) -> SpeechTokenizer:
+    """A speech tokenizer of the package's own kind, with fewer entries than nano's."""
+    return SpeechTokenizer(SpeechTokenizerConfig(codebook_size=codebook_size))
 
 
 def small_dit(hidden_size: int, layers: int, codebook_size: int = 256) -> DiT:
@@ -92,11 +91,16 @@ def small_dit(hidden_size: int, layers: int, codebook_size: int = 256) -> DiT:
 
 
 def teach(
-    modules: Sequence[nn.Module], loss_of: Callable[[torch.Generator], Tensor], steps: int, rate: float, seed: int
+    modules: Sequence[nn.Module],
+    loss_of: Callable[[torch.Generator], Tensor],
+    steps: int,
+    rate: float,
+    seed: int,
+    decay: float = 0.01,
 ) -> list[float]:
     """Train `modules` on what `loss_of` draws; the loss of every step. One optimiser, one warm-up, one decay."""
     weights = [p for module in modules for p in module.train().parameters()]
-    optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=0.01)
+    optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.15)
     generator, losses = torch.Generator().manual_seed(seed), []
     for _ in range(steps):
@@ -112,16 +116,25 @@ def teach(
     return losses
 
 
-def teach_tokenizer(tokenizer: SpeechTokenizer, heard: Sequence[Clip], steps: int, batch: int = 4, seed: int = 0):
-    """Rebuild the mel and spell the sentence through the codes. Returns the loss of every step."""
+def teach_tokenizer(
+    tokenizer: SpeechTokenizer, heard: Sequence[Clip], steps: int, batch: int = 16, seed: int = 0
+) -> list[float]:
+    """Entries start as moments of `heard`, drawn at random, and move to the middle of the moments nearest to them.
+
+    Returns the loss of every step, in nats^2. Raises InputError for fewer moments than entries."""
+    moments = torch.cat([pairs(clip.mel) for clip in heard])
+    if len(moments) < len(tokenizer.codebook):
+        raise InputError(f"{len(moments)} moments of speech cannot make {len(tokenizer.codebook)} codes")
+    chosen = torch.randperm(len(moments), generator=torch.Generator().manual_seed(seed))[: len(tokenizer.codebook)]
+    with torch.no_grad():
+        tokenizer.codebook.copy_(moments[chosen])
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        chosen = [heard[i] for i in torch.randint(len(heard), (batch,), generator=generator).tolist()]
-        mel, mask = pad([clip.mel for clip in chosen], -11.5, FRAMES_PER_CODE)
-        losses = tokenizer(mel, mel, mask, [spell(clip.text) for clip in chosen])
-        return losses["mel"] + 0.5 * losses["ctc"]
+        mels_of = [heard[i].mel for i in torch.randint(len(heard), (batch,), generator=generator).tolist()]
+        return tokenizer(*pad(mels_of, multiple=FRAMES_PER_CODE))
 
-    return teach([tokenizer], loss_of, steps, 3e-3, seed)
+    # Entries lie far from zero, where nothing shall draw them to.
+    return teach([tokenizer], loss_of, steps, 2e-2, seed, decay=0.0)
 
 
 def reference_of(clip: Clip, among: Sequence[Clip]) -> Tensor:

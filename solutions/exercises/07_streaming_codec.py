@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 
 from omni_lab.lab.authoring import Case, Exercise, also_right, cases, wrong
@@ -11,36 +12,43 @@ FLOW = "omni_lab.codec.flow_matching"
 
 EXERCISES = [
     Exercise(
-        "codec.code_of", "7.1", "One number from five", points=5, difficulty=2, minutes=8,
-        target="omni_lab.codec.speech_tokenizer:code_of",
+        "codec.nearest", "7.1", "The nearest entry", points=5, difficulty=2, minutes=8,
+        target="omni_lab.codec.speech_tokenizer:nearest",
         hints=(
-            "How do you read the digits 4, 0, 2 as the number 402, one digit after the other?",
-            "`digit = ((quantised[..., place] + 1) / 2 * (count - 1)).round().long()`, then `code * count + digit`.",
+            "|v - e|^2 = |v|^2 - 2 v.e + |e|^2. Which of the three terms does not care which entry it is?",
+            "`closeness = vectors @ codebook.T - codebook.square().sum(-1) / 2` is (..., entries).",
         ),
     ),
     Exercise(
-        "codec.interpolant", "7.2", "On the line", points=5, difficulty=1, minutes=5, target=f"{FLOW}:interpolant",
+        "codec.residual_codes", "7.2", "What is left over", points=5, difficulty=2, minutes=10,
+        hints=(
+            "What does the third book see, when the first two have done their part?",
+            "`rest = rest - book[code]` after each book, beginning with `rest = vectors`.",
+        ),
+    ),
+    Exercise(
+        "codec.interpolant", "7.3", "On the line", points=5, difficulty=1, minutes=5, target=f"{FLOW}:interpolant",
         hints=(
             "At time 0 all is noise, at time 1 all is mel. What is it half-way?",
             "`time = time.reshape(-1, *[1] * (mel.ndim - 1))` makes one number a clip fit all its frames.",
         ),
     ),
     Exercise(
-        "codec.noisy_path", "7.3", "A path that keeps a little noise", points=10, difficulty=2, minutes=12,
+        "codec.noisy_path", "7.4", "A path that keeps a little noise", points=10, difficulty=2, minutes=12,
         hints=(
             "How much noise is there at time 0, how much at time 1, and what is a straight line between the two?",
             "`left = 1 - (1 - sigma_min) * time`; the velocity is the point's derivative with respect to time.",
         ),
     ),
     Exercise(
-        "codec.sway_sampling", "7.4", "Sway", points=5, difficulty=1, minutes=5, target=f"{FLOW}:sway_sampling",
+        "codec.sway_sampling", "7.5", "Sway", points=5, difficulty=1, minutes=5, target=f"{FLOW}:sway_sampling",
         hints=(
             "What do you get at time 0, and at time 1, whatever the coefficient?",
             "`torch.cos(math.pi / 2 * time) - 1 + time` is what the coefficient multiplies.",
         ),
     ),
     Exercise(
-        "codec.runge_kutta_4_step", "7.5", "Runge and Kutta", points=10, difficulty=2, minutes=15,
+        "codec.runge_kutta_4_step", "7.6", "Runge and Kutta", points=10, difficulty=2, minutes=15,
         target=f"{FLOW}:runge_kutta_4_step", rtol=1e-4, atol=1e-5,
         hints=(
             "Each slope is asked for at a state that the slopes before it lead to. Which slopes lead to the fourth?",
@@ -48,21 +56,21 @@ EXERCISES = [
         ),
     ),
     Exercise(
-        "codec.adams_bashforth", "7.6", "One call a step", points=10, difficulty=3, minutes=20,
+        "codec.adams_bashforth", "7.7", "One call a step", points=10, difficulty=3, minutes=20,
         hints=(
             "Draw the two slopes over time and the line through them. What is its mean over the coming step?",
             "`bend = (velocity_now - velocity_before) / step_before` is how fast the slope changes.",
         ),
     ),
     Exercise(
-        "codec.guided_velocity", "7.7", "Guidance", points=5, difficulty=1, minutes=5, target=f"{FLOW}:guided_velocity",
+        "codec.guided_velocity", "7.8", "Guidance", points=5, difficulty=1, minutes=5, target=f"{FLOW}:guided_velocity",
         hints=(
             "In which direction does the condition pull? What must come out at scale 0?",
             "`conditional - unconditional` is that direction.",
         ),
     ),
     Exercise(
-        "codec.sliding_window_block_mask", "7.8", "Who sees whom", points=10, difficulty=2, minutes=10,
+        "codec.sliding_window_block_mask", "7.9", "Who sees whom", points=5, difficulty=2, minutes=10,
         target="omni_lab.codec.dit:sliding_window_block_mask",
         hints=(
             "In which block is frame i? By how many blocks is another frame ahead of it?",
@@ -70,14 +78,14 @@ EXERCISES = [
         ),
     ),
     Exercise(
-        "codec.receptive_blocks", "7.9", "What a stack of layers sees", points=10, difficulty=3, minutes=15,
+        "codec.receptive_blocks", "7.10", "What a stack of layers sees", points=10, difficulty=3, minutes=15,
         hints=(
             "A layer looks one block back at vectors that had themselves looked one block back. How far is that?",
             "Start from `torch.eye(blocks)`; one layer multiplies it by that layer's own matrix.",
         ),
     ),
     Exercise(
-        "codec.snake_beta", "7.10", "Snake", points=5, difficulty=1, minutes=5,
+        "codec.snake_beta", "7.11", "Snake", points=5, difficulty=1, minutes=5,
         target="omni_lab.codec.bigvgan:snake_beta", gradients=("alpha", "beta"),
         hints=(
             "Which of the two sets how fast it wiggles, and which how far?",
@@ -85,7 +93,7 @@ EXERCISES = [
         ),
     ),
     Exercise(
-        "codec.crossfade", "7.11", "From one chunk to the next", points=5, difficulty=2, minutes=10,
+        "codec.crossfade", "7.12", "From one chunk to the next", points=5, difficulty=2, minutes=10,
         target="omni_lab.streaming.speech:crossfade",
         hints=(
             "Both weights must sum to 1. Where is the middle of sample 0, if the fade takes `count` samples?",
@@ -93,14 +101,14 @@ EXERCISES = [
         ),
     ),
     Exercise(
-        "codec.stream", "7.12", "The streamer", points=15, difficulty=3, minutes=30,
+        "codec.stream", "7.13", "The streamer", points=15, difficulty=3, minutes=30,
         hints=(
             "What are the only two things that must survive from one chunk to the next?",
             "`window = (1 + codec.ahead) * codec.block`; fill `known` up to it with `next(codec.codes, None)`.",
         ),
     ),
     Exercise(
-        "codec.first_packet", "7.13", "When does it speak?", points=5, difficulty=2, minutes=10,
+        "codec.first_packet", "7.14", "When does it speak?", points=5, difficulty=2, minutes=10,
         hints=(
             "How many codes must be known before the first block can be spoken? How many of them were there already?",
             "`codes = (1 + ahead) * block_size // repeats`",
@@ -116,90 +124,255 @@ def draw(rng, *shape):
 # 7.1
 
 
-@cases("codec.code_of")
-def _(rng):
-    def on_levels(per_scalar, *shape, noise=0.0):
-        digits = [torch.from_numpy(rng.integers(0, n, shape)) / (n - 1) * 2 - 1 for n in per_scalar]
-        values = torch.stack(digits, dim=-1).float()
-        return values + noise * (2 * torch.from_numpy(rng.random(values.shape)).float() - 1)
+def _clear(rng, book, *shape, spread=1.0):
+    """Vectors (*shape, dim) around the entries of `book`, none of them half-way between two."""
+    count, dim = int(np.prod(shape)), book.shape[1]
+    middle = book.mean(0)
+    many = middle + spread * (book.std() if len(book) > 1 else 1.0) * draw(rng, 20 * count + 50, dim)
+    if len(book) > 1:
+        closest = torch.cdist(many.double(), book.double()).topk(2, dim=1, largest=False).values
+        many = many[closest[:, 1] - closest[:, 0] > 0.02 * closest[:, 1]]
+    return many[:count].reshape(*shape, dim)
 
-    fours, mixed = (4, 4, 4, 4, 4), (8, 4, 4)
-    n = int(rng.integers(4, 9))
+
+@cases("codec.nearest")
+def _(rng):
+    n, dim = int(rng.integers(6, 11)), int(rng.integers(5, 9))
+
+    def case(name, entries, *shape, scale=None, offset=0.0):
+        sizes = 1.0 if scale is None else torch.from_numpy(rng.uniform(*scale, (entries, 1))).float()
+        book = sizes * draw(rng, entries, dim) + offset
+        return Case(name, vectors=_clear(rng, book, *shape), codebook=book)
+
     return [
-        Case("a clip of five fours", quantised=on_levels(fours, n), per_scalar=fours),
-        Case("a batch", quantised=on_levels(fours, 2, n), per_scalar=fours),
-        Case("an eight and two fours", quantised=on_levels(mixed, 3 * n), per_scalar=mixed),
-        Case("three unlike sizes", quantised=on_levels((3, 5, 2), 2 * n), per_scalar=(3, 5, 2)),
-        Case("values stored in 16 bits", quantised=on_levels(fours, 2 * n, noise=0.02), per_scalar=fours),
-        Case("all lowest, all highest", quantised=torch.tensor([[-1.0] * 5, [1.0] * 5]), per_scalar=fours),
+        case("a clip", n + 5, 2 * n),
+        case("a batch of clips", n, 3, n),
+        case("as many vectors as entries", 2 * n, 2 * n),
+        case("loud and soft entries", 3 * n, 3 * n, scale=(0.2, 3.0)),
+        case("log-mel: far from zero", 2 * n, 2 * n, offset=-6.0),
+        case("one vector", n, scale=(0.5, 2.0)),
+        case("one entry", 1, n),
+        case("vectors in a grid", n + 3, 2, 3, 4, scale=(0.3, 2.0)),
     ]
 
 
-def _digits(quantised, per_scalar):
-    counts = torch.tensor(per_scalar)
-    return ((quantised + 1) / 2 * (counts - 1)).round().long(), counts
+def _product(vectors, codebook):
+    return vectors @ codebook.T, codebook.square().sum(-1)
 
 
-def _read(digits, counts):
-    code = torch.zeros(digits.shape[:-1], dtype=torch.int64)
-    for place in range(len(counts)):
-        code = code * int(counts[place]) + digits[..., place]
-    return code
+@wrong("codec.nearest", "That is the entry farthest away: take the smallest distance.")
+def farthest(vectors, codebook):
+    product, squares = _product(vectors, codebook)
+    return (product - squares / 2).argmin(-1)
 
 
-@wrong("codec.code_of", "The first scalar is the highest digit, as in 402: you read the number from its other end.")
-def from_the_other_end(quantised, per_scalar):
-    digits, counts = _digits(quantised, per_scalar)
-    return _read(digits.flip(-1), counts.flip(0))
+@wrong("codec.nearest", "A long entry wins every product: its own squared length must be taken off.")
+def product_alone(vectors, codebook):
+    return _product(vectors, codebook)[0].argmax(-1)
+
+
+@wrong("codec.nearest", "A direction is no distance: a loud and a soft moment of one colour have codes of their own.")
+def direction_alone(vectors, codebook):
+    normalised = torch.nn.functional.normalize
+    return (normalised(vectors, dim=-1) @ normalised(codebook, dim=-1).T).argmax(-1)
+
+
+@wrong("codec.nearest", "The product counts twice in |v|^2 - 2 v.e + |e|^2: take off *half* the squared length.")
+def not_halved(vectors, codebook):
+    product, squares = _product(vectors, codebook)
+    return (product - squares).argmax(-1)
+
+
+@wrong("codec.nearest", "Take off half the *squared* length of an entry: yours takes off the length.")
+def plain_length(vectors, codebook):
+    product, squares = _product(vectors, codebook)
+    return (product - squares.sqrt() / 2).argmax(-1)
+
+
+@wrong("codec.nearest", "The product and the squared length have opposite signs: yours adds them.")
+def added(vectors, codebook):
+    product, squares = _product(vectors, codebook)
+    return (product + squares / 2).argmax(-1)
+
+
+@wrong("codec.nearest", "Euclid's distance sums squares: yours sums the sizes of the differences (city blocks).")
+def city_blocks(vectors, codebook):
+    return (vectors[..., None, :] - codebook).abs().sum(-1).argmin(-1)
+
+
+@wrong("codec.nearest", "Asked for is the number of the entry, not the entry itself.")
+def the_entry(vectors, codebook):
+    product, squares = _product(vectors, codebook)
+    return codebook[(product - squares / 2).argmax(-1)]
+
+
+@wrong("codec.nearest", "Asked for is the number of the entry, not how far away it is.")
+def the_distance(vectors, codebook):
+    return (vectors[..., None, :] - codebook).square().sum(-1).amin(-1).sqrt()
 
 
 @wrong(
-    "codec.code_of", "Every scalar has its own number of levels: multiply by this scalar's count, not the first one's."
+    "codec.nearest", "Every vector chooses an entry: yours has every entry choose a vector. Search along the entries."
 )
-def one_base(quantised, per_scalar):
-    digits, counts = _digits(quantised, per_scalar)
-    return _read(digits, torch.full_like(counts, int(counts[0])))
+def entries_choose(vectors, codebook):
+    product, squares = _product(vectors.reshape(-1, vectors.shape[-1]), codebook)
+    return (product - squares / 2 - vectors.reshape(-1, 1, vectors.shape[-1]).square().sum(-1) / 2).argmax(0)
 
 
-@wrong("codec.code_of", "Round before you cut off the fraction: a level stored as 0.999 is level 1, not level 0.")
-def cut_off(quantised, per_scalar):
-    counts = torch.tensor(per_scalar)
-    return _read(((quantised + 1) / 2 * (counts - 1)).long(), counts)
+@wrong("codec.nearest", "Entries are counted from 0, as rows of a table are.")
+def from_one(vectors, codebook):
+    product, squares = _product(vectors, codebook)
+    return (product - squares / 2).argmax(-1) + 1
 
 
-@wrong("codec.code_of", "Levels lie between -1 and 1, digits begin at 0: add 1 and halve first.")
-def not_shifted(quantised, per_scalar):
-    counts = torch.tensor(per_scalar)
-    return _read((quantised * (counts - 1)).round().long(), counts)
+@wrong("codec.nearest", "Leading dimensions stay as they are: one number for each vector, in the vectors' places.")
+def flattened(vectors, codebook):
+    product, squares = _product(vectors.reshape(-1, vectors.shape[-1]), codebook)
+    return (product - squares / 2).argmax(-1)
 
 
-@wrong("codec.code_of", "n levels have n - 1 steps between them: scale by count - 1.")
-def one_step_too_many(quantised, per_scalar):
-    counts = torch.tensor(per_scalar)
-    return _read(((quantised + 1) / 2 * counts).round().long(), counts)
+@wrong("codec.nearest", "A code chooses a row of a table: it must be a whole number (int64).")
+def as_float(vectors, codebook):
+    product, squares = _product(vectors, codebook)
+    return (product - squares / 2).argmax(-1).float()
 
 
-@wrong(
-    "codec.code_of",
-    "You added the digits. Different vectors then share a code: multiply what you have by the count first.",
-)
-def sum_of_digits(quantised, per_scalar):
-    return _digits(quantised, per_scalar)[0].sum(-1)
+@also_right("codec.nearest")
+def by_cdist(vectors, codebook):
+    rows = vectors.reshape(-1, vectors.shape[-1])
+    return torch.cdist(rows, codebook).argmin(-1).reshape(vectors.shape[:-1])
 
 
-@wrong("codec.code_of", "A code chooses a row of a table: it must be a whole number (int64).")
-def as_float(quantised, per_scalar):
-    return _read(*_digits(quantised, per_scalar)).float()
+@also_right("codec.nearest")
+def by_a_loop(vectors, codebook):
+    rows = vectors.reshape(-1, vectors.shape[-1])
+    return torch.stack([(codebook - row).square().sum(1).argmin() for row in rows]).reshape(vectors.shape[:-1])
 
 
-@also_right("codec.code_of")
-def by_weights(quantised, per_scalar):
-    digits, counts = _digits(quantised.double(), per_scalar)
-    weights = torch.tensor([math.prod(per_scalar[i + 1 :]) for i in range(len(counts))])
-    return (digits * weights).sum(-1)
+@also_right("codec.nearest")
+def whole_square_in_float64(vectors, codebook):
+    v, e = vectors.double(), codebook.double()
+    return (v.square().sum(-1, keepdim=True) - 2 * v @ e.T + e.square().sum(-1)).argmin(-1)
 
 
 # 7.2
+
+
+@cases("codec.residual_codes")
+def _(rng):
+    n, dim = int(rng.integers(6, 11)), int(rng.integers(4, 7))
+
+    def case(name, sizes, *shape, shrink=0.5, offset=0.0):
+        books = [shrink**k * draw(rng, size, dim) for k, size in enumerate(sizes)]
+        books[0] = books[0] + offset
+        many = offset + 1.2 * draw(rng, 30 * int(np.prod(shape)) + 100, dim)
+        clear, rest = torch.ones(len(many), dtype=torch.bool), many
+        for book in books:  # leave out what lies half-way between two entries
+            distances = torch.cdist(rest.double(), book.double())
+            closest = distances.topk(2, dim=1, largest=False).values
+            clear &= closest[:, 1] - closest[:, 0] > 0.02 * closest[:, 1]
+            rest = rest - book[distances.argmin(1)]
+        vectors = many[clear][: int(np.prod(shape))].reshape(*shape, dim)
+        return Case(name, vectors=vectors, codebooks=books)
+
+    return [
+        case("two books", (n, n), 2 * n),
+        case("three books", (n, n, n), 2 * n),
+        case("a batch of clips", (n, n), 2, n),
+        case("books of unlike sizes", (2 * n, n, 3), 3 * n),
+        case("one book", (n,), n),
+        case("far from zero", (n, n, n), 2 * n, offset=-6.0),
+        case("as many books as vectors", (n, n + 1, n, n), 4, shrink=0.7),
+    ]
+
+
+def _closest(vectors, book):
+    return (vectors @ book.T - book.square().sum(-1) / 2).argmax(-1)
+
+
+def _in_turn(vectors, codebooks, left):
+    """Codes and entries, book by book; left(rest, entry) is what the next book sees."""
+    rest, codes, entries = vectors, [], []
+    for book in codebooks:
+        codes.append(_closest(rest, book))
+        entries.append(book[codes[-1]])
+        rest = left(rest, entries[-1])
+    return torch.stack(codes, dim=-1), torch.stack(entries, dim=-2)
+
+
+@wrong("codec.residual_codes", "Every book coded the whole vector: the second one gets what the first left over.")
+def never_subtracted(vectors, codebooks):
+    return _in_turn(vectors, codebooks, lambda rest, entry: rest)[0]
+
+
+@wrong("codec.residual_codes", "Take the chosen entry off: yours is added, and the rest grows from book to book.")
+def entry_added(vectors, codebooks):
+    return _in_turn(vectors, codebooks, lambda rest, entry: rest + entry)[0]
+
+
+@wrong("codec.residual_codes", "Left over is vector minus entry: yours is entry minus vector.")
+def other_sign(vectors, codebooks):
+    return _in_turn(vectors, codebooks, lambda rest, entry: entry - rest)[0]
+
+
+@wrong(
+    "codec.residual_codes",
+    "The third book sees what *both* before it left over: subtract from the rest, not from the vector.",
+)
+def last_entry_only(vectors, codebooks):
+    return _in_turn(vectors, codebooks, lambda rest, entry: vectors - entry)[0]
+
+
+@wrong("codec.residual_codes", "The next book codes what is left over: yours codes the entry that was chosen.")
+def entry_handed_on(vectors, codebooks):
+    return _in_turn(vectors, codebooks, lambda rest, entry: entry)[0]
+
+
+@wrong("codec.residual_codes", "The first book comes first: you went through the books from the last one.")
+def from_the_last_book(vectors, codebooks):
+    return _in_turn(vectors, codebooks[::-1], lambda rest, entry: rest - entry)[0].flip(-1)
+
+
+@wrong(
+    "codec.residual_codes", "The codes of one vector stand side by side in the last dimension: yours are in the first."
+)
+def books_first(vectors, codebooks):
+    return _in_turn(vectors, codebooks, lambda rest, entry: rest - entry)[0].movedim(-1, 0)
+
+
+@wrong("codec.residual_codes", "Asked for are the codes of all books: yours are those of the last one.")
+def last_book_alone(vectors, codebooks):
+    return _in_turn(vectors, codebooks, lambda rest, entry: rest - entry)[0][..., -1]
+
+
+@wrong("codec.residual_codes", "Asked for are the codes: that is the vector that they stand for.")
+def what_is_rebuilt(vectors, codebooks):
+    return _in_turn(vectors, codebooks, lambda rest, entry: rest - entry)[1].sum(-2)
+
+
+@also_right("codec.residual_codes")
+def by_what_is_known_so_far(vectors, codebooks):
+    known, codes = torch.zeros_like(vectors), []
+    for book in codebooks:
+        rows = (vectors - known).reshape(-1, vectors.shape[-1])
+        codes.append(torch.cdist(rows, book).argmin(-1).reshape(vectors.shape[:-1]))
+        known = known + book[codes[-1]]
+    return torch.stack(codes, -1)
+
+
+@also_right("codec.residual_codes")
+def vector_by_vector(vectors, codebooks):
+    made = []
+    for rest in vectors.reshape(-1, vectors.shape[-1]):
+        row = []
+        for book in codebooks:
+            row.append(int((book - rest).square().sum(1).argmin()))
+            rest = rest - book[row[-1]]
+        made.append(row)
+    return torch.tensor(made).reshape(*vectors.shape[:-1], len(codebooks))
+
+
+# 7.3
 
 
 def _clips(rng):
@@ -279,7 +452,7 @@ def by_einsum(noise, mel, time):
     ).float()
 
 
-# 7.3
+# 7.4
 
 
 @cases("codec.noisy_path")
@@ -343,7 +516,7 @@ def by_both_ends(noise, mel, time, sigma_min):
     return torch.lerp(noise, end, _wide(time).expand_as(noise)), end - noise
 
 
-# 7.4
+# 7.5
 
 
 @cases("codec.sway_sampling")
@@ -400,7 +573,7 @@ def by_half_angle(time, coefficient):
     return (time.double() + coefficient * (time.double() - 2 * torch.sin(math.pi / 4 * time.double()) ** 2)).float()
 
 
-# 7.5
+# 7.6
 
 
 @cases("codec.runge_kutta_4_step")
@@ -495,7 +668,7 @@ def from_a_table(velocity, time, next_time, state):
     return step * sum(w * k for w, k in zip((1 / 8, 3 / 8, 3 / 8, 1 / 8), slopes, strict=True))
 
 
-# 7.6
+# 7.7
 
 
 @cases("codec.adams_bashforth")
@@ -561,7 +734,7 @@ def by_integral(velocity_now, velocity_before, step, step_before):
     return (velocity_now * step + bend * step**2 / 2).float()
 
 
-# 7.7
+# 7.8
 
 
 @cases("codec.guided_velocity")
@@ -623,7 +796,7 @@ def by_weights_of_both(conditional, unconditional, scale):
     return (1 + scale) * conditional - scale * unconditional
 
 
-# 7.8
+# 7.9
 
 
 @cases("codec.sliding_window_block_mask")
@@ -710,7 +883,7 @@ def block_by_block(length, block_size, look_backward, look_ahead):
     return mask
 
 
-# 7.9
+# 7.10
 
 
 @cases("codec.receptive_blocks")
@@ -785,7 +958,7 @@ def by_products(blocks, reaches):
     return ways(blocks, reaches) > 0
 
 
-# 7.10
+# 7.11
 
 
 @cases("codec.snake_beta")
@@ -845,7 +1018,7 @@ def by_double_angle(x, alpha, beta):
     return x + (1 - torch.cos(2 * alpha * x)) / (2 * beta)
 
 
-# 7.11
+# 7.12
 
 
 @cases("codec.crossfade")
@@ -926,7 +1099,7 @@ def by_sine_squared(old, new):
     return made
 
 
-# 7.12
+# 7.13
 
 
 @cases("codec.stream")
@@ -1043,7 +1216,7 @@ def one_loop_and_a_rest(codec):
         del known[: codec.block]
 
 
-# 7.13
+# 7.14
 
 
 @cases("codec.first_packet")

@@ -94,7 +94,7 @@ def test_the_loss_falls_to_that_of_k_means() -> None:
     vectors = draw(300, 4, seed=6)
     model = toy(vectors[:8])
     mel, mask = vectors.reshape(1, 600, 2), torch.ones(1, 600, dtype=torch.bool)
-    optimiser = torch.optim.SGD(model.parameters(), lr=50.0)
+    optimiser = torch.optim.SGD(model.parameters(), lr=8.0)
     losses = []
     for _ in range(200):
         optimiser.zero_grad()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from omni_lab import config
-from omni_lab.codec import mel
+from omni_lab.codec import mel, speech_tokenizer
 from omni_lab.data import speech
 from omni_lab.errors import InputError
 from omni_lab.lab import codebook
@@ -29,7 +29,7 @@ def test_more_rounds_fit_better_and_more_codes_too(waves):
 
     def error(size, rounds):
         centres = codebook.fit(waves, size, rounds).centres
-        return float((rows - centres[codebook.nearest(rows, centres)]).square().mean())
+        return float((rows - centres[speech_tokenizer.nearest(rows, centres)]).square().mean())
 
     assert error(32, 6) < error(32, 0) and error(64, 6) < error(16, 6)
 
@@ -63,3 +63,17 @@ def test_a_whole_model_speaks_through_it(waves):
     assert len(reply.audio) == 480 * known
     with pytest.raises(InputError, match="here speaks heart"):
         model.token2wav.named_speaker("nobody")
+
+
+def test_k_means_finds_the_heaps_and_leaves_what_nobody_is_nearest_to(waves):
+    generator = torch.Generator().manual_seed(0)
+    heaps = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+    rows = (heaps[:, None] + 0.1 * torch.randn(3, 40, 2, generator=generator)).flatten(0, 1)
+    best = min(
+        (codebook.k_means(rows, 3, 8, seed) for seed in range(6)), key=lambda c: torch.cdist(heaps, c).amin(1).sum()
+    )
+    assert torch.cdist(heaps, best).amin(1).max() < 0.1
+    twins = torch.ones(5, 2)  # all entries start at one place, and the first of them is chosen by all
+    assert torch.equal(codebook.k_means(twins, 3, 2), torch.ones(3, 2))
+    parts = codebook.k_means(rows.repeat(200, 1), 3, 1)  # more rows than are held at once
+    assert parts.isfinite().all() and parts.shape == (3, 2)

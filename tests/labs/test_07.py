@@ -7,6 +7,7 @@ import torch
 
 from omni_lab.codec.bigvgan import BigVGAN
 from omni_lab.config import BigVGANConfig
+from omni_lab.errors import InputError
 from omni_lab.lab import codec_parts, streamer
 from omni_lab.lab.authoring import load_lab
 from omni_lab.streaming.account import Account
@@ -81,9 +82,23 @@ def test_griffin_lim_keeps_the_mel_and_its_seams_are_faded_away():
     assert jumps[1] < jumps[0]
 
 
+def test_a_small_tokenizer_learns_in_a_moment_and_says_when_it_heard_too_little():
+    heard, unheard = codec_parts.clips()
+    tokenizer = codec_parts.small_tokenizer(64)
+    losses = codec_parts.teach_tokenizer(tokenizer, heard[:12], 30, batch=6)
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    codes = tokenizer.codes(unheard[0].mel)
+    error = (tokenizer.mel(codes) - unheard[0].mel).abs().mean()
+    average = torch.cat([clip.mel for clip in heard[:12]]).mean(0)
+    assert len(codes.unique()) > 16 and error < 0.6 * (average - unheard[0].mel).abs().mean()
+    with pytest.raises(InputError, match="cannot make 4096 codes"):
+        codec_parts.teach_tokenizer(codec_parts.small_tokenizer(4096), heard[:1], 1)
+
+
 def test_a_small_dit_learns(parts):
     heard, _ = codec_parts.clips()
     torch.manual_seed(0)
-    tokenizer, dit = codec_parts.small_tokenizer(32, 1), codec_parts.small_dit(32, 2)
-    losses = codec_parts.teach_dit(dit, tokenizer.eval(), heard[:4], 30, batch=4, frames=48)
+    tokenizer, dit = codec_parts.small_tokenizer(64), codec_parts.small_dit(32, 2, 64)
+    codec_parts.teach_tokenizer(tokenizer, heard[:4], 5)
+    losses = codec_parts.teach_dit(dit, tokenizer, heard[:4], 30, batch=4, frames=48)
     assert sum(losses[-8:]) < 0.9 * sum(losses[:8])
