@@ -1,13 +1,15 @@
 """Checkpoints of a run: a folder `step_00000123/` that is complete from the moment it has that name.
 
 One process writes `state.safetensors`, several write torch.distributed.checkpoint shards; either is read by any number
-of processes. `state.json` holds everything that is no tensor. Nothing is unpickled but the shard index that
+of processes. `state.json` holds everything that is no tensor, and of each file beside it a fingerprint, so that a shard
+that is missing, cut off, or of another step is told by its name. Nothing is unpickled but the shard index that
 torch.distributed.checkpoint writes. Random states need no place in it: the loop derives them from the step (recipe.py).
 """
 
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .. import __version__
 from ..errors import CheckpointError
 from .optimise import ExponentialAverage, local
 
 KEPT = 2  # newest checkpoints that stay on the disk
+FORM = 1  # of the files; counted up by a change that older code cannot read
+PIECES, PIECE = 16, 4096  # of a fingerprint: how many, and their bytes
 
 
 def run_tensors(
@@ -56,7 +61,8 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, A
     else:
         save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, part / "state.safetensors")
     if first:
-        (part / "state.json").write_text(json.dumps(state, indent=1))
+        known = {"form": FORM, "omni_lab": __version__, "torch": torch.__version__, "files": fingerprints(part)}
+        (part / "state.json").write_text(json.dumps(state | known, indent=1))
         flush(part)
         os.replace(part, final)
         for old in saved_steps(folder)[:-KEPT]:
@@ -64,6 +70,48 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, A
     if dist.is_initialized():
         dist.barrier()
     return final
+
+
+def fingerprints(folder: Path) -> dict[str, str]:
+    """Of each file its size and a checksum of pieces spread evenly over it: a moment's reading, however large it is.
+
+    It tells files of two steps apart and finds one that was cut off; it does not look for a single flipped bit.
+    """
+    found = {}
+    for path in sorted(folder.iterdir()):
+        size, value = path.stat().st_size, 0
+        with path.open("rb") as file:
+            for number in range(PIECES):
+                file.seek(max(size - PIECE, 0) * number // (PIECES - 1))
+                value = zlib.crc32(file.read(PIECE), value)
+        found[path.name] = f"{size} bytes, {value:08x}"
+    return found
+
+
+def check_files(path: Path, state: dict[str, Any]) -> None:
+    """Raise CheckpointError unless the checkpoint is of a form that this version reads and its files are those that
+    were saved with it. Checkpoints from before there were fingerprints pass."""
+    if state.get("form", FORM) > FORM:
+        raise CheckpointError(
+            f"{path}: written by omni_lab {state.get('omni_lab')} in form {state['form']}; this is omni_lab "
+            f"{__version__}, which reads form {FORM}: update omni_lab"
+        )
+    there = fingerprints(path)
+    for name, saved in state.get("files", {}).items():
+        if name not in there:
+            raise CheckpointError(f"{path / name}: missing; {way_on(path)}")
+        if there[name] != saved:
+            raise CheckpointError(
+                f"{path / name}: damaged or of another checkpoint ({there[name]}; saved were {saved}); {way_on(path)}"
+            )
+
+
+def way_on(path: Path) -> str:
+    """What to do about checkpoint `path`, which cannot be read."""
+    earlier = [step for step in saved_steps(path.parent) if step < int(path.name[5:])]
+    if earlier:
+        return f"remove {path} to go on from step {earlier[-1]}"
+    return "put it back, or start anew in another folder"
 
 
 def flush(folder: Path) -> None:
@@ -86,16 +134,18 @@ def read_state(folder: Path, step: int) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: no readable checkpoint state ({error})") from error
+        raise CheckpointError(f"{path}: no readable checkpoint state ({error}); {way_on(path.parent)}") from error
 
 
 @torch.no_grad()
 def load(folder: Path, step: int, tensors: dict[str, Tensor]) -> None:
     """Copy checkpoint `step` into `tensors`, whole or sharded, whatever number of processes wrote it.
 
-    Raises CheckpointError naming the first tensor that is missing, extra or of another shape.
+    Raises CheckpointError naming the first file that is missing or was changed, or the first tensor that is missing,
+    extra or of another shape.
     """
     path = folder / f"step_{step:08d}"
+    check_files(path, read_state(folder, step))
     if not (path / "state.safetensors").exists():
         load_shards(path, tensors)
         return

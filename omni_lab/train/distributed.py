@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from .. import __version__
 from ..errors import ConfigError, OmniLabError
 from ..runtime import Hardware, hardware
 from .recipe import Recipe
@@ -51,6 +53,7 @@ def processes(device: str | torch.device | None = None) -> Iterator[tuple[Proces
     here = hardware(device if device is not None else "cpu")
     dist.init_process_group("nccl" if here.device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
+        need_one_version()
         yield Processes(rank, world), here
     except (dist.DistError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError) or not lost_peer(error):
@@ -61,6 +64,15 @@ def processes(device: str | torch.device | None = None) -> Iterator[tuple[Proces
         ) from error
     finally:
         dist.destroy_process_group()
+
+
+def need_one_version() -> None:
+    """Raise ConfigError when the processes, which may be on several machines, run different versions."""
+    told: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, f"omni_lab {__version__} with torch {torch.__version__}")
+    for rank, version in enumerate(told):
+        if version != told[0]:
+            raise ConfigError(f"process {rank} runs {version}, process 0 {told[0]}: install one version everywhere")
 
 
 def lost_peer(error: BaseException) -> bool:

@@ -92,9 +92,15 @@ class Run:
         self.figures: dict[str, float] = {}
         self.sums: dict[str, Tensor] = {}  # what the log's next row is the mean of
         self.reported = 0.0  # seconds of training when the log was last written
+        self.torch_before = torch.__version__  # that the checkpoint was saved with
         self.restore(resume)
         title = f"{recipe.name} on {here.name}"
         self.log = RunLog(out, self.step, self.settings.steps, title, progress, board, group.first)
+        if self.torch_before != torch.__version__:
+            self.log.say(
+                f"step {self.step} was saved with torch {self.torch_before}, this is {torch.__version__}: the run goes "
+                "on, but not to the same bits"
+            )
 
     def prepare_model(self) -> None:
         """Recompute, compile and shard, in this order, each where the settings or the processes ask for it."""
@@ -134,6 +140,7 @@ class Run:
         self.figures, self.reported = state["figures"], state["reported"]
         self.sums = {name: torch.tensor(value, device=self.here.device) for name, value in state["sums"].items()}
         self.scaler.load_state_dict(state["scaler"])
+        self.torch_before = state["torch"]
 
     def describe(self) -> dict[str, Any]:
         return {"recipe": self.recipe.name, "seed": self.recipe.seed, "settings": self.settings.as_dict()}
@@ -152,7 +159,6 @@ class Run:
             "sums": {name: value.item() for name, value in self.sums.items()},
             "reported": self.reported,
             "processes": self.group.world,
-            "torch": torch.__version__,
         }
         checkpoints.save(self.out, self.step, self.tensors(), state)
 

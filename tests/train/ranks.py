@@ -1,8 +1,10 @@
-"""Train the toy in several processes, forked by `ranks.py FOLDER`; under torchrun `ranks.py FOLDER die` loses one."""
+"""Train the toy in several processes, forked by `ranks.py FOLDER`; under torchrun `ranks.py FOLDER lose` loses one."""
 
 import os
 import shutil
+import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import torch.distributed.fsdp  # noqa: F401 - before the forks, so that each chi
 from toy import TOY, Toy
 
 from omni_lab.errors import OmniLabError
+from omni_lab.train import distributed
 from omni_lab.train.loop import train
 
 SETTINGS = replace(TOY, steps=20, log_every=1, save_every=10)
@@ -26,15 +29,15 @@ class Evaluated(Toy):
         return {"loss": self.loss(model, batch, "main")[0].item()}
 
 
-class Dying(Evaluated):
-    """Ends the last process, without a word, in the middle of the run."""
+class Killed(Evaluated):
+    """Kills the last process (kill -9) in the twelfth step, after the checkpoint of the tenth."""
 
     calls = 0
 
     def loss(self, model, batch, optimiser):
-        Dying.calls += 1
-        if Dying.calls == 12 and os.environ["RANK"] == "1":
-            os._exit(1)
+        Killed.calls += 1
+        if Killed.calls == 25 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
         return super().loss(model, batch, optimiser)
 
 
@@ -43,20 +46,31 @@ def run(kind: type[Toy], folder: Path) -> None:
     train(kind(settings, seed=3), folder, resume=True, device="cpu", progress=False)
 
 
-def fork(world: int, folder: Path, port: int) -> None:
-    """What torchrun does, without importing torch again in each process."""
+def fork(world: int, work: Callable[[], object]) -> None:
+    """Do `work` in `world` processes, as torchrun does, without importing torch again in each."""
+    port = free_port()
     children = []
     for rank in range(world):
         pid = os.fork()
         if not pid:
             os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            run(Evaluated, folder)
+            work()
             os._exit(0)
         children.append(pid)
     for pid in children:
         if os.waitpid(pid, 0)[1]:
             sys.exit(f"a process of {world} failed")
+
+
+def mixed_versions(folder: Path) -> None:
+    """The second process is of another version; each prints what stops it."""
+    if os.environ["RANK"] == "1":
+        distributed.__version__ = "0.0.9"
+    try:
+        run(Evaluated, folder)
+    except OmniLabError as error:
+        print(error, flush=True)
 
 
 def halfway(whole: Path, part: Path) -> Path:
@@ -77,15 +91,22 @@ def free_port() -> int:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
-    if sys.argv[2:] == ["die"]:
+    if sys.argv[2:] == ["lose"]:
         try:
-            run(Dying, folder)
+            run(Killed, folder)
         except OmniLabError as error:
             print(error, file=sys.stderr, flush=True)
             os._exit(1)
+        sys.exit()
+    if sys.argv[2:] == ["resume"]:
+        fork(2, lambda: run(Evaluated, folder))
+        sys.exit()
     run(Evaluated, folder / "one")
-    fork(2, folder / "two", free_port())
-    fork(4, halfway(folder / "two", folder / "two_then_four"), free_port())
-    fork(1, folder / "one_sharded", free_port())
+    fork(2, lambda: run(Evaluated, folder / "two"))
+    halfway(folder / "two", folder / "two_then_four")
+    fork(4, lambda: run(Evaluated, folder / "two_then_four"))
+    fork(1, lambda: run(Evaluated, folder / "one_sharded"))
     run(Evaluated, halfway(folder / "two", folder / "two_then_one"))
-    fork(2, halfway(folder / "one", folder / "one_then_two"), free_port())
+    halfway(folder / "one", folder / "one_then_two")
+    fork(2, lambda: run(Evaluated, folder / "one_then_two"))
+    fork(2, lambda: mixed_versions(folder / "mixed"))

@@ -1,13 +1,21 @@
-"""Several processes compute what one does; checkpoints move between any numbers of them; a lost one stops the run."""
+"""Several processes compute what one does; checkpoints move between any numbers of them; a killed one stops the run,
+which then goes on; shards that are missing, cut off or of another step are told by name."""
 
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from omni_lab.errors import CheckpointError
+from omni_lab.train.checkpoints import saved_steps
 from omni_lab.train.log import read_log
+from omni_lab.train.loop import train
+
+from .toy import TOY, Toy
 
 HERE = Path(__file__).parent
 
@@ -21,17 +29,58 @@ def start(command: list[str]) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=environment, cwd=HERE, capture_output=True, text=True, timeout=300)
 
 
-def test_any_number_of_processes_gives_the_losses_of_one(tmp_path: Path) -> None:
-    done = start([sys.executable, "ranks.py", str(tmp_path)])
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of the same 20 steps on other numbers of processes, and what they printed."""
+    folder = tmp_path_factory.mktemp("ranks")
+    done = start([sys.executable, "ranks.py", str(folder)])
     assert done.returncode == 0, done.stderr[-3000:]
-    expected = losses(tmp_path / "one")
+    return folder, done.stdout
+
+
+def test_any_number_of_processes_gives_the_losses_of_one(runs: tuple[Path, str]) -> None:
+    folder, _ = runs
+    expected = losses(folder / "one")
     assert len(expected) == 20
     for name in ("one_sharded", "two", "two_then_one", "two_then_four", "one_then_two"):
-        assert losses(tmp_path / name) == pytest.approx(expected, rel=2e-5), name
+        assert losses(folder / name) == pytest.approx(expected, rel=2e-5), name
 
 
-def test_a_process_that_dies_stops_the_run_with_a_clear_line(tmp_path: Path) -> None:
+def test_a_killed_process_stops_the_run_with_a_clear_line_and_it_resumes(
+    runs: tuple[Path, str], tmp_path: Path
+) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = start([*torchrun, "ranks.py", str(tmp_path / "run"), "die"])
-    assert done.returncode != 0
-    assert "process 0 of 2 stops: another process of this run has died" in done.stderr
+    lost = start([*torchrun, "ranks.py", str(tmp_path / "run"), "lose"])
+    assert lost.returncode != 0
+    assert "process 0 of 2 stops: another process of this run has died" in lost.stderr
+    assert "Start the same command with --resume" in lost.stderr and "Signal 9 (SIGKILL)" in lost.stderr
+    assert saved_steps(tmp_path / "run") == [10]
+    again = start([sys.executable, "ranks.py", str(tmp_path / "run"), "resume"])
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert losses(tmp_path / "run") == pytest.approx(losses(runs[0] / "one"), rel=2e-5)
+
+
+def test_processes_of_two_versions_do_not_train_together(runs: tuple[Path, str]) -> None:
+    lines = [line for line in runs[1].splitlines() if line.startswith("process 1 runs omni_lab 0.0.9")]
+    assert len(lines) == 2 and all(line.endswith("install one version everywhere") for line in lines)
+    assert not (runs[0] / "mixed").exists()
+
+
+@pytest.mark.parametrize("harm", ["missing", "cut off", "of another step", "without its index"])
+def test_harmed_shards_are_told_by_name(runs: tuple[Path, str], tmp_path: Path, harm: str) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(runs[0] / "two", folder)
+    whole = folder / "step_00000020"
+    harmed = whole / (".metadata" if harm == "without its index" else "__1_0.distcp")
+    content = harmed.read_bytes()
+    harmed.unlink()
+    if harm == "cut off":
+        harmed.write_bytes(content[: len(content) // 2])
+    if harm == "of another step":
+        shutil.copy(folder / "step_00000010" / harmed.name, harmed)
+    recipe = Toy(replace(TOY, steps=20, log_every=1, save_every=10), seed=3)
+    told = "damaged or of another checkpoint" if harmed.exists() else "missing"
+    with pytest.raises(CheckpointError, match=rf"{harmed.name}: {told}.*remove .*step_00000020 to go on from step 10"):
+        train(recipe, folder, resume=True, device="cpu", progress=False)
+    shutil.rmtree(whole)
+    assert train(recipe, folder, resume=True, device="cpu", progress=False).finished

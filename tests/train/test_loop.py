@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +135,31 @@ def test_damaged_checkpoints_name_themselves(tmp_path: Path) -> None:
     (tmp_path / "step_00000007" / "state.json").write_text("{")
     with pytest.raises(CheckpointError, match="state.json"):
         run(tmp_path, steps=7, resume=True)
+
+
+def test_files_of_two_checkpoints_do_not_mix(tmp_path: Path) -> None:
+    run(tmp_path, steps=14)
+    older, newest = (tmp_path / f"step_{step:08d}" for step in (7, 14))
+    shutil.copy(older / "state.safetensors", newest / "state.safetensors")
+    told = r"step_00000014/state.safetensors: damaged or of another .* remove .*step_00000014 to go on from step 7"
+    with pytest.raises(CheckpointError, match=told):
+        run(tmp_path, steps=14, resume=True)
+    shutil.rmtree(newest)
+    assert run(tmp_path, steps=14, resume=True).finished
+
+
+def test_other_versions_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run(tmp_path, steps=7)
+    path = tmp_path / "step_00000007" / "state.json"
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps(state | {"torch": "1.0"}))
+    train(Toy(replace(TOY, steps=7), seed=3), tmp_path, resume=True, device="cpu")
+    assert "step 7 was saved with torch 1.0, this is" in capsys.readouterr().out
+    path.write_text(json.dumps(state | {"form": 99, "omni_lab": "9.9"}))
+    with pytest.raises(CheckpointError, match=r"step_00000007: written by omni_lab 9.9 in form 99; this is omni_lab"):
+        run(tmp_path, steps=7, resume=True)
+    path.write_text(json.dumps({k: v for k, v in state.items() if k not in ("form", "omni_lab", "files")}))
+    assert run(tmp_path, steps=7, resume=True).finished  # from before there were forms
 
 
 def test_an_unfinished_save_is_no_checkpoint(tmp_path: Path) -> None:
