@@ -46,9 +46,15 @@ def ask(model: Any, samples: Sequence[Sample], longest: int = LONGEST_REPLY, pro
             ids = model.thinker.generate(
                 max_new_tokens=longest, stop_token_ids=model.stop_ids(), **placed(inputs, model.thinker.lm_head.weight)
             )
-            replies += [model.processor.decode(row) for row in ids]
+            replies += [model.processor.decode(before_stop(row, model.stop_ids())) for row in ids]
             bar.update(len(part))
     return replies
+
+
+def before_stop(row: Tensor, stops: Sequence[int]) -> Tensor:
+    """The tokens of a row (n,) before its first stop token: behind it stands padding, while longer rows go on."""
+    ended = torch.isin(row, torch.tensor(list(stops), dtype=row.dtype, device=row.device)).nonzero()[:, 0]
+    return row[: ended[0]] if len(ended) else row
 
 
 @torch.inference_mode()
@@ -59,7 +65,8 @@ def ask_aloud(
 
     Thinker and talker work on BATCH samples together; from codes to sound each goes alone, for on a CPU a batch of
     those gains nothing. The same seed and samples give the same sound. speaker: a name (default: the first voice)."""
-    voice, waves = model.voice(speaker), []
+    voice = model.voice(speaker)
+    waves: list[np.ndarray] = []
     with tqdm(total=len(samples), desc=progress, disable=not progress, leave=False) as bar:
         for begin in range(0, len(samples), BATCH):
             for codes in spoken_codes(model, samples[begin : begin + BATCH], voice, seed + begin):

@@ -1,15 +1,16 @@
-"""Our model in the field's own harness: `lm-eval`, from a script of four lines.
+"""Our model in the field's own harness: `lm-eval`, which then knows it by the name omni_lab.
 
-    from lm_eval import simple_evaluate
-    from omni_lab.evaluate.harness import harness_model
-    print(simple_evaluate(harness_model("runs/nano/checkpoint"), tasks=["arc_easy"], limit=100)["results"])
+    python -m omni_lab.evaluate.harness run --model omni_lab --model_args checkpoint=runs/nano --tasks arc_easy
 
-The harness asks three things: how likely a continuation is, how likely a whole text is, and what follows a prompt.
-`TextScores` answers them and needs no harness, so that it can be tested without; `harness_model` makes it one of the
-harness's own models. An exported checkpoint can also be served by another engine and asked through
-the harness's `local-chat-completions`.
+is the harness's own command line. The harness asks three things: how likely a continuation is, how likely a whole text
+is, and what follows a prompt. `TextScores` answers them and needs no harness, so that it can be tested without;
+`harness_class` makes it one of the harness's own models. `python -m benchmarks.lm_eval_harness` shows that what the
+harness counts is what `omni-lab eval` counts. An exported checkpoint can also be served by another engine and asked
+through the harness's `local-chat-completions`.
 """
 
+import functools
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,19 +91,40 @@ class TextScores:
         return replies
 
 
-def harness_model(checkpoint: str) -> Any:
-    """A checkpoint as a model of `lm-eval`. Raises OmniLabError when the harness is not installed."""
+@functools.cache
+def harness_class() -> Any:
+    """`TextScores` as a model class of `lm-eval`, registered there as "omni_lab".
+
+    Raises OmniLabError when the harness is not installed.
+    """
     try:
         from lm_eval.api.model import LM
+        from lm_eval.api.registry import register_model
     except ImportError as error:
-        raise OmniLabError("the harness is not installed: `pip install lm-eval`") from error
+        raise OmniLabError(f"the harness is not installed: `pip install 'omni-lab[bench]'` ({error})") from error
     from ..omni import OmniModel
 
+    @register_model("omni_lab")
     class Harnessed(TextScores, LM):
-        """The harness looks for its own base class."""
+        """Made from the harness's model arguments: `checkpoint` is a folder or hub id."""
 
-        def __init__(self, model: Any) -> None:
+        def __init__(self, checkpoint: str, device: str | None = None, **_: Any) -> None:  # _: batch sizes
             LM.__init__(self)
-            TextScores.__init__(self, model)
+            TextScores.__init__(self, OmniModel.from_pretrained(checkpoint, device=device))
 
-    return Harnessed(OmniModel.from_pretrained(checkpoint))
+    return Harnessed
+
+
+def main() -> None:
+    """The harness's command line, with our model among its own."""
+    try:
+        harness_class()
+    except OmniLabError as error:
+        sys.exit(str(error))
+    from lm_eval.__main__ import cli_evaluate
+
+    cli_evaluate()
+
+
+if __name__ == "__main__":
+    main()

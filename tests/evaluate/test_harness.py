@@ -10,7 +10,7 @@ import torch
 from omni_lab.config import preset
 from omni_lab.data.folders import samples_folder
 from omni_lab.errors import OmniLabError
-from omni_lab.evaluate import harness
+from omni_lab.evaluate import asking, harness
 from omni_lab.omni import OmniModel
 from omni_lab.processing.processor import OmniProcessor
 
@@ -66,7 +66,19 @@ def test_generation_ends_at_the_first_stop_string(scores):
     assert chat.endswith("<|im_start|>assistant\n") and "hello" in chat
 
 
+def test_a_reply_in_a_batch_is_the_reply_alone(scores, monkeypatch):
+    """A row that has ended waits for the longer ones, and nothing of the waiting is in its text."""
+    model, samples = scores.model, asking.items("text_qa", 3, 0)
+    ids = [scores.encode(reply) for reply in asking.ask(model, samples, longest=6)]
+    monkeypatch.setattr(model, "stop_ids", lambda: [ids[0][2]])
+    together = asking.ask(model, samples, longest=6)
+    assert together == [asking.ask(model, [sample], longest=6)[0] for sample in samples]
+    assert asking.before_stop(torch.tensor([5, 6, 7, 0, 0]), [9, 7]).tolist() == [5, 6]
+
+
 def test_without_the_harness_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval.api.model", None)
-    with pytest.raises(OmniLabError, match="pip install lm-eval"):
-        harness.harness_model("anywhere")
+    with pytest.raises(OmniLabError, match=r"pip install 'omni-lab\[bench\]'"):
+        harness.harness_class()
+    with pytest.raises(SystemExit, match="the harness is not installed"):
+        harness.main()
