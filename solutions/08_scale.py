@@ -125,10 +125,11 @@ def layer_activations(
 ) -> int:
     """Bytes that one decoder layer keeps for its backward pass."""
     # BEGIN SOLUTION
-    stream = 2 * hidden_size
-    attention = 2 * heads * head_dim + 2 * kv_heads * head_dim
-    inside = 2 * hidden_size + attention + 4 * intermediate_size
-    return tokens * (residual_bytes * stream + compute_bytes * inside)
+    stream = 2 * hidden_size  # before each norm
+    rest = 2 * hidden_size  # after each norm
+    rest += (heads + kv_heads + kv_heads + heads) * head_dim  # queries, keys, values, and what attention gives
+    rest += 4 * intermediate_size  # gate, up, silu(gate), and the product of the last two
+    return (stream * residual_bytes + rest * compute_bytes) * tokens
     # END SOLUTION
 
 
