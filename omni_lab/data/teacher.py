@@ -16,6 +16,7 @@ from ..errors import DataError
 from . import dialogues
 from .dialogues import Turns
 from .scenes import Scene
+from .splits import generator
 from .words import BY_WORD, plural
 
 _SEEN = (
@@ -63,6 +64,18 @@ def prompt(
     if kind not in SYSTEM:
         raise DataError(f"no instruction data of kind {kind!r}: choose {', '.join(SYSTEM)}")
     return messages(SYSTEM[kind] + FORM, examples, context(captions, boxes))
+
+
+def examples(kind: str, count: int = 2) -> list[tuple[str, str]]:
+    """(context, reply) pairs of `kind` to show before the query: training scenes, told by rule, the same each time."""
+    found = []
+    for index in range(count):
+        rng = generator("teacher's example", "train", 0, index)
+        _, scene = dialogues.scene_of(rng, "train")
+        turns = [{"question": asked, "answer": answer} for asked, answer in dialogues.teach(kind, scene, rng)]
+        told = context(dialogues.captions(scene), dialogues.boxes(scene))
+        found.append((told, json.dumps({"turns": turns})))
+    return found
 
 
 def absent(answer: str, present: Sequence[str], plurals: Mapping[str, str]) -> list[str]:
@@ -113,12 +126,12 @@ def read_turns(reply: str) -> Turns:
 
 
 def teach(kind: str, scene: Scene, rng: np.random.Generator, server: Server | None = None) -> Turns:
-    """Turns of `kind` about `scene`: by rule, or from `server` with the same facts.
+    """Turns of `kind` about `scene`: by rule, or from `server` with the same facts and two examples before them.
 
     Raises DataError, also when a server's answer tells of things that are not in the scene."""
     if server is None:
         return dialogues.teach(kind, scene, rng)
-    asked = prompt(kind, dialogues.captions(scene), dialogues.boxes(scene))
+    asked = prompt(kind, dialogues.captions(scene), dialogues.boxes(scene), examples(kind))
     turns = read_turns(server.complete(asked, seed=int(rng.integers(2**31))))
     present = [thing.word for thing in scene.things]
     for _, answer in turns:

@@ -51,7 +51,9 @@ def test_a_server_is_told_captions_and_boxes_and_its_turns_come_back(server, sce
     assert teacher.teach(kind, scene, np.random.default_rng(0), server) == [("How many dogs?", "Two.")]
     path, key, body = Stub.asked[0]
     assert path == "/v1/chat/completions" and key == "Bearer secret" and body["model"] == "some-model"
-    system, told = body["messages"]
+    system, *shots, told = body["messages"]
+    assert [m["role"] for m in shots] == ["user", "assistant"] * 2
+    assert all(teacher.read_turns(m["content"]) for m in shots[1::2])
     assert "JSON" in system["content"] and dialogues.captions(scene)[0] in told["content"]
     assert all(box in told["content"] for box in dialogues.boxes(scene))
 
