@@ -1,0 +1,138 @@
+"""What the recipes of codec and talker draw: the source voice alone, another rendition's codes, parts to go on from."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from omni_lab.codec.dit import DiT
+from omni_lab.codec.speaker import SpeakerEncoder
+from omni_lab.codec.speech_tokenizer import pairs
+from omni_lab.config import preset
+from omni_lab.errors import ConfigError, DataError
+from omni_lab.talker import Talker
+from omni_lab.train import parts, speech_bank
+from omni_lab.train.recipes import find
+
+NANO = preset("nano")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_speech(tmp_path_factory) -> Path:
+    """A speech bank of its own, so that nothing depends on what earlier runs have left."""
+    torch.set_num_threads(1)
+    patch, folder = pytest.MonkeyPatch(), tmp_path_factory.mktemp("build")
+    patch.setattr(speech_bank, "build_folder", lambda: folder)
+    speech_bank.shard.cache_clear()
+    speech_bank.solo.cache_clear()
+    yield folder
+    patch.undo()
+    speech_bank.shard.cache_clear()
+    speech_bank.solo.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def coded(tmp_path_factory) -> Path:
+    """A folder of parts that holds a tokenizer whose entries are moments of speech."""
+    folder = tmp_path_factory.mktemp("parts")
+    parts.save_part(folder, "speech_tokenizer", at("speech_tokenizer").build())
+    return folder
+
+
+def at(name: str, folder: Path | None = None, **changes):
+    recipe = find(name).at("smoke", parts=folder)
+    recipe.settings = replace(recipe.settings, **changes)
+    return recipe
+
+
+def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    return all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_a_solo_shard_is_the_source_voice_in_whole_codes(own_speech: Path) -> None:
+    clips = speech_bank.solo("train", 0, 4)
+    assert len(clips) == 4 and {clip.speaker for clip in clips} == {"heart"}
+    for clip in clips:
+        assert (
+            clip.wave.dtype == np.int16 and len(clip.wave) % 480 == 0 and clip.mel.shape == (len(clip.wave) // 240, 80)
+        )
+    again = speech_bank.make_solo("train", 0, 4)  # what the file holds is a pure function of split, number and count
+    assert all(a.text == b.text and np.array_equal(a.wave, b.wave) for a, b in zip(clips, again, strict=True))
+    assert [clip.text for clip in speech_bank.solo("train", 1, 4)] != [clip.text for clip in clips]
+    assert (own_speech / "speech" / "solo-train-4-00000.npz").exists()
+
+
+def test_a_damaged_solo_shard_is_named(own_speech: Path) -> None:
+    (own_speech / "speech").mkdir(exist_ok=True)
+    (own_speech / "speech" / "solo-train-4-00009.npz").write_bytes(b"PK not a shard")
+    with pytest.raises(DataError, match=r"solo-train-4-00009\.npz: damaged .*delete it"):
+        speech_bank.solo("train", 9, 4)
+
+
+def test_the_tokenizer_starts_at_moments_of_the_source_voice() -> None:
+    recipe = at("speech_tokenizer")
+    model, clips = recipe.build(), speech_bank.solo("train", 0, 4)
+    vectors = torch.cat([pairs(clip.mel) for clip in clips])
+    away = torch.cdist(model.codebook.detach(), vectors).amin(1)
+    assert away.max() < 0.05 * 160**0.5 * 1.4  # a little noise keeps repeated moments apart
+    assert len(model.codebook.detach().unique(dim=0)) == NANO.speech_tokenizer_config.codebook_size
+    assert torch.equal(model.codebook, at("speech_tokenizer").build().codebook)
+    everybody = at("speech_tokenizer", everybody=True).mels("train", 0)
+    shard = speech_bank.shard("train", 0, 4)
+    assert len(everybody) == 8 and torch.equal(everybody[1], shard[0][1].mel)
+
+
+def test_the_dit_says_the_codes_of_one_rendition_with_the_mel_of_the_other(coded: Path) -> None:
+    recipe = at("dit", coded, frames=10_000)
+    for pair in speech_bank.shard("train", 0, 4):
+        for said, heard in (pair, pair[::-1], (pair[0], pair[0])):
+            batch = recipe.examples([(said, heard)], [*pair], np.random.default_rng(0))
+            count = batch["codes"].shape[1]
+            assert torch.equal(batch["codes"][0], recipe.tokenizer.codes(heard.mel)[:count])
+            assert torch.equal(batch["mel"][0], said.mel[: 2 * count]) and batch["mask"].all()
+
+
+@pytest.mark.parametrize("share, kinds", [(0.0, {False}), (1.0, {True}), (0.5, {False, True})])
+def test_how_often_the_codes_are_another_voices(coded: Path, monkeypatch, share: float, kinds: set[bool]) -> None:
+    recipe = at("dit", coded, other_voice=share, batch_size=40)
+    monkeypatch.setattr(recipe, "examples", lambda chosen, clips, rng: chosen)
+    chosen = recipe.batch(0)
+    assert {said is not heard for said, heard in chosen} == kinds
+    for said, heard in chosen:
+        assert said.text == heard.text and len(said.wave) == len(heard.wave)
+
+
+def test_crops_keep_mel_and_codes_in_step(coded: Path) -> None:
+    recipe = at("dit", coded, other_voice=0.0, batch_size=6)
+    for index in range(3):
+        batch = recipe.batch(index)
+        assert batch["mel"].shape[1] == 96
+        assert torch.equal(recipe.tokenizer.codes(batch["mel"]), batch["codes"])
+
+
+def test_the_talker_learns_the_source_voices_codes_under_anybodys_token(coded: Path) -> None:
+    recipe = at("talker", coded, batch_size=32, longest=50, continued=0.5)
+    tokenizer, clips = recipe.tokenizer, speech_bank.solo("train", 0, 4)
+    expected = {clip.text: tokenizer.codes(clip.mel)[:50] for clip in clips}
+    spoken = recipe.spoken(0, [])
+    assert len(spoken) == 32 and len({s.speaker for s in spoken}) > 3
+    for row in spoken:
+        assert torch.equal(row.codes, expected[row.sample.answer]) and 0 <= row.given < len(row.codes)
+    assert {row.given > 0 for row in spoken} == {False, True}
+    assert all(row.given == 0 for row in at("talker", coded, continued=0.0).spoken(0, []))
+
+
+def test_a_recipe_goes_on_from_parts_with_a_schedule_of_its_own(coded: Path, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    talker, dit = Talker(NANO.talker_config), DiT(NANO.token2wav_config.dit_config)
+    encoder = SpeakerEncoder(NANO.token2wav_config.dit_config)
+    with pytest.raises(ConfigError, match="talker needs the trained part 'talker'"):
+        at("talker", coded, start=str(tmp_path)).build()
+    for name, part in (("talker", talker), ("dit", dit), ("speaker_encoder", encoder)):
+        parts.save_part(tmp_path, name, part)
+    assert same_weights(at("talker", coded, start=str(tmp_path)).build()["talker"], talker)
+    assert not same_weights(at("talker", coded).build()["talker"], talker)
+    started = at("dit", coded, start=str(tmp_path)).build()
+    assert same_weights(started["dit"], dit) and same_weights(started["speaker_encoder"], encoder)
