@@ -116,14 +116,14 @@ def dots(entries: Tensor):
     for number, (x, y) in enumerate(entries.tolist()):
         axis.text(x, y, number, ha="center", va="center", fontsize=8, bbox={"boxstyle": "circle", "fc": "C7"})
     axis.set(
-        xlabel="bands 5 to 14: voices (nats)", ylabel="bands 55 to 74: hisses (nats)", xlim=(-12, 3), ylim=(-12, 1)
+        xlabel="bands 5 to 14: voices (nats)", ylabel="bands 55 to 74: hisses (nats)", xlim=(-12.2, 0), ylim=(-12.2, -2)
     )
     axis.grid(False)
     return figure, axis
 
 
 figure, axis = dots(flat[torch.randperm(len(flat), generator=torch.Generator().manual_seed(SEED))[:8]])
-axis.scatter(*flat[100], s=200, facecolors="none", edgecolors="C4", linewidths=2)
+axis.scatter(*flat[flat[:, 1].argmax()], s=200, facecolors="none", edgecolors="C4", linewidths=2)
 lab.show(
     figure, alt="Moments of speech as dots, by energy in low and in high bands; eight of them numbered, one ringed."
 )
@@ -160,9 +160,9 @@ print(f"all differences {distances * 160 * 4 / 1e9:.1f} GB, one matrix product {
 def regions(entries: int, rounds: int):
     book = codebook.k_means(flat, entries, rounds, SEED)
     figure, axis = dots(book)
-    across, up = torch.meshgrid(torch.linspace(-12, 3, 150), torch.linspace(-12, 1, 130), indexing="xy")
+    across, up = torch.meshgrid(torch.linspace(-12.2, 0, 150), torch.linspace(-12.2, -2, 130), indexing="xy")
     owner = nearest(torch.stack((across, up), dim=-1), book)  # (130, 150)
-    axis.imshow(owner % 8, origin="lower", aspect="auto", extent=(-12, 3, -12, 1), cmap="Pastel1", zorder=0)
+    axis.imshow(owner % 8, origin="lower", aspect="auto", extent=(-12.2, 0, -12.2, -2), cmap="Pastel1", zorder=0)
     away = (flat - book[nearest(flat, book)]).square().mean()
     axis.set_title(f"{entries} entries after {rounds} rounds: mean squared distance {away:.2f}")
     return figure
@@ -924,17 +924,22 @@ print(f"yours and the package's differ by at most {float((sounds[0] - sounds[1])
 
 # %% [markdown]
 # ### From a recording to codes, and back
-# That was the small DiT of this lab. If trained weights came with your copy, hear theirs: the held-out sentence becomes
-# codes, your streamer hands them on block by block, and a voice says them that need not be the one of the recording.
+# That was the small DiT of this lab. If trained weights came with your copy, hear theirs. The held-out sentence becomes
+# codes. First they sound alone, each as its entry of the codebook, which is one voice's. Then your streamer hands them
+# on block by block to the DiT, and a voice says them that need not be the one of the recording.
 
 # %%
 if trained:
     dit, chosen = model.token2wav.code2wav_dit_model, model.token2wav.named_speaker("heart")
     with torch.no_grad():
-        theirs = model.speech_tokenizer.encode(sentence.wave).tolist()
-        again = torch.cat(list(stream(streamer.real_codec(theirs, dit, prepared_voice(dit, chosen), vocoder))))
-    print(f"said:  {sentence.text}\nheard: {transcript(again)}")
-    lab.play(again, 24_000, alt=f'{len(theirs)} codes, streamed by the shipped DiT and vocoder: "{sentence.text}"')
+        theirs = model.speech_tokenizer.encode(sentence.wave)
+        alone = vocoder(model.speech_tokenizer.mel(theirs)[None])[0]
+        sounds = streamer.real_codec(theirs.tolist(), dit, prepared_voice(dit, chosen), vocoder)
+        again = torch.cat(list(stream(sounds)))
+    print(f"{sentence.speaker} said: {sentence.text}")
+    for words, wave in (("through the codebook alone", alone), ("streamed by the shipped DiT", again)):
+        print(f"{words}: {transcript(wave)}")
+        lab.play(wave, 24_000, alt=f'{len(theirs)} codes {words}: "{sentence.text}"')
 else:
     print("No trained DiT came along: `omni-lab train codec` makes one.")
 
