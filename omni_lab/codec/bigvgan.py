@@ -172,8 +172,9 @@ class BigVGAN(nn.Module):
             return mel.new_zeros(mel.shape[0], 0)
         x = self.conv_pre(normalise_mel(mel).transpose(1, 2))  # (batch, channels, frames)
         kinds = len(self.config.resblock_kernel_sizes)
-        for i, up in enumerate(self.ups):
-            x = up[0](x)
+        for i, ups in enumerate(self.ups):
+            for up in ups.children():  # one
+                x = up(x)
             x = sum(block(x) for block in self.resblocks[i * kinds : (i + 1) * kinds]) / kinds
         return self.conv_post(self.activation_post(x)).squeeze(1).clamp(-1, 1)
 

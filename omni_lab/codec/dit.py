@@ -9,7 +9,8 @@ Notable:
 - the unconditional half of guidance is code 0 (a real code) and ECAPA of a zero mel, not zeros behind the encoder.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypedDict, Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +73,15 @@ def neighbourhood_mask(
     return (mask | (itself & ~keys[:, :, None, :]))[:, :, None]
 
 
+class Solving(TypedDict, total=False):
+    """How to integrate: the last arguments of `DiT.solve`."""
+
+    num_steps: int
+    guidance_scale: float
+    sway_coefficient: float | None
+    solver: str
+
+
 class DiT(nn.Module):
     """Velocity of the mel frames, given codes, a speaker, and the time (`token2wav.code2wav_dit_model`)."""
 
@@ -88,7 +98,7 @@ class DiT(nn.Module):
         self.norm_out = AdaLayerNorm(config.hidden_size, 2)
         self.proj_out = nn.Linear(config.hidden_size, config.mel_dim)
         # Nearly adaLN-Zero: layers start almost as the identity, yet every weight has a gradient from the first step.
-        norms = [layer.attn_norm for layer in self.transformer_blocks] + [self.norm_out]
+        norms = [layer.attn_norm for layer in self.modulated] + [self.norm_out]
         for linear in [norm.linear for norm in norms] + [self.proj_out]:
             nn.init.normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
@@ -96,6 +106,11 @@ class DiT(nn.Module):
     @property
     def layers(self) -> range:
         return range(self.config.num_hidden_layers)
+
+    @property
+    def modulated(self) -> Iterable[DiTLayer]:
+        """`transformer_blocks`, of whose members torch's list forgets the type."""
+        return cast(Iterable[DiTLayer], self.transformer_blocks)
 
     def forward(
         self,
@@ -152,7 +167,7 @@ class DiT(nn.Module):
             mask = F.pad(mask.to(device=device, dtype=torch.bool), (0, extra))
         elif extra:
             mask = (torch.arange(blocks * size, device=device) < frames)[None]
-        reaches = {layer.attn.reach for layer in self.transformer_blocks}
+        reaches = {layer.attn.reach for layer in self.modulated}
         masks = {reach: neighbourhood_mask(blocks, size, *reach, mask, device) for reach in reaches}
         tables = rotary_tables(blocks * size, self.config.head_dim, self.config.rope_theta, device)
         return Geometry(blocks, size, (tables[0].to(dtype), tables[1].to(dtype)), masks)
@@ -160,7 +175,7 @@ class DiT(nn.Module):
     def modulations(self, times: Tensor) -> list[Tensor]:
         """Shifts, scales and gates of every layer and of the output, at times (n,): each (parts, n, 1, dim)."""
         activated = F.silu(self.time_embed(times))
-        return [layer.attn_norm(activated) for layer in self.transformer_blocks] + [self.norm_out(activated)]
+        return [layer.attn_norm(activated) for layer in self.modulated] + [self.norm_out(activated)]
 
     def velocity(self, noisy: Tensor, fixed: Tensor, modulations: Sequence[Tensor], geometry: Geometry) -> Tensor:
         """The network behind its fixed inputs: noisy (batch, frames, mel_dim), fixed (n * batch, frames, dim).
@@ -232,7 +247,10 @@ class DiT(nn.Module):
 
         def velocity(time: Tensor, state: Tensor) -> Tensor:
             out = network(place[time.item()], state)
-            return flow_matching.guided_velocity(*out.chunk(2), guidance_scale) if guided else out
+            if not guided:
+                return out
+            conditional, unconditional = out.chunk(2)
+            return flow_matching.guided_velocity(conditional, unconditional, guidance_scale)
 
         return flow_matching.integrate(velocity, noise, times, step)
 
@@ -253,7 +271,7 @@ class DiT(nn.Module):
         count: int = 1,
         past: int | None = None,
         future: int | None = None,
-        **how: float | str | None,
+        **how: Unpack[Solving],
     ) -> Tensor:
         """Mel of blocks first ... first + count - 1 alone, for streaming: (batch, up to count * block_size, mel_dim).
 

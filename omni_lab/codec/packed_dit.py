@@ -9,14 +9,17 @@ Notable:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import cpu_kernels
 from .dit_layers import Attention, DiTLayer, FeedForward, rotary_tables
+
+if TYPE_CHECKING:  # it imports this file
+    from .dit import DiT
 
 ROWS = 96  # for which the layout of the weights is chosen: two blocks of frames, with and without conditions
 Modulation = tuple[Tensor, ...]  # (hidden_size,) each
@@ -25,7 +28,7 @@ Modulation = tuple[Tensor, ...]  # (hidden_size,) each
 Past = dict[tuple[int, int], Tensor]
 
 
-def packable(dit: nn.Module, x: Tensor) -> bool:
+def packable(dit: "DiT", x: Tensor) -> bool:
     """Whether a copy may stand for the layers: float32 on a CPU with oneDNN, without gradients, nothing replaced."""
     layers: Any = dit.transformer_blocks
     if torch.is_grad_enabled() or not cpu_kernels.applies(x, dit.proj_out.weight):
@@ -76,7 +79,7 @@ class PackedLinear:
         weight = torch.cat([part.weight.detach() for part in parts])
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
         self.bias = torch.cat([part.bias.detach() for part in parts])
-        self.after = ("gelu", [], "tanh") if gelu else ("none", [], "")
+        self.after: tuple[str, list[Any], str] = ("gelu", [], "tanh") if gelu else ("none", [], "")
 
     def __call__(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""

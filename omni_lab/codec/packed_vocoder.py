@@ -95,7 +95,7 @@ class PackedConv:
     def __init__(self, weight: Tensor, bias: Tensor | None, padding: int, dilation: int = 1) -> None:
         self.padding, self.dilation, self.bias = [0, padding], [1, dilation], bias
         size = [1, weight.shape[1], 1, self.LIKELY]
-        self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
+        self.weight = torch.ops.aten.mkldnn_reorder_conv2d_weight(
             weight[:, :, None].to_mkldnn(), self.padding, [1, 1], self.dilation, 1, size
         )
 

@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,7 @@ class TDNN(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int = 1) -> None:
         super().__init__()
-        edges = "reflect" if kernel > 1 else "zeros"  # with one tap there are no edges
+        edges: Literal["reflect", "zeros"] = "reflect" if kernel > 1 else "zeros"  # with one tap there are no edges
         self.conv = nn.Conv1d(inputs, outputs, kernel, dilation=dilation, padding="same", padding_mode=edges)
 
     def forward(self, x: Tensor) -> Tensor:

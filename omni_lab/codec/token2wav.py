@@ -50,11 +50,11 @@ class Token2Wav(nn.Module):
         if not torch.is_tensor(codes) or codes.ndim not in (1, 2):
             given = tuple(codes.shape) if torch.is_tensor(codes) else type(codes).__name__
             raise InputError(f"codes are {given}, expected a tensor (codes,) or (batch, codes)")
-        if (speaker is None) == (conditioning is None or reference_mel is None):
-            raise InputError("token2wav: give a speaker, or conditioning and reference_mel together")
-        if speaker is not None:
+        if speaker is not None and (conditioning is None or reference_mel is None):
             speaker = self.named_speaker(speaker)
             conditioning, reference_mel = speaker.cond, speaker.ref_mel
+        elif speaker is not None or conditioning is None or reference_mel is None:
+            raise InputError("token2wav: give a speaker, or conditioning and reference_mel together")
         dit, rows = self.code2wav_dit_model, codes[None] if codes.ndim == 1 else codes
         weight = dit.proj_out.weight
         conditioning, reference_mel = (

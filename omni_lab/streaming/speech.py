@@ -9,7 +9,8 @@ Notable:
 - state is a few blocks, however long the reply.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +19,6 @@ from ..codec import disclosure, packed_vocoder
 from ..codec.bigvgan import BigVGAN
 from ..errors import ConfigError
 from .account import Account
-from .mel import MelStream
 
 MARGIN = 12  # mel frames of context on each side of a vocoder's chunk (0.12 s); beyond them it hears next to nothing
 FADE = 0.01  # seconds over which a chunk fades into the next
@@ -69,12 +69,27 @@ class WaveStream:
         return samples
 
 
+class Mels(Protocol):
+    """What `Speech` asks of a MelStream."""
+
+    codes: list[int]  # not yet spoken
+    blocks: int  # spoken
+
+    def add(self, codes: Sequence[int], /) -> None: ...
+    def ready(self, blocks: int, /) -> bool: ...
+    def advance(self, blocks: int, ended: bool, /) -> tuple[Tensor, Tensor]: ...
+
+
+class Waves(Protocol):
+    """What `Speech` asks of a WaveStream."""
+
+    def add(self, mel: Tensor, ahead: Tensor, /) -> Tensor: ...
+
+
 class Speech:
     """Codes in, sound out: joins MelStream and WaveStream and decides when a chunk is due."""
 
-    def __init__(
-        self, mel: MelStream, wave: WaveStream, account: Account, most_blocks: int = 8, disclosed: bool = False
-    ) -> None:
+    def __init__(self, mel: Mels, wave: Waves, account: Account, most_blocks: int = 8, disclosed: bool = False) -> None:
         """most_blocks: of a chunk; disclosed: whether the sound carries the audible mark of an enrolled voice."""
         self.mel, self.wave, self.account, self.most = mel, wave, account, most_blocks
         self.disclosed, self.spoken = disclosed, 0  # samples so far
