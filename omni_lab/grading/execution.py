@@ -25,6 +25,7 @@ REASONS = {
     "killed": ("killed", "ended the kernel"),
     "dead": ("killed", "ended the kernel"),
     "wedged": ("timeout", "ran longer than it may and could not be interrupted"),
+    "starved": ("killed", "left too little for what comes after it"),
 }
 
 
@@ -72,10 +73,12 @@ def run_submission(submission: Submission, hidden: Hidden, room: Room) -> Execut
         if any(event["event"] == "finished" for event in ended.events):
             return result
         if not any(event["event"] == "ready" for event in ended.events):
-            raise SandboxError(f"the sandbox did not start ({ended.complaint or ended.reason})")
+            stopped = next((str(e.get("message")) for e in ended.events if e["event"] == "stopped"), ended.reason)
+            raise SandboxError(f"the sandbox did not start ({ended.complaint or stopped})")
         fault = _cell_at_fault(ended)
-        reason = next((e["event"] for e in ended.events if e["event"] in ("dead", "wedged")), ended.reason)
-        status, why = REASONS.get(reason, REASONS["killed"])
+        told = next((e for e in ended.events if e["event"] in ("dead", "wedged", "starved")), {"event": ended.reason})
+        status, why = REASONS.get(told["event"], REASONS["killed"])
+        why += f": {one_line(str(told['of']))}" if "of" in told else ""
         if ended.reason == "timeout" and ended.seconds >= left:
             break
         if fault is None:

@@ -102,7 +102,7 @@ def moodle_csv(book: dict, records: dict[str, dict]) -> bytes:
     """What Moodle imports: as an assignment's offline grading worksheet by its Identifier, or into the gradebook by id
     number or address."""
     columns = ["Identifier", "Full name", "ID number", "Email address", "Grade", "Maximum Grade", "Feedback comments"]
-    rows: list[list[object]] = [columns]
+    rows: list[list[object]] = [[*columns]]
     for name, entry in book.items():
         record = records[name]
         identifier = f"Participant {record['platform_id']}" if record["platform_id"] else ""

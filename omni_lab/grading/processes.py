@@ -1,4 +1,4 @@
-"""What /proc says about the processes of a sandbox: who descends from whom, what memory each holds; and their end."""
+"""What /proc says about the processes of a sandbox: who descends from whom; and their end."""
 
 import contextlib
 import os
@@ -23,32 +23,6 @@ def process_tree(root: int) -> list[int]:
         found.append(waiting.pop())
         waiting += children.get(found[-1], [])
     return found
-
-
-def resident_memory(pid: int) -> int:
-    """Bytes that the process alone makes resident: anonymous and shared memory, not mapped files (which are shared)."""
-    total = 0
-    try:
-        with open(f"/proc/{pid}/status", "rb") as file:
-            for line in file:
-                if line.startswith((b"RssAnon", b"RssShmem")):
-                    total += int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        return 0
-    return total
-
-
-def proportional_memory(pid: int) -> int:
-    """Like `resident_memory`, but a page that n processes share counts for one n-th. Slower to read."""
-    total = 0
-    try:
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-            for line in file:
-                if line.startswith((b"Pss_Anon", b"Pss_Shmem")):
-                    total += int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        return resident_memory(pid)
-    return total
 
 
 def end_tree(process: subprocess.Popen) -> None:

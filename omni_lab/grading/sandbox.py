@@ -23,7 +23,8 @@ from pathlib import Path
 
 from ..errors import OmniLabError
 from .cgroup import Group, group
-from .processes import end_tree, process_tree, proportional_memory, resident_memory
+from .inside.headroom import memory_of
+from .processes import end_tree, process_tree
 from .seccomp import seccomp_filter
 
 INSIDE = Path(__file__).parent / "inside"
@@ -49,6 +50,7 @@ class Limits:
     processes: int = 192  # threads count as processes; the kernel starts no more
     children: int = 48  # processes without their threads: a cell that keeps more for a second is a fork bomb
     file_size: int = 32 << 20  # of any file, the results file included
+    files: int = 1024  # that one process may hold open
     scratch: int = 256 << 20
     output: int = 1 << 20  # what a cell prints beyond this is dropped
 
@@ -263,9 +265,7 @@ def _watch(process: subprocess.Popen, job: bytes, limits: Limits, seconds: float
             if crowded.looks >= CROWDED_LOOKS:
                 reason = "processes"
                 break
-            memory = sum(resident_memory(pid) for pid in tree)
-            if memory > limits.memory:  # after a fork both sides show the same pages: count each once
-                memory = sum(proportional_memory(pid) for pid in tree)
+            memory = memory_of(tree, limits.memory)
             peak = max(peak, memory)
             if memory > limits.memory:
                 reason = "memory"

@@ -91,7 +91,7 @@ def hostile_run(course: Path, tmp_path_factory: pytest.TempPathFactory) -> Hosti
             threading.Thread(target=_accept, args=(listener, seen), daemon=True).start()
         for name, expected in HOSTILE.items():
             write_submission(folder, name, expected)
-        network = folder / "network.ipynb"
+        network = folder / "network-and-background-daemons.ipynb"
         network.write_bytes(network.read_bytes().replace(b"@PORT@", str(port).encode()))
         os.environ["OMNI_LAB_TEST_SECRET"] = "CANARY-ENVIRONMENT"
         try:

@@ -1,8 +1,9 @@
 """First process in the sandbox: gives up what it still may do, then executes the notebook by papermill.
 
 It reads its job from standard input and reports on standard output, one JSON line an event. It imports nothing of the
-submission and shares no process with it. A cell that outlives its time is interrupted; one that ignores that, or a
-kernel that has died, ends the run with the cell's name, so that the grader can run the rest again without it.
+submission and shares no process with it. A cell that outlives its time is interrupted; one that ignores that, one that
+leaves no room to the others, or a kernel that has died, ends the run with the cell's name, so that the grader can run
+the rest again without it.
 """
 
 import ctypes
@@ -19,6 +20,9 @@ import time
 gc.disable()  # it lives for one notebook, and leaves nothing behind that would be worth the looking
 JOB = json.loads(sys.stdin.buffer.read())
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+import headroom  # noqa: E402
+
 GRACE = 2.0  # seconds that a cell has to end after it was interrupted
 STARTING = (
     300.0  # seconds that the kernel has to start, before any code of the submission: a busy machine is not its fault
@@ -48,7 +52,7 @@ def confine() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limits["file_size"],) * 2)
     resource.setrlimit(resource.RLIMIT_CPU, (limits["cpu_seconds"],) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits["files"],) * 2)
     ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: no ptrace, no /proc/<pid>/fd for the kernel's process
 
 
@@ -71,8 +75,13 @@ def start_kernel() -> tuple[subprocess.Popen, str]:
     return kernel, connection
 
 
+def lacking(kernel: subprocess.Popen) -> str | None:
+    """What the kernel has nearly used up; None outside a sandbox, where it has no limits."""
+    return None if "paths" in JOB else headroom.lacking(kernel.pid, JOB["limits"], path_of("/results"))
+
+
 class Stopped(Exception):
-    """The kernel died or cannot be stopped: the run is over."""
+    """The kernel died, cannot be stopped, or has no room to go on: the run is over."""
 
 
 class KernelSession:
@@ -141,6 +150,8 @@ def execute_by_papermill(kernel: subprocess.Popen, connection: str) -> None:
         @classmethod
         def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
             session = KernelSession(kernel, connection)
+            if scarce := lacking(kernel):
+                raise Stopped(f"the limits leave too little of this to begin with: {scarce}")
             report("ready")
             for index, cell in enumerate(nb_man.nb.cells):
                 if cell.cell_type != "code" or not cell.source.strip():
@@ -154,6 +165,9 @@ def execute_by_papermill(kernel: subprocess.Popen, connection: str) -> None:
                 except Stopped as stopped:
                     report(str(stopped), cell=name)
                     raise
+                if scarce := lacking(kernel):
+                    report("starved", cell=name, of=scarce)
+                    raise Stopped("starved")
                 nb_man.cell_complete(cell, index)
                 report("end", cell=name, status=status, message=message, seconds=round(time.monotonic() - started, 3))
 

@@ -1,6 +1,6 @@
 """Loops without end, exits, kills: what is finished keeps its points, what stands after it is run all the same."""
 
-from .make import DOUBLE, FULL, IMPORTS, NONE, TOTAL, Expected, forger, honest, notebook
+from .make import DOUBLE, FULL, IMPORTS, NONE, TOTAL, Expected, honest, notebook
 
 DIES = """import os
 @exercise("toy.mean_square")
@@ -24,9 +24,8 @@ def inside(body: str, identifier: str = "toy.mean_square") -> str:
 
 
 SUBMISSIONS = {
-    "endless-loop-in-cell": Expected(honest("while True: pass"), FULL),
-    "swallows-interrupts-in-cell": Expected(
-        honest(f"import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n{SWALLOW}"), FULL
+    "endless-loop-and-sys-exit": Expected(
+        honest("while True: pass", "import sys\nsys.exit(0)", "exit()", "raise SystemExit"), FULL
     ),
     "sleeps-exits-raises-in-answers": Expected(
         notebook(
@@ -36,17 +35,19 @@ SUBMISSIONS = {
         NONE,
         ("timeout", "error", "error"),
     ),
-    "swallows-interrupts-in-answer": Expected(
-        notebook(IMPORTS, DOUBLE, inside(SWALLOW), TOTAL), (5.0, 0.0, 5.0), ("ok", "timeout", "ok")
+    "swallows-interrupts-and-os-exit-in-answers": Expected(
+        notebook(IMPORTS, DOUBLE, inside(SWALLOW), inside("import os; os._exit(0)", "toy.running_total")),
+        (5.0, 0.0, 0.0),
+        ("ok", "timeout", "killed"),
     ),
-    "sys-exit": Expected(honest("import sys\nsys.exit(0)", "exit()", "raise SystemExit"), FULL),
-    "sys-exit-as-forgery": Expected(forger("import sys\nsys.exit(0)"), NONE),
-    "os-exit-and-crash": Expected(honest("import os\nos._exit(0)", "import ctypes\nctypes.string_at(0)"), FULL),
-    "os-exit-in-answer": Expected(
-        notebook(IMPORTS, DOUBLE, inside("import os; os._exit(0)"), TOTAL), (5.0, 0.0, 5.0), ("ok", "killed", "ok")
+    "os-exit-crash-and-swallowed-interrupts": Expected(
+        honest(
+            "import os\nos._exit(0)", "import ctypes\nctypes.string_at(0)",
+            f"import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n{SWALLOW}",
+        ),
+        FULL,
     ),
-    "dies-after-three-cases": Expected(
-        notebook(IMPORTS, DOUBLE, DIES, TOTAL), (5.0, 6.0, 5.0), ("ok", "killed", "ok")
+    "kills-every-process-then-dies-after-three-cases": Expected(
+        notebook(IMPORTS, KILL_ALL, DOUBLE, DIES, TOTAL), (5.0, 6.0, 5.0), ("ok", "killed", "ok")
     ),
-    "kills-every-process": Expected(honest(KILL_ALL), FULL),
 }  # fmt: skip

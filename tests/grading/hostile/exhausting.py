@@ -80,15 +80,13 @@ for path in ("/course/omni_lab/__init__.py", "/grader/probe.py", "/usr/bin/pytho
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
 SUBMISSIONS = {
-    "memory-bomb": Expected(honest(BOMB), FULL),
-    "shared-memory-bomb": Expected(honest(SHARED_BOMB), FULL),
+    "memory-bombs": Expected(honest(BOMB, SHARED_BOMB), FULL),
     "fork-bomb": Expected(honest(FORK_BOMB), FULL),
     "thread-bomb": Expected(honest(f"{THREAD_BOMB}\n"), FULL),
     "200-megabytes-of-output-and-a-full-disk": Expected(
         honest("print('x' * 200_000_000)", "import os\nos.write(1, b'x' * 200_000_000)", DISK), FULL
     ),
-    "background-daemons": Expected(honest(DAEMON), FULL),
-    "network": Expected(honest(NETWORK, ESCAPE), FULL),
+    "network-and-background-daemons": Expected(honest(NETWORK, ESCAPE, DAEMON), FULL),
     "reads-everything": Expected(forger(READING), NONE),
     f"=cmd()|{SCRIPT.replace('/', '')}": Expected(
         honest(markdown(SCRIPT), f"from IPython.display import HTML\nHTML({SCRIPT!r})",

@@ -41,7 +41,7 @@ def climbing_zip(path: Path) -> None:
         linked = zipfile.ZipInfo("link.ipynb")
         linked.external_attr = 0o120777 << 16
         archive.writestr(linked, "/etc/passwd")
-        archive.writestr("inner/toy.ipynb", GOOD)
+        archive.writestr("inner/toy.ipynb", format_3())
     path.with_suffix(".zip").write_bytes(buffer.getvalue())
 
 
@@ -70,7 +70,6 @@ SUBMISSIONS = {
     "sparse": Expected(sparse, NONE, ("invalid",) * 3),
     "no-zip": Expected(no_zip, NONE),
     "deep-syntax": Expected(notebook(IMPORTS, "(" * 90_000, "x = " + "-" * 90_000 + "1", "a" + ".a" * 60_000), NONE),
-    "format-3": Expected(format_3(), FULL),
     "folder": Expected(folder, FULL),
-    "climbing-zip": Expected(climbing_zip, FULL),
+    "climbing-zip-with-format-3": Expected(climbing_zip, FULL),
 }  # fmt: skip

@@ -88,10 +88,10 @@ def answer(identifier: str, body: str) -> str:
     return f'@exercise("{identifier}")\ndef {name}(*args, **kwargs):\n    {body}'
 
 
-SPARSE = "import os\nhandle = os.open('/results', os.O_RDWR)\nos.ftruncate(handle, 30 << 20)\nos.close(handle)"
+SPARSE = "import os\nhandle = os.open('/results', os.O_RDWR)\nos.ftruncate(handle, 32 << 20)\nos.close(handle)"
 
 SUBMISSIONS = {
-    "patched-comparisons-and-hooks": Expected(forger(PATCHED, HOOKS), NONE),
+    "sys-exit-as-forgery": Expected(forger("import sys\nsys.exit(0)", PATCHED, HOOKS), NONE),
     # Right answers keep their points even so: what the grader calls was imported before.
     "hooks-and-transformers-after-right-answers": Expected(notebook(IMPORTS, DOUBLE, MEAN, TOTAL, HOOKS), FULL),
     "agreeing-and-lying-objects": Expected(
@@ -126,7 +126,8 @@ SUBMISSIONS = {
         (0.0, 0.0, 5.0),
     ),
     "forged-results": Expected(forger(FORGED_RESULTS), NONE),
-    "spoilt-results": Expected(honest(GARBAGE_RESULTS, REPLACED_RESULTS, SPARSE), FULL),
+    # The last leaves no byte in the file of answers: it is left out.
+    "spoilt-and-full-results": Expected(honest(GARBAGE_RESULTS, REPLACED_RESULTS, SPARSE), FULL),
     "imports-the-reference": Expected(
         notebook(
             IMPORTS, "# omni-lab: probe toy.double\n# omni-lab: exercise toy.double sum\npass",

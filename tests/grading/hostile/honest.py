@@ -23,7 +23,9 @@ SUBMISSIONS = {
     "one-wrong": Expected(notebook(IMPORTS, WRONG_DOUBLE, MEAN, TOTAL), (0.0, 10.0, 5.0), ("wrong", "ok", "ok")),
     "partial": Expected(notebook(IMPORTS, DOUBLE, LATE_SQUARE, TOTAL), (5.0, 6.0, 5.0), ("ok", "wrong", "ok")),
     "untouched": Expected(notebook(IMPORTS, STUB), NONE, ("missing",) * 3),
-    "deleted-cell": Expected(notebook(IMPORTS, DOUBLE, TOTAL), (5.0, 0.0, 5.0), ("ok", "missing", "ok")),
+    "deleted-and-markdown-cell": Expected(
+        notebook(IMPORTS, markdown(DOUBLE), TOTAL), (0.0, 0.0, 5.0), ("missing", "missing", "ok")
+    ),
     "renamed-reordered-retagged": Expected(
         notebook(
             IMPORTS,
@@ -34,16 +36,13 @@ SUBMISSIONS = {
         ),
         FULL,
     ),
-    "duplicated-and-shadowed": Expected(
+    "duplicated-shadowed-last-cell-parameters": Expected(
         notebook(
-            IMPORTS, WRONG_DOUBLE, DOUBLE, STUB, MEAN, TOTAL, "double = mean_square = None\nrunning_total = 'no more'"
+            IMPORTS, WRONG_DOUBLE, DOUBLE, STUB, MEAN, TOTAL, "double = mean_square = None\nrunning_total = 'no more'",
+            code("double = None\nSCALE = 'gpu'", tags=["parameters", "injected-parameters"]),
         ),
         FULL,
     ),
-    "last-cell-parameters": Expected(
-        notebook(IMPORTS, *ALL, code("double = None\nSCALE = 'gpu'", tags=["parameters", "injected-parameters"])), FULL
-    ),
-    "markdown-cell": Expected(notebook(IMPORTS, markdown(DOUBLE), MEAN, TOTAL), (0.0, 10.0, 5.0)),
     "syntax-error-and-raising": Expected(
         notebook(IMPORTS, "def broken(:", "1 / 0", DOUBLE, "%no_such_magic", TOTAL, MEAN + "\nraise KeyError('late')"),
         FULL,
