@@ -89,12 +89,18 @@ def reply_voice(rng: np.random.Generator, text: str, split: str) -> tuple[np.nda
 
 def say_this(rng: np.random.Generator, split: str) -> Sample:
     """On "Say: ..." the same sentence, aloud: what a talker learns most from."""
+    sample = to_say(rng, split)
+    sample.speech, sample.speaker = reply_voice(rng, sample.answer, split)
+    return sample
+
+
+def to_say(rng: np.random.Generator, split: str) -> Sample:
+    """`say_this` before anybody has said it: what a thinker learns from."""
     style = rng.random()
     make = sentences.sentence if style < 0.7 else sentences.paused_sentence if style < 0.85 else sentences.hard_sentence
     text = make(rng, split)
-    wave, name = reply_voice(rng, text, split)
     meta = {"key": sentences.key_of(text), "kind": make.__name__}
-    return Sample([user(f"Say: {text}")], "say_this", text, wave, name, meta)
+    return Sample([user(f"Say: {text}")], "say_this", text, meta=meta)
 
 
 def spoken_reply(rng: np.random.Generator, split: str) -> Sample:

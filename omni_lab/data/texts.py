@@ -4,9 +4,10 @@ import numpy as np
 
 from . import words
 from .sample import Sample, user
-from .splits import draw, pick
+from .splits import draw, held_out, pick
 from .words import BY_WORD, CONCEPTS, LANGUAGES, NAMES, NUMBERS
 
+LITTLE = ("the", "a", "is", "has", "and", "not", "to", "on", "saw", "please", "we", "where", "three", "behind")
 Proposal = tuple[str, tuple[str, str, str]]  # key, (question, answer, kind)
 
 
@@ -98,6 +99,24 @@ def colour_word(rng: np.random.Generator) -> Proposal:
         f"Give me the {name} word for {colour}.",
     )[template]
     return f"colour {colour} {place} {template}", (question, words.COLOUR_WORDS[colour][place], "translation")
+
+
+def repeat(rng: np.random.Generator, split: str) -> Sample:
+    """On "Say: ..." the same words again, in an order that means nothing: what no grammar guesses must be copied."""
+    while True:
+        text = " ".join(some_word(rng) for _ in range(int(rng.integers(3, 13))))
+        if held_out("repeat", text) == (split == "test"):
+            break
+    text = text[0].upper() + text[1:] + pick(rng, ".?!")
+    return Sample([user(f"Say: {text}")], "repeat", text, meta={"key": f"repeat {text}"})
+
+
+def some_word(rng: np.random.Generator) -> str:
+    """A word of the course's tables, now and then with a comma behind it."""
+    concept = pick(rng, CONCEPTS).word
+    others = (pick(rng, NAMES), pick(rng, NUMBERS), pick(rng, sorted(words.COLOURS)), pick(rng, LITTLE))
+    word = pick(rng, (concept, words.plural(concept), *others))
+    return word + "," * (rng.random() < 0.1)
 
 
 def text_chat(rng: np.random.Generator, split: str) -> Sample:

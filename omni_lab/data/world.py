@@ -27,6 +27,7 @@ class Task:
 TASKS: dict[str, Task] = {
     "text_qa": Task("texts.text_qa", (), about="typed questions with short answers"),
     "text_chat": Task("texts.text_chat", (), about="greetings, letters, facts, reasoning between think tags"),
+    "repeat": Task("texts.repeat", (), weight=2.0, about="words in any order, to be said again"),
     "asr": Task("spoken.asr", ("audio",), weight=2.0, about="sentences of many voices, written down"),
     "asr_recorded": Task("spoken.asr_recorded", ("audio",), about="prompts read by a real person, written down"),
     "speech_translation": Task("spoken.speech_translation", ("audio",), about="English heard, three languages written"),

@@ -18,7 +18,7 @@ from ...data.folders import samples_folder
 from ...data.sample import Sample, assistant, audio, user
 from ...data.speech import heard, in_a_room
 from ...data.splits import generator, pick
-from ...data.spoken import TRANSCRIBE
+from ...data.spoken import TRANSCRIBE, to_say
 from ...processing.processor import OmniProcessor
 from ...thinker import Thinker
 from .. import memory, packing, speech_bank, transcripts
@@ -27,7 +27,7 @@ from ..optimise import decay_groups
 from ..parts import need_part, save_part
 from ..recipe import Batch, Recipe, Settings
 
-TEXT = ("text_qa", "text_chat")
+TEXT = ("text_qa", "text_chat", "repeat", "say_this")
 HEARD = ("asr", "asr_recorded", "speech_translation", "spoken_qa", "sound_events", "audio_order", "music")
 SEEN = ("picture_qa", "picture_arithmetic", "ocr", "grounding", "science_choice")
 ADAPTERS = r"visual\.merger\.|audio_tower\.(proj|ln_post)\."
@@ -160,7 +160,10 @@ class ThinkerRecipe(Recipe):
             yield from usable([partial(self.encode, conversation(made))] if made else [], bad)
 
     def sample(self, task: str, split: str, place: int) -> Sample:
-        """Sample `place` of a task; most sentences to write down come from the bank, where they are said already."""
+        """Sample `place` of a task; most sentences to write down come from the bank, where they are said already, and
+        those to say aloud are not said: it is the talker who listens to that."""
+        if task == "say_this":
+            return to_say(generator(task, split, self.seed, place), split)
         rng = generator("heard", split, self.seed, place)
         if task != "asr" or split == "test" or not self.settings.shards or rng.random() < 0.2:
             return world.sample(task, split, self.seed, place)
