@@ -138,6 +138,35 @@ def training_memory(
     return Memory(**shares, activations=held, logits=logits, accumulated=accumulate > 1)
 
 
+@dataclass(frozen=True)
+class InferenceMemory:
+    """Bytes of a reply, by kind."""
+
+    weights: int
+    cache: int  # keys and values of all rows, at the cache's capacity
+    passing: int  # what a layer holds while the prompt passes through it
+    copies: int  # of the matrices, once decoding begins: a small float32 decoder on a CPU (decoding.py)
+
+    @property
+    def peak(self) -> int:
+        """The most that is held at once: the copies are made when the prompt has passed."""
+        return self.weights + self.cache + max(self.passing, self.copies)
+
+
+def inference_memory(
+    config: TextConfig, rows: int, prompt: int, capacity: int, size: int = 2, tied: bool = False, copied: bool = False
+) -> InferenceMemory:
+    """Count a reply of the decoder to `rows` prompts of `prompt` tokens, with room for `capacity` tokens in the cache.
+
+    size: bytes a number. tied: embedding and head are one. copied: the matrices are copied for decoding. While the
+    prompt passes, a layer holds the residual stream, its norm, and three tables as wide as the SwiGLU.
+    """
+    weights = size * decoder_parameters(config, tied)
+    passing = size * rows * prompt * (2 * config.hidden_size + 3 * config.intermediate_size)
+    matrices = decoder_parameters(config) - config.vocab_size * config.hidden_size  # layers and head
+    return InferenceMemory(weights, cache_bytes(config, rows, capacity, size), passing, size * matrices * copied)
+
+
 def longest_that_fits(available: int, count: Callable[[int], Memory], most: int = 32768) -> int:
     """The largest length up to `most` tokens, in steps of 256, whose peak fits into `available` bytes; 0: none does."""
     low, high = 0, most // 256

@@ -7,9 +7,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.thinker import peak_bytes
 from omni_lab.config import TextConfig, preset
 from omni_lab.errors import ConfigError, InputError, OmniLabError
-from omni_lab.layers import Decoder
+from omni_lab.layers import Decoder, KVCache
 from omni_lab.train import loop, memory, utilisation
 from omni_lab.train.recipes import find
 
@@ -65,6 +66,24 @@ def test_parameters_and_flops_are_those_of_the_real_decoder(name):
         model(ids).float().logsumexp(-1).sum().backward()
     expected = rows * length * utilisation.decoder_flops(config, length)
     assert counter.get_total_flops() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_reply_takes_what_is_counted():
+    config, rows, prompt, capacity = TextConfig(300, 128, 512, 3, 4, 2, 512, mrope_section=(4, 6, 6)), 2, 512, 640
+
+    @torch.no_grad()
+    def reply():
+        model = Language(config).eval()
+        cache = KVCache(config, rows, capacity)
+        hidden = model.model(model.model.embed_tokens(torch.zeros(rows, prompt, dtype=torch.long)), cache=cache)
+        model.lm_head(hidden[:, -1])
+
+    counted = memory.inference_memory(config, rows, prompt, capacity, size=4)
+    assert peak_bytes(reply, torch.device("cpu")) == pytest.approx(counted.peak, rel=0.15)
+    copied = memory.inference_memory(config, rows, 1, capacity, size=4, copied=True)
+    assert copied.peak - memory.inference_memory(config, rows, 1, capacity, size=4).peak == pytest.approx(
+        copied.copies, rel=0.01
+    )
 
 
 def test_published_sizes():
