@@ -1,89 +1,141 @@
 """The published 3B thinker on one GPU beside transformers: training (MFU), decoding (share of bandwidth), load, memory.
 
-    python -m benchmarks.gpu_published
+    python -m benchmarks.gpu_published [--smoke] [--out FOLDER]
 
 Random weights of the published shape go to disk in shards and are loaded by both, so that the path of a released
-checkpoint is the one that is measured. All in bf16. Prints its tables and writes benchmarks/results/gpu_published.md.
-Without a GPU that holds it, it says so and measures nothing.
+checkpoint is the one that is measured. All in bf16. Writes gpu_published.md and gpu_published.json into
+benchmarks/results, or another folder. Without a GPU that holds it, it says so and measures nothing; --smoke runs the
+same code on the nano shape, for a minute, on whatever machine there is.
 """
 
+import argparse
 import gc
+import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
 
-from omni_lab.config import OmniConfig, preset
+from benchmarks.thinker import seconds
+from omni_lab.config import OmniConfig, TextConfig, preset
 from omni_lab.errors import InputError
 from omni_lab.omni import OmniModel
-from omni_lab.runtime import hardware
+from omni_lab.runtime import free_memory, hardware
 from omni_lab.train import memory, utilisation
 
-OUT = Path(__file__).parent / "results" / "gpu_published.md"
+RESULTS = Path(__file__).parent / "results"
 NEEDED = 75e9  # bytes of GPU memory: weights twice, gradients and moments of one, activations
-ROWS, LENGTH = 2, 4096  # of a training step
-STEPS = 6  # timed, after two that are not
-NEW = 400  # tokens decoded behind a prompt of 64
+BARS = {"MFU": 0.40, "training, ours over theirs": 1.3, "share of the bandwidth": 0.70, "decoding, ours over theirs": 2}
 
 
-def timed(run: Callable[[], object]) -> float:
-    """Seconds of `run()`, to the end of the GPU's work."""
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    run()
-    torch.cuda.synchronize()
-    return time.perf_counter() - began
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and on what."""
+
+    shape: str
+    device: torch.device
+    flops: float  # of the machine, a second
+    bandwidth: float  # bytes a second
+    rows: int = 2  # of a training step
+    length: int = 4096
+    longest: int = 32768  # tokens of the one row that the report's last stage has
+    steps: int = 6  # timed, after two that are not
+    new: int = 400  # tokens decoded behind a prompt of 64
+    rounds: int = 3  # of decoding
+    compiled: bool = True
+
+    @property
+    def config(self) -> OmniConfig:
+        return replace(preset(self.shape), enable_audio_output=False, speech_tokenizer_config=None)
+
+    @property
+    def text(self) -> TextConfig:
+        return self.config.thinker_config.text_config
+
+    def ids(self, rows: int, length: int) -> Tensor:
+        """Random words, no special tokens: a token's cost does not depend on its meaning."""
+        return torch.randint(0, min(self.text.vocab_size - 100, 150_000), (rows, length), device=self.device)
 
 
-def written(config: OmniConfig, folder: Path) -> str:
-    """Random weights of `config` on the disk, made on the GPU; returns what they are, in words."""
+def published_plan() -> Plan | str:
+    """The plan for this machine's GPU, or why there is none."""
+    here = hardware()
+    if here.device.type != "cuda" or here.memory < NEEDED:
+        return f"needs an NVIDIA GPU with {NEEDED / 1e9:.0f} GB and there is none here"
+    try:
+        sheet = utilisation.card(here.name)
+    except InputError as error:
+        return str(error)
+    return Plan("qwen2_5_omni_3b", here.device, sheet.flops, sheet.bandwidth)
+
+
+def smoke_plan() -> Plan:
+    """The same on the nano shape; the roofs are measured, for there is no data sheet."""
+    device = hardware().device
+    roofs = utilisation.measured_flops(device, size=256), utilisation.measured_bandwidth(device, 8)
+    return Plan("nano", device, *roofs, rows=1, length=64, longest=256, steps=1, new=8, rounds=1, compiled=False)
+
+
+def peak_since(device: torch.device) -> Callable[[], int | None]:
+    """A function that tells the most GPU memory held beyond what is held now; None on a CPU."""
+    if device.type != "cuda":
+        return lambda: None
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return lambda: torch.cuda.max_memory_allocated(device) - before
+
+
+def written(plan: Plan, folder: Path) -> dict[str, Any]:
+    """Random weights on the disk, made where they will run, in shards."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda"):
-        model = OmniModel(config)
+    with plan.device:
+        model = OmniModel(plan.config)
     torch.set_default_dtype(before)
-    taken = timed(lambda: model.save_pretrained(folder))
-    count, shards = sum(p.numel() for p in model.parameters()), len(list(folder.glob("*.safetensors")))
-    return f"{count / 1e9:.2f} billion parameters in {shards} shards, written in {taken:.1f} s"
+    shard = 4 << 20 if plan.shape == "nano" else 5 << 30
+    taken = seconds(lambda: model.save_pretrained(folder, shard), plan.device)
+    count = sum(p.numel() for p in model.parameters())
+    return {"parameters": count, "shards": len(list(folder.glob("*.safetensors"))), "seconds": taken}
 
 
-def loaded(folder: Path) -> tuple[nn.Module, nn.Module, str]:
-    """Our thinker and theirs from one folder, and seconds and peak memory of each as a table."""
-    models, rows = [], ["| | seconds to load | peak GPU memory while loading |", "|---|---|---|"]
-    kind = transformers.Qwen2_5OmniForConditionalGeneration
+def loaded(plan: Plan, folder: Path) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
+    """Our thinker and theirs from one folder, and what loading took."""
+    models: list[Any] = []
+    taken: dict[str, Any] = {}
+    kind, device = transformers.Qwen2_5OmniForConditionalGeneration, plan.device
     loaders = {
-        "ours": lambda: OmniModel.from_pretrained(folder, device="cuda", dtype=torch.bfloat16),
-        "transformers": lambda: kind.from_pretrained(folder, dtype=torch.bfloat16, device_map="cuda"),
+        "ours": lambda: OmniModel.from_pretrained(folder, device=device, dtype=torch.bfloat16),
+        "transformers": lambda: (
+            kind.from_pretrained(folder, dtype=torch.bfloat16).to(device)
+            if device.type == "cpu"
+            else kind.from_pretrained(folder, dtype=torch.bfloat16, device_map=device)
+        ),
     }
     for name, load in loaders.items():
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        taken = timed(lambda load=load: models.append(load()))
-        peak = torch.cuda.max_memory_allocated() - before
-        rows.append(f"| {name} | {taken:.1f} | {peak / 1e9:.1f} GB |")
-    return models[0].thinker, models[1].thinker, "\n".join(rows)
+        peak = peak_since(device)
+        taken[name] = {"seconds": seconds(lambda load=load: models.append(load()), device), "peak": peak()}
+    return models[0].thinker, models[1].thinker.eval(), taken
 
 
 @torch.no_grad()
-def agreement(ours: nn.Module, theirs: nn.Module, ids: Tensor) -> str:
-    """How far the logits of both are apart, in bf16, beside what rounding itself does."""
+def agreement(ours: nn.Module, theirs: nn.Module, ids: Tensor) -> dict[str, float]:
+    """How far the logits of both are apart in bf16, and how often they mean the same token."""
     mine, other = ours(input_ids=ids).logits.float(), theirs(input_ids=ids).logits.float()
-    apart = float((mine - other).norm() / other.norm())
     same = float((mine.argmax(-1) == other.argmax(-1)).float().mean())
-    return f"Logits on {ids.shape[1]} tokens differ by {apart:.2%} (norm; bf16 rounds to {2**-8:.2%}), "\
-        f"the most likely token is the same at {same:.1%} of the places."  # fmt: skip
+    return {"tokens": ids.shape[1], "apart": float((mine - other).norm() / other.norm()), "same_token": same}
 
 
-def training(model: nn.Module, ids: Tensor, **options: object) -> tuple[float, int]:
-    """Median seconds of an optimiser step of all that text trains, and peak bytes of the GPU beyond other models."""
+def training(plan: Plan, model: nn.Module, ids: Tensor, **options: object) -> dict[str, Any]:
+    """Median seconds of an optimiser step of all that text trains, MFU, and peak bytes beyond all weights."""
     model.train()
-    before = torch.cuda.memory_allocated()
+    peak = peak_since(plan.device)
     chosen = [p for name, p in model.named_parameters() if not any(part in name for part in ("visual", "audio_tower"))]
     optimiser = torch.optim.AdamW(chosen, lr=1e-6, fused=True)
 
@@ -94,58 +146,52 @@ def training(model: nn.Module, ids: Tensor, **options: object) -> tuple[float, i
 
     for _ in range(2):
         step()
-    torch.cuda.reset_peak_memory_stats()
-    taken = statistics.median(timed(step) for _ in range(STEPS))
-    peak = torch.cuda.max_memory_allocated() - before
+    taken = statistics.median(seconds(step, plan.device) for _ in range(plan.steps))
+    most = peak()
     optimiser.zero_grad(set_to_none=True)
     model.eval()
-    return taken, peak
+    flops = utilisation.decoder_flops(plan.text, ids.shape[1])
+    speed = ids.numel() / taken
+    found = {"rows": ids.shape[0], "length": ids.shape[1], "seconds": taken, "tokens_per_second": speed, "peak": most}
+    return found | {"mfu": utilisation.mfu(speed, flops, plan.flops)}
 
 
-def training_table(ours: nn.Module, theirs: nn.Module, config: OmniConfig, peak_flops: float) -> str:
-    """MFU and memory of both, each as it is and compiled."""
-    text = config.thinker_config.text_config
-    ids = torch.randint(0, 150_000, (ROWS, LENGTH), device="cuda")
-    flops = utilisation.decoder_flops(text, LENGTH)
-    rows = ["| | seconds a step | tokens a second | MFU | peak memory, its weights apart |", "|---|---|---|---|---|"]
-    taken = {}
+def trained(plan: Plan, ours: Any, theirs: Any) -> dict[str, dict[str, Any]]:
+    """Both as they are, both compiled, and ours on the longest row with its layers recomputed, if that fits."""
+    ids, found = plan.ids(plan.rows, plan.length), {}
 
-    def add(name: str, model: nn.Module, **options: object) -> None:
-        seconds, peak = training(model, ids, **options)
+    def add(name: str, model: nn.Module, ids: Tensor, **options: object) -> None:
+        found[name] = training(plan, model, ids, **options)
         gc.collect()  # the optimiser's moments go before the next model's come
-        torch.cuda.empty_cache()
-        taken[name] = seconds
-        share = utilisation.mfu(ids.numel() / seconds, flops, peak_flops)
-        rows.append(f"| {name} | {seconds:.3f} | {ids.numel() / seconds:.0f} | {share:.1%} | {peak / 1e9:.1f} GB |")
-        print(rows[-1], flush=True)
+        if plan.device.type == "cuda":
+            torch.cuda.empty_cache()
+        print(name, found[name], flush=True)
 
-    add("ours", ours, logits_to_keep=0)
-    add("transformers", theirs, use_cache=False)
-    ours.model.compile()
-    add("ours, compiled", ours, logits_to_keep=0)
-    theirs.model.compile()
-    add("transformers, compiled", theirs, use_cache=False)
-    need = memory.training_memory(text, ROWS, LENGTH, "bfloat16")
-    rows.append("")
-    rows.append(f"Speed, ours over theirs: {taken['transformers'] / taken['ours']:.2f}; both compiled "
-                f"{taken['transformers, compiled'] / taken['ours, compiled']:.2f}; ours compiled over theirs as it is "
-                f"{taken['transformers'] / taken['ours, compiled']:.2f}. Counted before the run, without compiling: "
-                f"{(need.peak - need.weights) / 1e9:.1f} GB.")  # fmt: skip
-    return "\n".join(rows)
+    add("ours", ours, ids, logits_to_keep=0)
+    add("transformers", theirs, ids, use_cache=False)
+    need = memory.training_memory(plan.text, 1, plan.longest, "bfloat16", checkpointed=True)
+    if need.peak - need.weights < free_memory(hardware(plan.device)):
+        ours.gradient_checkpointing(True)
+        add("ours, one long row, recomputed", ours, plan.ids(1, plan.longest), logits_to_keep=0)
+        ours.gradient_checkpointing(False)
+    else:
+        print(f"a row of {plan.longest} tokens needs {(need.peak - need.weights) / 1e9:.0f} GB more: left out")
+    if plan.compiled:
+        ours.model.compile()
+        add("ours, compiled", ours, ids, logits_to_keep=0)
+        theirs.model.compile()
+        add("transformers, compiled", theirs, ids, use_cache=False)
+    return found
 
 
-def decoding_table(ours: nn.Module, theirs: nn.Module, config: OmniConfig, bandwidth: float) -> str:
-    """Tokens a second at batch 1 and 8, whole replies and between their second and last token."""
-    text = config.thinker_config.text_config
-    rows = [
-        "| batch | | tokens a second, whole reply | in full flow | share of the bandwidth limit |",
-        "|---|---|---|---|---|",
-    ]
+def decoded(plan: Plan, ours: Any, theirs: Any) -> list[dict[str, Any]]:
+    """Tokens a second at batch 1 and 8: of whole replies, and between their second and last token."""
     fixed = dict(do_sample=False, eos_token_id=None, pad_token_id=0)
+    found = []
     for batch in (1, 8):
-        ids = torch.randint(0, 150_000, (batch, 64), device="cuda")
+        ids = plan.ids(batch, 64)
         mask = torch.ones_like(ids)
-        limit = utilisation.decoder_limit(text, 64 + NEW // 2, bandwidth, batch)
+        limit = utilisation.decoder_limit(plan.text, 64 + plan.new // 2, plan.bandwidth, batch)
         runs = {
             "ours": lambda n, ids=ids: ours.generate(n, input_ids=ids),
             "transformers": lambda n, ids=ids, mask=mask: theirs.generate(
@@ -153,50 +199,107 @@ def decoding_table(ours: nn.Module, theirs: nn.Module, config: OmniConfig, bandw
             ),
         }
         for name, run in runs.items():
-            run(NEW)  # warm
-            whole = statistics.median(timed(lambda run=run: run(NEW)) for _ in range(3))
-            start = statistics.median(timed(lambda run=run: run(2)) for _ in range(3))
-            flow = batch * (NEW - 2) / (whole - start)
-            rows.append(f"| {batch} | {name} | {batch * NEW / whole:.0f} | {flow:.0f} | {flow / limit:.1%} |")
-            print(rows[-1], flush=True)
-    return "\n".join(rows)
+            run(plan.new)  # warm
+            peak = peak_since(plan.device)
+            whole, start = (
+                statistics.median(seconds(lambda run=run, n=n: run(n), plan.device) for _ in range(plan.rounds))
+                for n in (plan.new, 2)
+            )
+            flow = batch * (plan.new - 2) / max(whole - start, 1e-9)
+            row = {"batch": batch, "name": name, "whole": batch * plan.new / whole, "flow": flow, "peak": peak()}
+            found.append(row | {"share": flow / limit})
+            print(found[-1], flush=True)
+    return found
+
+
+def verdicts(train: dict[str, dict[str, Any]], decode: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """What the course asks of itself, beside what was measured: ours at its best, and as like with like."""
+    ours, theirs = (
+        ("ours, compiled", "transformers, compiled") if "ours, compiled" in train else ("ours", "transformers")
+    )
+    one = {row["name"]: row for row in decode if row["batch"] == 1}
+    reached = {
+        "MFU": max(train[name]["mfu"] for name in {ours, "ours"}),
+        "training, ours over theirs": train[theirs]["seconds"] / train[ours]["seconds"],
+        "share of the bandwidth": one["ours"]["share"],
+        "decoding, ours over theirs": one["ours"]["whole"] / one["transformers"]["whole"],
+    }
+    return {name: {"asked": BARS[name], "measured": value} for name, value in reached.items()}
+
+
+def gigabytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e9:.1f} GB"
+
+
+def page(found: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    made, agreed, count = found["written"], found["agreement"], found["counted"]
+    loads = [f"| {n} | {r['seconds']:.1f} | {gigabytes(r['peak'])} |" for n, r in found["loaded"].items()]
+    steps = [
+        f"| {n} | {r['rows']} x {r['length']} | {r['seconds']:.3f} | {r['tokens_per_second']:.0f} | {r['mfu']:.1%} | "
+        f"{gigabytes(r['peak'])} |"
+        for n, r in found["trained"].items()
+    ]
+    replies = [
+        f"| {r['batch']} | {r['name']} | {r['whole']:.0f} | {r['flow']:.0f} | {r['share']:.1%} | "
+        f"{gigabytes(r['peak'])} |"
+        for r in found["decoded"]
+    ]
+    asked = [f"| {n} | {v['asked']:g} | {v['measured']:.2f} |" for n, v in found["verdicts"].items()]
+    return "\n".join([
+        f"# The thinker of {found['shape']} on one machine, beside transformers",
+        "",
+        f"{found['hardware']}, {found['date']}, bf16, torch {torch.__version__}, transformers "
+        f"{transformers.__version__}. Random weights: {made['parameters'] / 1e9:.2f} billion parameters in "
+        f"{made['shards']} shards, written in {made['seconds']:.1f} s. Logits on {agreed['tokens']} tokens differ by "
+        f"{agreed['apart']:.2%} (norm; bf16 rounds to {2**-8:.2%}); the most likely token is the same at "
+        f"{agreed['same_token']:.1%} of the places.",
+        "", "| | asked | measured |", "|---|---|---|", *asked,
+        "", "| loading | seconds | peak memory |", "|---|---|---|", *loads,
+        "", "## Decoding, greedy, behind 64 tokens", "",
+        "| batch | | tokens a second, whole reply | in full flow | share of the bandwidth limit | peak memory |",
+        "|---|---|---|---|---|---|", *replies,
+        "", "## Training, AdamW, all in bf16", "",
+        "| | rows | seconds a step | tokens a second | MFU | peak memory, all weights apart |",
+        "|---|---|---|---|---|---|", *steps,
+        "", f"Counted before the run for the first line: {gigabytes(count)}.", "",
+    ])  # fmt: skip
+
+
+def measure(plan: Plan) -> dict[str, Any]:
+    """All of it."""
+    transformers.logging.set_verbosity_error()
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as scratch:
+        about = written(plan, Path(scratch) / "checkpoint")
+        ours, theirs, load = loaded(plan, Path(scratch) / "checkpoint")
+        agreed = agreement(ours, theirs, plan.ids(1, min(plan.length, 512)))
+        print(about, load, agreed, sep="\n", flush=True)
+        decode = decoded(plan, ours, theirs)
+        train = trained(plan, ours, theirs)
+    need = memory.training_memory(plan.text, plan.rows, plan.length, "bfloat16")
+    return {
+        "shape": plan.shape, "hardware": hardware().name, "date": date.today().isoformat(), "written": about,
+        "loaded": load, "agreement": agreed, "decoded": decode, "trained": train, "verdicts": verdicts(train, decode),
+        "counted": need.peak - need.weights,
+    }  # fmt: skip
 
 
 def main() -> None:
-    if not torch.cuda.is_available() or hardware().memory < NEEDED:
-        print(f"gpu_published needs an NVIDIA GPU with {NEEDED / 1e9:.0f} GB and there is none here: nothing measured")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--smoke", action="store_true", help="the nano shape on any machine")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    chosen = parser.parse_args()
+    plan = smoke_plan() if chosen.smoke else published_plan()
+    if isinstance(plan, str):
+        print(f"gpu_published: {plan}: nothing measured")
         return
-    here = hardware()
-    try:
-        sheet = utilisation.card(here.name)
-    except InputError as error:
-        print(f"gpu_published: {error}: nothing measured")
-        return
-    transformers.logging.set_verbosity_error()
-    torch.manual_seed(0)
-    config = replace(preset("qwen2_5_omni_3b"), enable_audio_output=False)
-    with tempfile.TemporaryDirectory() as scratch:
-        about = written(config, Path(scratch) / "checkpoint")
-        print(about, flush=True)
-        ours, theirs, load = loaded(Path(scratch) / "checkpoint")
-    print(load, flush=True)
-    agreed = agreement(ours, theirs, torch.randint(0, 150_000, (1, 512), device="cuda"))
-    print(agreed, flush=True)
-    decoded = decoding_table(ours, theirs, config, sheet.bandwidth)
-    trained = training_table(ours, theirs, config, sheet.flops)
-    page = [
-        "# The published 3B thinker on one GPU",
-        f"{here.name}, bf16, torch {torch.__version__}, transformers {transformers.__version__}. Random weights: "
-        f"{about}.",
-        load,
-        agreed,
-        f"## Decoding, greedy, {NEW} tokens behind 64",
-        decoded,
-        f"## Training, {ROWS} rows of {LENGTH} tokens, AdamW, all in bf16, nothing recomputed",
-        trained,
-    ]
-    OUT.write_text("\n\n".join(page) + "\n")
-    print(f"written: benchmarks/results/{OUT.name}")
+    found = measure(plan)
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    name = "gpu_smoke" if chosen.smoke else "gpu_published"
+    (chosen.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    (chosen.out / f"{name}.md").write_text(page(found))
+    print(page(found))
 
 
 if __name__ == "__main__":

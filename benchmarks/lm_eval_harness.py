@@ -14,6 +14,7 @@ import json
 import math
 import os
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,7 @@ def page(found: dict[str, Any]) -> str:
     return f"""# Our model inside lm-eval
 
 lm-eval {lm_eval.__version__}, {found["checkpoint"]}, {found["items"]} held-out items a task, {hardware("cpu").name},
-float32. The model is asked for by its registered name, the tasks are YAML and JSON lines of the nano world, nothing is
+{found["date"]}, float32. The model is asked for by its registered name, the tasks are YAML and JSON lines of the nano world, nothing is
 fetched.
 
 | task | measure | the harness | ours | item by item |
@@ -221,7 +222,8 @@ def main() -> None:
     except OmniLabError as error:
         print(f"lm_eval_harness: {error}: nothing measured")
         return
-    found = {"checkpoint": Path(chosen.checkpoint).name} | compare(folder, chosen.checkpoint, chosen.items)
+    origin = {"checkpoint": Path(chosen.checkpoint).name, "date": date.today().isoformat()}
+    found = origin | compare(folder, chosen.checkpoint, chosen.items)
     print(page(found))
     (RESULTS / "lm_eval_harness.md").write_text(page(found))
     (RESULTS / "lm_eval_harness.json").write_text(json.dumps(found, indent=1) + "\n")
