@@ -164,6 +164,8 @@ def grid_shape(tower: Any, size: int) -> tuple[int, int]:
 class LLaVA(nn.Module):
     """Tower g, projection W and language model f (figure 1). `tokenizer` knows ChatML and the picture's tokens."""
 
+    vision_tower: Any  # a module with a method `grid`
+
     def __init__(self, config: LlavaConfig, tokenizer: Tokenizer, tower: nn.Module):
         """tower: what has a method `grid`, as lab 01's has: pictures -> (batch, width, rows, columns). It is copied."""
         super().__init__()

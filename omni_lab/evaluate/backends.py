@@ -143,7 +143,7 @@ def without_videos(messages: Messages) -> Messages:
     out = []
     for message in messages:
         content = message["content"]
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        parts: list[dict[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
         changed: list[dict[str, Any]] = []
         for part in parts:
             changed += video_parts(part["video"]) if part["type"] == "video" else [part]

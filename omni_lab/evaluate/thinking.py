@@ -41,7 +41,8 @@ def reply(model: Any, sample: Sample, budget: int, longest: int = 64) -> tuple[s
     thinker = model.thinker
     start = thinker.prefill(**placed(model.processor(messages=[sample.messages]), thinker.lm_head.weight))
     step = decoding.stepper(thinker.model, thinker.lm_head, start.cache)
-    logits, ids, stops = start.logits[:, -1], [], set(model.stop_ids())
+    logits, stops = start.logits[:, -1], set(model.stop_ids())
+    ids: list[int] = []
     spent = torch.full((1,), -1, device=logits.device)
     thought = 0
     while len(ids) < longest + thought:

@@ -138,7 +138,8 @@ def small_talker(layers: int = 2) -> Talker:
 
 def texts(count: int, seed: int = 0) -> list[str]:
     """Different announcements to learn from."""
-    rng, found = np.random.default_rng(seed), {}
+    rng = np.random.default_rng(seed)
+    found: dict[str, None] = {}  # a set that keeps its order
     while len(found) < count:
         found.setdefault(announcement(rng, "train"))
     return list(found)

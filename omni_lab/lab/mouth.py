@@ -6,6 +6,7 @@ All in batches: one pass of the thinker for many sentences, all tries of all of 
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,9 @@ class Heard:
         """Some of the rows, in that order; a row may come twice."""
         batch = len(self.lengths)
         own = {f.name: getattr(self.context, f.name) for f in fields(self.context)}
-        taken = {k: v[index] for k, v in own.items() if torch.is_tensor(v) and v.ndim > 1 and len(v) == batch}
+        taken: dict[str, Any] = {
+            k: v[index] for k, v in own.items() if torch.is_tensor(v) and v.ndim > 1 and len(v) == batch
+        }
         return Heard(replace(self.context, **taken), self.reply[index], self.lengths[index])
 
 
@@ -111,8 +114,7 @@ def shipped(model: OmniModel, speaker: str, longest: int = 500, batch: int = 8) 
                 waves[i] = wave[: len(rows[i]) * 480]
         return waves
 
-    size = model.config.speech_tokenizer_config.codebook_size
-    return Mouth(model.thinker, model.talker, sound, size, longest)
+    return Mouth(model.thinker, model.talker, sound, model.speech_tokenizer.config.codebook_size, longest)
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def real_codec(codes: Sequence[int], dit: Any, voice: Tensor, vocoder: Any, seed
     def sound(known: list[int], pulled: int) -> tuple[Tensor, Tensor]:
         mel.codes = list(known)
         made, ahead = mel.advance(1, ended=True)
-        wave.beyond = None  # the streamer fades, not the package
+        wave.beyond = torch.empty(0)  # nothing to fade from: the streamer fades, not the package
         samples = wave.add(made, ahead)
         return samples, wave.beyond
 
@@ -118,7 +118,8 @@ class _Blocks:
     """A codec in the shape of the package's MelStream, whose "mel" already is sound."""
 
     def __init__(self, codec: Codec) -> None:
-        self.codec, self.codes, self.blocks = codec, [], 0
+        self.codec, self.blocks = codec, 0
+        self.codes: list[int] = []
 
     def add(self, codes: Sequence[int]) -> None:
         self.codes.extend(codes)
