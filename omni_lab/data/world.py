@@ -69,12 +69,13 @@ def sample(task: str, split: str, seed: int, index: int) -> Sample:
     return sample_module.check(made)
 
 
-def schedule(tasks: Sequence[str], seed: int, index: int) -> tuple[str, int]:
+def schedule(tasks: Sequence[str], seed: int, index: int, text: float = 1.0) -> tuple[str, int]:
     """Which task the mixture's position `index` holds, and which of its samples.
 
-    Tasks are drawn by their weights; a sample's own index is the position, so that no sample comes twice.
+    Tasks are drawn by their weights, those without media `text` times as often; a sample's own index is the position,
+    so that no sample comes twice.
     """
-    weights = np.array([TASKS[task].weight for task in tasks])
+    weights = np.array([TASKS[task].weight * (1.0 if TASKS[task].gives else text) for task in tasks])
     order = generator("schedule", "|".join(tasks), seed, index)
     return tasks[int(order.choice(len(tasks), p=weights / weights.sum()))], index
 

@@ -49,6 +49,8 @@ class ThinkerSettings(Settings, speech_bank.Supply):
     length: int = 512  # tokens a row; batch_size counts rows
     turns: int = 1  # samples joined to one conversation
     answers_only: bool = True  # loss on the assistant's words alone; False: on every token
+    text: float = 1.0  # times the weight of the tasks without media
+    start: str = ""  # folder with this part to go on from, with a schedule of its own; "": the part it reads
     ctc: float = 0.0  # weight of the loss that makes the audio encoder spell what was said (transcripts.py)
 
 
@@ -93,6 +95,9 @@ class ThinkerRecipe(Recipe):
 
     def build(self) -> nn.Module:
         model = Thinker(self.config.thinker_config)
+        if self.settings.start:
+            need_part(Path(self.settings.start), self.name, model, self.name)
+            return model
         for name in self.reads:
             need_part(self.parts, name, model, self.name)
         return model
@@ -152,7 +157,8 @@ class ThinkerRecipe(Recipe):
         """
         position = start
         while True:
-            places = [world.schedule(tasks, self.seed, position + i) for i in range(self.settings.turns)]
+            turns = range(self.settings.turns)
+            places = [world.schedule(tasks, self.seed, position + i, self.settings.text) for i in turns]
             position += len(places)
             taken.extend(range(position - len(places), position))
             makers = [partial(self.sample, task, split, place) for task, place in places]
