@@ -1,11 +1,11 @@
 """Wave -> codes at 50 a second: the part of the model that was never published (report, section 2.4, names it only).
 
-What the codes must do: keep the words and the melody of speech, be easy for the talker to predict, and leave the timbre
-to the DiT's speaker conditions. The choice is the oldest one, vector quantisation (Gray 1984; van den Oord et al. 2017):
+What the codes must do: keep the words and the melody of speech, be easy for the talker to predict, and leave timbre to
+the DiT's speaker conditions. The choice is the oldest one, vector quantisation (Gray 1984; van den Oord et al. 2017):
 - Two log-mel frames (20 ms) are one vector; its code is the nearest of the vectors in a codebook. Nothing else is
   learned, so nothing can collapse, and a code is known the moment its 20 ms are over.
-- The codebook is fitted to one voice, the source voice. Another speaker's sound is heard *as if that voice had said it*,
-  and the DiT learns to say one rendition's codes with another speaker's timbre (`other_voice` in train/recipes/dit.py;
+- The codebook is fitted to one voice, the source voice. Another's sound is heard *as if that voice had said it*, and
+  the DiT learns to say one rendition's codes with another speaker's timbre (`other_voice` in train/recipes/dit.py;
   the nano world can say a sentence twice with the same timing).
 
 What was tried beside it, with figures side by side: `python -m benchmarks.speech_tokenizer`. A learned encoder with
