@@ -1,4 +1,6 @@
-"""Lab 03's own parts: spelling, its error rate, and an adapter that learns."""
+"""Lab 03's own parts: spelling, its error rate, an adapter that learns, and one into the language model."""
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,7 +8,7 @@ import torch
 from omni_lab import config
 from omni_lab.encoders.audio import AudioEncoder
 from omni_lab.errors import InputError
-from omni_lab.lab import listening
+from omni_lab.lab import listener, listening
 
 
 def test_letters_there_and_back():
@@ -41,3 +43,34 @@ def test_blocks_change_what_is_heard_only_beyond_their_length():
     assert whole.shape == parts.shape == (150, 192) and not torch.allclose(whole, parts, atol=1e-3)
     short = [listening.hear(listening.set_block(encoder, s), wave[:16000]) for s in (30, 2)]
     assert torch.allclose(*short, atol=1e-5)
+
+
+def test_only_the_projection_into_the_language_model_learns():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    shape = replace(config.nano().thinker_config.audio_config, num_mel_bins=80, d_model=48, encoder_layers=1)
+    ears = listener.Listener(AudioEncoder(shape).eval())
+    before = {name: p.clone() for name, p in ears.named_parameters()}
+    waves = [torch.randn(n, generator=torch.Generator().manual_seed(n)).numpy() for n in (16000, 20000, 24000)]
+    vectors, texts = (
+        [listener.vectors_of(ears.thinker.audio_tower, w) for w in waves],
+        ["A dog.", "Two cats.", "A fox."],
+    )
+    assert [len(v) for v in vectors] == [25, 31, 37]
+    points = listener.train_adapter(ears, vectors, texts, (vectors, texts), steps=20, lr=1e-2)
+    assert [step for step, *_ in points] == list(range(0, 21, 2)) and points[-1][1] < points[0][1]
+    changed = {name for name, p in ears.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {"thinker.audio_tower.proj.weight", "thinker.audio_tower.proj.bias"}
+    assert isinstance(ears.write_down(vectors[0], longest=3), str)
+
+
+def test_sound_stands_where_the_prompt_has_its_places():
+    shape = replace(config.nano().thinker_config.audio_config, d_model=48, encoder_layers=1)
+    ears = listener.Listener(AudioEncoder(shape).eval())
+    ids, labels = ears.rows([3, 5], ["A dog.", "A cat."])
+    assert (ids == ears.thinker.config.audio_token_index).sum(1).tolist() == [3, 5]
+    said = [ears.processor.tokenizer.decode(row[row != -100]) for row in labels]
+    assert said == ["A dog.<|im_end|>", "A cat.<|im_end|>"]
+    sound = torch.arange(8.0)[:, None].expand(8, 256)
+    found = ears.embed(ids, sound)[ids == ears.thinker.config.audio_token_index]
+    assert torch.equal(found, sound)
