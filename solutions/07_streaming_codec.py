@@ -178,8 +178,9 @@ if nearest:
 
 # %% [markdown]
 # **Whose moments?** The shipped book's are one voice's, the source voice's. So another speaker's moment gets the entry
-# of *that* voice which lies nearest: it is heard as if that voice had said it. A book for everybody must share its
-# entries among all voices. `python -m benchmarks.speech_tokenizer` sets the two side by side, and several sizes.
+# of *that* voice which lies nearest: it is heard as if that voice had said it, and now and then misheard. A book for
+# everybody must share its entries among all voices. How many words each way loses, and with how many entries,
+# `python -m benchmarks.speech_tokenizer` measures.
 #
 # ### Something to touch: how many entries?
 # A book of 1024 entries gives codes of 10 bits. Here is the held-out sentence, before and after. With how few bits can
