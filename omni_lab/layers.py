@@ -21,6 +21,10 @@ from .config import TalkerConfig, TextConfig
 from .cpu_kernels import Linear
 from .errors import InputError
 
+# An additive mask, lengths of each row's segments, or nothing; and whether plain causality is enough.
+Mask = tuple[Tensor | list[list[int]] | None, bool]
+DENSE_UP_TO = 8192  # tokens of packed rows for which one mask is built; longer ones are attended segment by segment
+
 
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang and Sennrich 2019, eq. 4)."""
@@ -150,11 +154,12 @@ class KVCache:
 
 def attention_bias(
     inputs: Tensor, attention_mask: Tensor | None, segment_ids: Tensor | None, cache: KVCache | None
-) -> tuple[Tensor | None, bool]:
-    """What scaled_dot_product_attention needs: (additive mask or None, is_causal), for all layers at once.
+) -> Mask:
+    """What attention needs to know beside its inputs: (additive mask or None, is_causal), for all layers at once.
 
     inputs: (batch, new, dim). attention_mask: (batch, new) or (batch, past + new), 1 for real tokens. segment_ids:
-    (batch, new), tokens see only their own segment. The mask is (batch, 1, new, past + new).
+    (batch, new), tokens see only their own segment. The mask is (batch, 1, new, past + new), or for long packed rows
+    the lengths of each row's segments, for at 32,768 tokens a mask would take gigabytes.
     Padding on the left sees nothing at all; attention then gives zeros there, as in the reference.
     """
     batch, new = inputs.shape[:2]
@@ -176,6 +181,10 @@ def attention_bias(
         real = None if cache.key_mask is None else cache.key_mask[:, : past + new]
     if real is None and segment_ids is None and (past == 0 or new == 1):
         return None, new > 1
+    if segment_ids is not None and (past or segment_ids.shape != (batch, new)):
+        raise InputError(f"segment_ids is {tuple(segment_ids.shape)}, expected ({batch}, {new}) and an empty cache")
+    if real is None and segment_ids is not None and new > DENSE_UP_TO:
+        return [torch.unique_consecutive(row, return_counts=True)[1].tolist() for row in segment_ids], True
     dtype = inputs.dtype
     if torch.is_autocast_enabled(inputs.device.type):
         dtype = torch.get_autocast_dtype(inputs.device.type)
@@ -184,11 +193,20 @@ def attention_bias(
     if real is not None:
         allowed = allowed & real[:, None, None, :]
     if segment_ids is not None:
-        if past or segment_ids.shape != (batch, new):
-            raise InputError(f"segment_ids is {tuple(segment_ids.shape)}, expected ({batch}, {new}) and an empty cache")
         allowed = allowed & (segment_ids[:, None, :, None] == segment_ids[:, None, None, :])
     bias = torch.zeros(allowed.shape, dtype=dtype, device=inputs.device)
     return bias.masked_fill_(~allowed, -math.inf), False
+
+
+@torch.compiler.disable
+def segmented_attention(query: Tensor, key: Tensor, value: Tensor, lengths: list[list[int]], grouped: bool) -> Tensor:
+    """Causal attention in each segment of each row by itself: (batch, heads, length, head_dim) -> the same."""
+    rows = []
+    for i, row in enumerate(lengths):
+        segments = zip(*(x[i : i + 1].split(row, dim=2) for x in (query, key, value)), strict=True)
+        parts = [F.scaled_dot_product_attention(*s, is_causal=True, enable_gqa=grouped) for s in segments]
+        rows.append(torch.cat(parts, dim=2))
+    return torch.cat(rows)
 
 
 class Attention(nn.Module):
@@ -207,7 +225,7 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
-        mask: tuple[Tensor | None, bool],
+        mask: Mask,
         cache: KVCache | None = None,
         layer: int = 0,
     ) -> Tensor:
@@ -219,9 +237,12 @@ class Attention(nn.Module):
         value = self.v_proj(x).view(shape).transpose(1, 2)
         if cache is not None:
             key, value = cache.write(layer, key, value)
-        out = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask[0], is_causal=mask[1], enable_gqa=self.grouped
-        )
+        if isinstance(mask[0], list):
+            out = segmented_attention(query, key, value, mask[0], self.grouped)
+        else:
+            out = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask[0], is_causal=mask[1], enable_gqa=self.grouped
+            )
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
 
 
@@ -240,7 +261,7 @@ class DecoderLayer(nn.Module):
         self,
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
-        mask: tuple[Tensor | None, bool],
+        mask: Mask,
         cache: KVCache | None = None,
         layer: int = 0,
     ) -> Tensor:
@@ -298,7 +319,7 @@ class Decoder(nn.Module):
         self,
         hidden: Tensor,
         rotary: tuple[Tensor, Tensor],
-        mask: tuple[Tensor | None, bool],
+        mask: Mask,
         cache: KVCache | None = None,
         collect: list[Tensor] | None = None,
     ) -> Tensor:

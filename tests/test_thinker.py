@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from omni_lab import tmrope
+from omni_lab import layers, tmrope
 from omni_lab.config import preset
 from omni_lab.encoders import audio
 from omni_lab.errors import InputError
@@ -158,8 +158,10 @@ def test_prefill_in_pieces_equals_the_whole(pair):
     assert torch.equal(*replies)
 
 
+@pytest.mark.parametrize("dense_up_to", [layers.DENSE_UP_TO, 0], ids=["one mask", "segment by segment"])
 @torch.no_grad()
-def test_packed_samples_equal_separate_ones(pair):
+def test_packed_samples_equal_separate_ones(pair, dense_up_to, monkeypatch):
+    monkeypatch.setattr(layers, "DENSE_UP_TO", dense_up_to)
     ours, _ = pair
     rows = LAYOUTS["mixture, padded"]
     inputs = make_inputs(ours.config, rows)
@@ -187,6 +189,12 @@ def test_packed_samples_equal_separate_ones(pair):
     # The mean over all samples' targets: none predicts the first token of the sample behind it.
     shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)[real]
     assert relative(out.loss, torch.nn.functional.cross_entropy(out.logits[0], shifted)) < 1e-6
+
+
+def test_long_packed_rows_need_no_mask():
+    """At the report's 32,768 tokens one would hold as many numbers squared; the segments' lengths say as much."""
+    segments = torch.arange(4).repeat_interleave(8192)[None]
+    assert layers.attention_bias(torch.empty(1, 32768, 1), None, segments, None) == ([[8192] * 4], True)
 
 
 @torch.no_grad()
