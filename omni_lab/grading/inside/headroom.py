@@ -9,18 +9,21 @@ import os
 import threading
 
 KEPT = 8  # a cell must leave one part in eight of each limit
+FEW = 4  # a sandbox with less than one part in four of its threads has used up nobody's
 STACK = 256 << 10  # bytes of stack of a thread that is started on trial
 
 
 def lacking(kernel: int, limits: dict, results: str) -> str | None:
     """What process `kernel` and its like have nearly used up; None while everybody has room. results: the file of
     answers. limits: fields of `Limits`."""
-    if not can_start(max(1, limits["processes"] // KEPT)):
+    everybody = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    threads = sum(_status(pid, (b"Threads",)) for pid in everybody)
+    # A container may allow fewer than our own limit: so it is tried. Whoever holds few is not to blame for others.
+    if threads > limits["processes"] // FEW and not can_start(max(1, limits["processes"] // KEPT)):
         return "threads"
     # Stacks that were never touched count here, and not below: RLIMIT_DATA limits addresses, not pages.
-    if status_bytes(kernel, (b"VmData",)) > most(limits["memory"]):
+    if _status(kernel, (b"VmData",)) * 1024 > most(limits["memory"]):
         return "memory"
-    everybody = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     if memory_of(everybody, most(limits["memory"])) > most(limits["memory"]):
         return "memory"
     mappings, files = holdings(kernel)
@@ -49,7 +52,7 @@ def most(limit: int) -> int:
 
 
 def can_start(count: int) -> bool:
-    """Whether so many threads can run at once. Tried, not counted: a container may allow fewer than our own limit."""
+    """Whether so many more threads can run at once; afterwards none of them does."""
     before, release, started = threading.stack_size(STACK), threading.Event(), []
     try:
         for _ in range(count):
@@ -75,19 +78,19 @@ def memory_of(processes: list[int], enough: int) -> int:
 
 def resident_memory(pid: int) -> int:
     """Bytes that the process alone makes resident: anonymous and shared memory, not mapped files (which are shared)."""
-    return status_bytes(pid, (b"RssAnon", b"RssShmem"))
+    return _status(pid, (b"RssAnon", b"RssShmem")) * 1024
 
 
 def proportional_memory(pid: int) -> int:
     """Like `resident_memory`, but a page that n processes share counts for one n-th. Slower to read."""
     try:
-        return _sum_of(f"/proc/{pid}/smaps_rollup", (b"Pss_Anon", b"Pss_Shmem"))
+        return _sum_of(f"/proc/{pid}/smaps_rollup", (b"Pss_Anon", b"Pss_Shmem")) * 1024
     except (OSError, ValueError, IndexError):
         return resident_memory(pid)
 
 
-def status_bytes(pid: int, fields: tuple[bytes, ...]) -> int:
-    """The sum of some fields of a process's status; 0 if it has ended."""
+def _status(pid: int, fields: tuple[bytes, ...]) -> int:
+    """The sum of some fields of a process's status (kilobytes, where it is memory); 0 if it has ended."""
     try:
         return _sum_of(f"/proc/{pid}/status", fields)
     except (OSError, ValueError, IndexError):
@@ -95,6 +98,6 @@ def status_bytes(pid: int, fields: tuple[bytes, ...]) -> int:
 
 
 def _sum_of(path: str, fields: tuple[bytes, ...]) -> int:
-    """Kilobytes of these lines of a file of /proc, in bytes."""
+    """The numbers of these lines of a file of /proc, added up."""
     with open(path, "rb") as file:
-        return sum(int(line.split()[1]) * 1024 for line in file if line.startswith(fields))
+        return sum(int(line.split()[1]) for line in file if line.startswith(fields))
