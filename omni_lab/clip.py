@@ -315,6 +315,7 @@ class CLIP(nn.Module):
 
     @property
     def temperature(self) -> Tensor:
+        """The scalar that logits are divided by, from the learnt `logit_scale`."""
         return temperature(self.logit_scale)
 
     def encode_image(self, pictures: Tensor) -> Tensor:

@@ -66,4 +66,5 @@ class CLIPConfig:
                 raise ConfigError(f"{heads} heads do not divide the {name} tower's width {width}")
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain data for `config.json`."""
         return asdict(self)

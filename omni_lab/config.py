@@ -64,6 +64,7 @@ class TextConfig:
 
     @property
     def head_dim(self) -> int:
+        """Width of one head."""
         return self.hidden_size // self.num_attention_heads
 
 

@@ -26,6 +26,7 @@ OPTIONAL = {  # module: what works with it
 
 
 def installed(name: str) -> str:
+    """The installed version of a distribution, or nothing."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

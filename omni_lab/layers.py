@@ -110,6 +110,7 @@ class KVCache:
 
     @property
     def capacity(self) -> int:
+        """Tokens a row for which there is room."""
         return self.keys[0].shape[2]
 
     def reserve(self, count: int) -> None:

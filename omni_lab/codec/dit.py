@@ -105,6 +105,7 @@ class DiT(nn.Module):
 
     @property
     def layers(self) -> range:
+        """The layers' numbers."""
         return range(self.config.num_hidden_layers)
 
     @property

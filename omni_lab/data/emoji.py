@@ -53,6 +53,7 @@ class EmojiSet:
 
     @property
     def languages(self) -> tuple[str, ...]:
+        """Codes of the languages of the labels: "en", "de", ..."""
         return tuple(self.labels)
 
     @property
@@ -62,6 +63,7 @@ class EmojiSet:
 
     @property
     def training_styles(self) -> tuple[str, ...]:
+        """Styles that have every concept and may be trained on."""
         return tuple(name for name, s in self.sheets.items() if s.split == "train")
 
     @property

@@ -127,6 +127,7 @@ class Package:
         self.members = {m.name.split("/", 1)[-1]: m for m in self.archive.getmembers() if m.isfile()}
 
     def read(self, path: str) -> bytes:
+        """The bytes of one file. Raises DataError when the package holds none of that name."""
         if path not in self.members:
             raise DataError(f"{self.name} holds no {path}: was another version fetched?")
         file = self.archive.extractfile(self.members[path])
@@ -134,6 +135,7 @@ class Package:
         return file.read()
 
     def json(self, path: str) -> Any:
+        """The content of one JSON file. Raises DataError as `read`."""
         return json.loads(self.read(path))
 
 

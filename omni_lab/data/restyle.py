@@ -58,6 +58,7 @@ def restyle(pictures: Tensor, size: int, flip: Tensor, rng: torch.Generator) -> 
 
 
 def uniform(rng: torch.Generator, count: int, low: float, high: float) -> Tensor:
+    """Numbers (count,) drawn evenly from `low` to `high`."""
     return torch.rand(count, generator=rng) * (high - low) + low
 
 

@@ -76,6 +76,7 @@ class FromHub:
         return [self.reply(without_videos(messages), longest) for messages in conversations]
 
     def reply(self, messages: Messages, longest: int) -> str:
+        """The greedy reply to one conversation, of at most `longest` tokens."""
         template = [
             {**m, "content": [{"type": p["type"]} if p["type"] != "text" else p for p in m["content"]]}
             for m in messages
@@ -127,12 +128,14 @@ def as_served(messages: Messages) -> list[dict[str, Any]]:
 
 
 def encoded_picture(picture: Image.Image) -> str:
+    """A picture as PNG in base64."""
     buffer = io.BytesIO()
     picture.convert("RGB").save(buffer, format="PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 
 def encoded_sound(wave: np.ndarray) -> str:
+    """A wave (samples,) at HEARING_RATE as 16-bit WAV in base64."""
     buffer = io.BytesIO()
     soundfile.write(buffer, wave, HEARING_RATE, format="WAV", subtype="PCM_16")
     return base64.b64encode(buffer.getvalue()).decode()

@@ -36,6 +36,7 @@ class TextScores:
 
     @property
     def tokenizer_name(self) -> str:
+        """What the harness keeps its cache of prompts under."""
         return str(self.tokenizer.name_or_path)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -45,6 +46,7 @@ class TextScores:
         )
 
     def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without a beginning or an end."""
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def loglikelihood(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:

@@ -63,6 +63,7 @@ class Announcer:
 
     @property
     def silence(self) -> int:
+        """The code that is silence: the last of the book."""
         return len(self.book.centres) // PARTS - 1
 
     def codes(

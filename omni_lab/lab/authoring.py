@@ -73,6 +73,7 @@ class Lab:
 
     @property
     def number(self) -> str:
+        """The lab's two digits: "01"."""
         return self.name.split("_")[0]
 
 
@@ -80,6 +81,7 @@ OPEN: list[dict[str, Answers]] = []  # the file being loaded: what the decorator
 
 
 def answers_of(identifier: str) -> Answers:
+    """The answers of one exercise of the file that is being loaded."""
     if not OPEN:
         OPEN.append({})  # imported by hand, outside load_lab: the decorators then do no harm
     return OPEN[-1].setdefault(identifier, Answers())
@@ -177,6 +179,7 @@ def solutions(source: Path) -> dict[str, Function]:
 
 
 def is_constant(node: ast.stmt) -> bool:
+    """Whether a statement gives a name a literal value."""
     if not isinstance(node, ast.Assign):
         return False
     try:

@@ -103,6 +103,7 @@ def exercise_of(code: str, source: Path) -> str:
 
 
 def hint_cells(hints: Iterable[str]) -> list[NotebookNode]:
+    """A folded cell for each hint."""
     cells = []
     for number, hint in enumerate(hints, 1):
         text = f"<details><summary>Hint {number}</summary>\n\n{hint}\n\n</details>"
@@ -207,6 +208,7 @@ def notebook_path(source: Path, solved: bool) -> Path:
 
 
 def number_of(source: Path) -> str:
+    """The two digits at the head of a lab's file name."""
     return source.stem.split("_")[0]
 
 

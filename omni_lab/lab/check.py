@@ -43,6 +43,7 @@ class Outcome:
 
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> "Outcome":
+        """An outcome as it was stored."""
         return cls(raw["value"], raw["gradients"], tuple(raw["mutated"]), kind=raw["kind"])
 
 
@@ -81,6 +82,7 @@ class Verdict:
 
     @property
     def solved(self) -> bool:
+        """Whether every case holds."""
         return self.attempted and self.passed == self.total
 
     @property

@@ -125,10 +125,12 @@ def as_numpy(value: Any) -> Array:
 
 
 def family(array: Array) -> str:
+    """What kind of numbers an array holds: "float", "integer", "bool" or "complex"."""
     return {"f": "float", "i": "integer", "u": "integer", "b": "bool", "c": "complex"}[array.dtype.kind]
 
 
 def dtype_name(value: Any) -> str:
+    """The name of a tensor's or array's type: "float32"."""
     return str(value.dtype).removeprefix("torch.")
 
 
@@ -213,4 +215,5 @@ def affine_relation(expected: Array, got: Array) -> str:
 
 
 def alike(a: Array, b: Array) -> bool:
+    """Whether two arrays agree in shape and, roughly, in every number."""
     return a.shape == b.shape and bool(close(a, b, 1e-4, 1e-7).all())

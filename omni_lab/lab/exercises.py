@@ -51,6 +51,7 @@ def exercise(identifier: str, fallback: Function | None = None) -> Callable[[Fun
 
 
 def judge_here(function: Function, checks: Checks) -> Verdict:
+    """The verdict on a student's function in this process; an untouched stub is not run."""
     if untouched(function, checks.stub):
         return Verdict(checks.exercise, 0, len(checks.cases), attempted=False)
     return check(function, checks)
@@ -156,6 +157,7 @@ def report(verdict: Verdict, checks: Checks, in_force: Any) -> str:
 
 
 def shorten(text: str, lines: int = 10, width: int = 200) -> str:
+    """The first lines of a text, each cut to `width`, and how many were left out."""
     kept = [line[:width] for line in text.splitlines()[:lines]]
     more = len(text.splitlines()) - lines
     return "\n".join(kept + ([f"... and {more} lines more"] if more > 0 else []))

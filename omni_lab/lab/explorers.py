@@ -37,6 +37,7 @@ class Choice:
 
     @property
     def value(self) -> Any:
+        """What is chosen at first."""
         return self.options[0]
 
 

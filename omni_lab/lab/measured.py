@@ -26,6 +26,7 @@ class Measurement:
 
     @property
     def words(self) -> str:
+        """Time, memory, machine and date, as a lab's header states them."""
         minutes, seconds = divmod(round(self.cpu_seconds), 60)
         time = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
         return f"{time} of processor time, {self.peak_gb:.1f} GB (on {self.machine}, {self.date})"

@@ -58,6 +58,7 @@ class Meter(threading.Thread):
         self.peak, self.cpu_seconds, self.ended = 0, 0.0, threading.Event()
 
     def run(self) -> None:
+        """Look at the processes that this one started, five times a second, until `ended`."""
         while not self.ended.wait(0.2):
             memory, spent = 0, 0.0
             for child in psutil.Process().children(recursive=True):

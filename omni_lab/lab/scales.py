@@ -24,6 +24,7 @@ class Start:
 
     @property
     def device(self) -> torch.device:
+        """Where the lab computes."""
         return self.here.device
 
     def pick(self, **by_scale: Any) -> Any:

@@ -161,6 +161,7 @@ class Findings:
 
     @property
     def passed(self) -> bool:
+        """Whether a streamer passes all tests."""
         return self.codes and self.samples and self.first == self.expected == self.held and self.seams <= 1.0
 
 

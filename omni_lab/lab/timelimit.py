@@ -27,6 +27,7 @@ def run_limited(function: Callable[[], Any], seconds: float) -> Any:
 
 
 def run_with_signal(function: Callable[[], Any], seconds: float) -> Any:
+    """`function()`, stopped after `seconds` by the clock's signal. Raises TimeLimit."""
     armed = True
 
     def strike(frame: FrameType, event: str, argument: Any) -> Any:
@@ -56,6 +57,7 @@ def run_with_signal(function: Callable[[], Any], seconds: float) -> Any:
 
 
 def run_in_thread(function: Callable[[], Any], seconds: float) -> Any:
+    """`function()` where there is no such signal: waited for `seconds`. Raises TimeLimit."""
     result: dict[str, Any] = {}
 
     def work() -> None:

@@ -34,6 +34,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
+        """Whether this is the process that writes and prints."""
         return self.rank == 0
 
 

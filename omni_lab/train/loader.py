@@ -88,6 +88,7 @@ class BadData:
 
     @property
     def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
         return {"seen": self.seen, "skipped": self.skipped, "lines": self.lines}
 
     def count(self, batch: Batch) -> list[str]:

@@ -43,6 +43,7 @@ class RunLog:
         self.bar.set_postfix({k: f"{v:.4g}" for k, v in values.items() if k in ("loss", "samples/s", "skipped")})
 
     def advance(self) -> None:
+        """One step further on the progress bar."""
         self.bar.update(1)
 
     def say(self, line: str) -> None:
@@ -51,6 +52,7 @@ class RunLog:
             self.bar.write(line)
 
     def close(self) -> None:
+        """End the bar and the files."""
         self.bar.close()
         self.file.close()
         if self.board is not None:

@@ -121,6 +121,7 @@ class Run:
         return {name: p for name, p in self.model.named_parameters() if id(p) in chosen}
 
     def tensors(self) -> dict[str, Tensor]:
+        """All that a checkpoint keeps in tensors, by name."""
         return checkpoints.run_tensors(self.model, self.optimisers, self.average)
 
     def restore(self, resume: bool) -> None:
@@ -143,6 +144,7 @@ class Run:
         self.torch_before = state["torch"]
 
     def describe(self) -> dict[str, Any]:
+        """What the run is: recipe, seed and settings."""
         return {"recipe": self.recipe.name, "seed": self.recipe.seed, "settings": self.settings.as_dict()}
 
     def save(self) -> None:
@@ -219,6 +221,7 @@ class Run:
         self.log.advance()
 
     def autocast(self) -> Any:
+        """The context in which a step computes: 16 bits where the scale says so."""
         if self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.here.device.type, self.dtype)
