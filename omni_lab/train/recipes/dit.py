@@ -1,8 +1,10 @@
 """DiT: codes -> mel by flow matching with the sliding-window block mask and guidance dropout (report, section 2.4).
 
 The speaker encoder learns along: its vector, and the reference mel, come from another clip of the same voice, so that
-they can carry the voice and not the words. Half the codes come from another speaker's rendition of the sentence, with
-the same timing: so the DiT learns to take the timbre from its conditions, whosever the codes are.
+they can carry the voice and not the words. Other speakers' clips often come with the codes of the source voice's
+rendition of the sentence, which has the same timing: so the DiT learns to take the timbre from its conditions when it
+speaks the talker's codes, which are the source voice's. That voice's own clips keep their own codes: it had lost words
+while they too came with anybody's.
 """
 
 from collections.abc import Mapping
@@ -33,7 +35,9 @@ class DiTSettings(Settings, speech_bank.Supply):
     frames: int = 240  # of a crop, in mel frames: whole blocks
     guidance_dropout: float = 0.15  # share of rows that learn the unconditional velocity
     reference_frames: int = REFERENCE_FRAMES
-    other_voice: float = 0.5  # share of clips whose codes are those of the sentence's other rendition
+    other_voice: float = (
+        0.5  # share of others' clips with the source voice's codes, where it said the same
+    )
     start: str = ""  # folder of parts to go on from, with a schedule of its own; "": fresh weights
 
 
@@ -85,8 +89,10 @@ class DiTRecipe(Recipe):
         clips = [clip for pair in pairs for clip in pair]
         chosen = []
         for i in rng.integers(len(clips), size=self.settings.batch_size):
-            other = i ^ 1 if rng.random() < self.settings.other_voice else i  # pairs stand side by side
-            chosen.append((clips[i], clips[other]))
+            beside = clips[i ^ 1]  # pairs stand side by side
+            lent = beside.speaker == "heart" != clips[i].speaker
+            borrowed = lent and rng.random() < self.settings.other_voice
+            chosen.append((clips[i], beside if borrowed else clips[i]))
         return self.examples(chosen, clips, rng)
 
     @torch.no_grad()
