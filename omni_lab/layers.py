@@ -205,7 +205,7 @@ def segmented_attention(query: Tensor, key: Tensor, value: Tensor, lengths: list
     rows = []
     for i, row in enumerate(lengths):
         segments = zip(*(x[i : i + 1].split(row, dim=2) for x in (query, key, value)), strict=True)
-        parts = [F.scaled_dot_product_attention(*s, is_causal=True, enable_gqa=grouped) for s in segments]
+        parts = [F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped) for q, k, v in segments]
         rows.append(torch.cat(parts, dim=2))
     return torch.cat(rows)
 
