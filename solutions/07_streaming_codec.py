@@ -583,7 +583,7 @@ lab.explore(
 
 # %%
 size = run.pick(smoke=(64, 3, 64), cpu=(128, 5, 256), t4=(256, 8, 512))  # DiT's width and layers, codebook's entries
-steps = run.pick(smoke=(20, 70), cpu=(300, 2000), t4=(600, 8000))
+steps = run.pick(smoke=(60, 70), cpu=(300, 2000), t4=(600, 8000))
 torch.manual_seed(SEED)
 tokenizer, network = codec_parts.small_tokenizer(size[2]), codec_parts.small_dit(*size)
 began = clock.perf_counter()

@@ -134,7 +134,7 @@ def teach_tokenizer(
         return tokenizer(*pad(mels_of, multiple=FRAMES_PER_CODE))
 
     # Entries lie far from zero, where nothing shall draw them to.
-    return teach([tokenizer], loss_of, steps, 2e-2, seed, decay=0.0)
+    return teach([tokenizer], loss_of, steps, 1e-1, seed, decay=0.0)
 
 
 def reference_of(clip: Clip, among: Sequence[Clip]) -> Tensor:
