@@ -279,11 +279,17 @@ def interleave(video: Tensor, sound: Tensor, start: int, ids_per_chunk: int = 50
 
 
 # %%
-def token_row(frames_per_second: float, seconds: float, chunk_seconds: float):
+def row_of(frames_per_second: float, seconds: float, chunk_seconds: float) -> list[list[int]]:
+    """t, h, w and kind (0 video, 1 sound) of each token, in the order of the row: four lists."""
     video = tmrope.video_ids(0, max(1, round(frames_per_second * seconds)), 1, 2, 1 / frames_per_second)
     heard = tmrope.audio_ids(0, round(25 * seconds))
     named = [torch.cat([ids, torch.full((1, ids.shape[1]), kind)]) for kind, ids in enumerate((video, heard))]
-    row = torch.cat(tmrope.interleave(*named, 0, round(25 * chunk_seconds)), dim=1).tolist()
+    return torch.cat(tmrope.interleave(*named, 0, round(25 * chunk_seconds)), dim=1).tolist()
+
+
+# %%
+def token_row(frames_per_second: float, seconds: float, chunk_seconds: float):
+    row = row_of(frames_per_second, seconds, chunk_seconds)
     figure, axis = lab.figure(width=11, height=0.6 + 0.42 * (1 + len(row[0]) // 25))
     for place, (t, h, w, kind) in enumerate(zip(*row, strict=True)):
         x, y = place % 25, -(place // 25)
@@ -357,13 +363,31 @@ if segment_starts:
 # Qwen2-VL. **Sequential ids**: the place in the row, on all axes. **Time removed**: t is 0 everywhere, h and w stay.
 #
 # Before you run it: which of the four can answer at all? Chance is one in eight.
+#
+# First, does it fit? A learning weight takes 16 bytes: itself, its gradient, and two moments of Adam. Each layer keeps
+# about 16 vectors a token for the way back, and for each head a table of every token with every other, twice.
+
+
+# %%
+def memory(batch: int, seconds: float = 4.0) -> float:
+    """Gigabytes of a training step of one watcher, by the formula above, at the highest frame rate."""
+    text = synchrony.CONFIG
+    length = 25 * seconds + seconds / min(synchrony.SECONDS_PER_GRID) + 4  # sound, frames, questions
+    weights = sum(p.numel() for p in synchrony.Watcher().parameters())
+    vectors = 16 * text.num_hidden_layers * batch * length * text.hidden_size
+    tables = 2 * text.num_hidden_layers * text.num_attention_heads * batch * length**2
+    return (16 * weights + 4 * (vectors + tables)) / 1e9
+
+
+batch = run.pick(smoke=8, cpu=32, t4=128)
+print(f"here about {memory(batch):.2f} GB; at t4 {memory(128):.2f} GB of 16")
+lab.need_memory(2 * memory(batch), run.here)
 
 # %%
 schemes = run.pick(smoke=synchrony.SCHEMES[::3], cpu=synchrony.SCHEMES)
 steps = run.pick(smoke=8, cpu=400, t4=1000)
 watchers, losses = {}, {}
 for scheme in schemes:
-    batch = run.pick(smoke=8, cpu=32, t4=128)
     watchers[scheme], losses[scheme] = synchrony.train(scheme, steps, batch=batch, seed=SEED, device=run.device)
     print(f"{scheme:<16} loss {losses[scheme][0]:.2f} -> {losses[scheme][-1]:.2f} nats")
 
@@ -388,6 +412,10 @@ tested = {
     scheme: [synchrony.accuracy(w, scheme, 4.0 * n, run.pick(smoke=8, cpu=48)) for n in lengths]
     for scheme, w in watchers.items()
 }
+for scheme, values in tested.items():
+    print(f"{scheme:<16}", "  ".join(f"x{n:g}: {v:.0%}" for n, v in zip(lengths, values, strict=True)))
+
+# %%
 figure, axis = lab.figure(width=7, height=3.6)
 for number, scheme in enumerate(synchrony.SCHEMES):
     if scheme in record["curves"]:
@@ -401,8 +429,6 @@ axis.set_xticks(record["lengths"], [f"{n:g}" for n in record["lengths"]])
 axis.set_title(f"circles recorded {record['date']}, {record['machine']}, {record['steps']} steps", fontsize="small")
 axis.legend(loc="center right")
 lab.show(figure, alt="Right answers against the length of the clip for four schemes of positions, with chance level.")
-for scheme, values in tested.items():
-    print(f"{scheme:<16}", "  ".join(f"x{n:g}: {v:.0%}" for n, v in zip(lengths, values, strict=True)))
 
 # %% [markdown]
 # With time in the ids, a bell and its frame differ by nothing on the time axis. The model learns that once, and it
