@@ -16,7 +16,7 @@ from ..codec import speech_tokenizer
 from ..codec.speaker import Speaker
 from ..errors import InputError
 
-PART = 16_384  # rows whose products with all centres are held at once
+PART = 1_024  # rows whose distances to all centres are held at once: even if a student holds every difference
 
 
 @dataclass(frozen=True)
