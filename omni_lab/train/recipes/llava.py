@@ -176,7 +176,7 @@ class LlavaAlign(Llava):
     """Stage 1: W alone, on captions (section 4.2)."""
 
     name, stage, kinds = "llava_align", "align", ("caption",)
-    scales = scaled(1.6, 2.0)
+    scales = scaled(0.8, 2.0)
     reads, writes = ("llava_language",), ("llava_align",)
 
 
@@ -184,7 +184,7 @@ class LlavaInstruct(Llava):
     """Stage 2: W and the language model, on instructions; the tower stays as it is (section 4.2)."""
 
     name, stage = "llava_instruct", "instruct"
-    scales = scaled(0.8, 0.5)
+    scales = scaled(0.9, 0.5)
     reads, writes = ("llava_align",), ("llava_instruct",)
 
     def finish(self, model: Any) -> None:
