@@ -113,6 +113,16 @@ def test_outputs_without_alt_text_are_found():
     assert len(found) == 2 and "bare picture" in found[0] and "without alt text" in found[1]
 
 
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"nbformat": 4}', "\0"])
+def test_what_is_no_notebook_is_one_line(tmp_path, content):
+    path = tmp_path / "42_mine.ipynb"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match="42_mine.ipynb: (not a Jupyter|no such) notebook") as error:
+        build.read_notebook(path)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     "content", [None, "{", "[]", '{"format": 1, "exercises": [3]}', '{"format": 9, "exercises": []}']
 )
