@@ -10,9 +10,11 @@ memory_gpu.*), and tells how far off the count is.
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -24,6 +26,7 @@ import torch
 
 from benchmarks.thinker import peak_bytes
 from omni_lab.config import ThinkerConfig, preset
+from omni_lab.errors import OmniLabError
 from omni_lab.runtime import free_memory, hardware
 from omni_lab.thinker import Thinker
 from omni_lab.train import memory
@@ -32,7 +35,10 @@ from omni_lab.train.recipe import Settings
 
 RESULTS = Path(__file__).parent / "results"
 MB = 1e6
-WHY = ""
+WHY = """The count is of tensors that grow with the model or the batch. It leaves out rotary tables, statistics of norms
+and softmax, and a layer's passing work. Under autocast a CPU takes each norm apart and keeps its pieces in float32; a
+GPU has one kernel for it, and the count follows the GPU. The process grows by more than the allocator's peak, for freed
+pieces are not all given back to the system, and libraries have workspaces of their own."""
 
 
 @dataclass(frozen=True)
@@ -150,10 +156,36 @@ def measured(name: str) -> dict[str, Any]:
     run()
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device.type == "cpu" and most == most_before:
-        sys.exit(f"{case.title}: needs less than importing torch, nothing can be said of the process")
+        raise OmniLabError(f"{case.title}: needs less than importing torch, nothing can be said of the process")
     grown = most - before if device.type == "cpu" else None  # a GPU's memory is none of the process's
     own = peak_bytes(run, device)
     return {"case": asdict(case), "counted": counted(case, device), "allocated": own, "grown": grown}
+
+
+def alone(name: str, on_card: bool) -> dict[str, Any]:
+    """`measured(name)` in a process of its own: forked, for imports cost seconds, but where there is a GPU started."""
+    if on_card:  # CUDA does not survive a fork
+        done = subprocess.run([sys.executable, "-m", "benchmarks.memory", "--one", name], stdout=subprocess.PIPE)
+        code, told = done.returncode, done.stdout.decode()
+    else:
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                os.write(writer, json.dumps(measured(name)).encode())
+                code = 0
+            except BaseException:  # the child must not go on as its parent
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        os.close(writer)
+        with os.fdopen(reader) as pipe:
+            told = pipe.read()
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code:
+        sys.exit(f"memory: {name} failed, see above")
+    return json.loads(told.splitlines()[-1])
 
 
 def page(found: dict[str, dict[str, Any]]) -> str:
@@ -176,6 +208,12 @@ def page(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def keep(found: dict[str, dict[str, Any]], path: Path) -> None:
+    """Write what has been measured so far."""
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    path.with_suffix(".md").write_text(page(found))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", nargs="*", help="lines of the table to measure; the others keep their last figures")
@@ -189,20 +227,18 @@ def main() -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     path = chosen.out / ("memory_gpu.json" if on_card else "memory.json")
     cases = {**CASES, **ON_A_GPU} if on_card else CASES
-    found = json.loads(path.read_text()) if chosen.rows and path.exists() else {}
-    for name in chosen.rows or cases:
+    found = json.loads(path.read_text()) if chosen.rows is not None and path.exists() else {}
+    for row in found.values():  # measured before; the count may have changed
+        row["counted"] = counted(Case(**row["case"]), hardware().device)
+    for name in cases if chosen.rows is None else chosen.rows:
         need, there = counted(cases[name], hardware().device), free_memory(hardware())
         if need > there:
             print(f"{cases[name].title}: needs {need / 1e9:.1f} GB and {there / 1e9:.1f} GB are there: left out")
             continue
-        done = subprocess.run([sys.executable, "-m", "benchmarks.memory", "--one", name], stdout=subprocess.PIPE)
-        if done.returncode:
-            sys.exit(f"memory: {name} failed, see above")
-        found[name] = json.loads(done.stdout.splitlines()[-1])
+        found[name] = alone(name, on_card)
         print(name, found[name], flush=True)
-    found = {name: found[name] for name in cases if name in found}
-    path.write_text(json.dumps(found, indent=1) + "\n")
-    path.with_suffix(".md").write_text(page(found))
+        keep({known: found[known] for known in cases if known in found}, path)
+    keep(found, path)
     print(page(found))
 
 

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
@@ -76,6 +77,8 @@ def fork(world: int, work: Callable[[], object]) -> list[int]:
             try:
                 work()
                 code = 0
+            except BaseException:  # the child must not go on as its parent
+                traceback.print_exc()
             finally:
                 os._exit(code)
         children.append(child)
