@@ -35,9 +35,7 @@ class DiTSettings(Settings, speech_bank.Supply):
     frames: int = 240  # of a crop, in mel frames: whole blocks
     guidance_dropout: float = 0.15  # share of rows that learn the unconditional velocity
     reference_frames: int = REFERENCE_FRAMES
-    other_voice: float = (
-        0.5  # share of others' clips with the source voice's codes, where it said the same
-    )
+    other_voice: float = 0.5  # share of others' clips with the source voice's codes, where it said the same
     start: str = ""  # folder of parts to go on from, with a schedule of its own; "": fresh weights
 
 
