@@ -24,6 +24,7 @@ from .errors import CheckpointError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5 << 30
+STAMP = "saved"  # names one call of save_weights, in the index and in each of its shards
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.jinja", "spk_dict.pt"]  # of a hub repository: nothing else is fetched
 
@@ -112,8 +113,8 @@ class EmptyOnMeta(TorchFunctionMode):
 def weight_files(folder: Path) -> dict[str, Path]:
     """Each tensor's name and the file that the folder says it is in. Raises CheckpointError."""
     if (folder / INDEX).is_file():
-        table = read_json(folder / INDEX)
-        table = table.get("weight_map") if isinstance(table, Mapping) else None
+        index = read_json(folder / INDEX)
+        table = index.get("weight_map") if isinstance(index, Mapping) else None
         if not isinstance(table, Mapping) or not all(isinstance(name, str) for name in table.values()):
             raise CheckpointError(f"{folder / INDEX}: no weight_map of tensor names to file names")
         for name in set(table.values()):
@@ -121,6 +122,7 @@ def weight_files(folder: Path) -> dict[str, Path]:
                 raise CheckpointError(f"{folder / INDEX}: {name!r} is not the name of a safetensors file beside it")
             if not (folder / name).is_file():
                 raise CheckpointError(f"{folder / name}: shard is missing")
+        need_one_save(folder, index.get("metadata"), sorted(set(table.values())))
         return {tensor: folder / name for tensor, name in table.items()}
     if (folder / WEIGHTS).is_file():
         return tensor_names(folder / WEIGHTS)
@@ -129,6 +131,18 @@ def weight_files(folder: Path) -> dict[str, Path]:
     if pickles:
         raise CheckpointError(f"{folder / pickles[0]}: a pickle can run code; convert it to {WEIGHTS} first")
     raise CheckpointError(f"{folder}: no weights ({WEIGHTS} or {INDEX})")
+
+
+def need_one_save(folder: Path, told: Any, shards: list[str]) -> None:
+    """Raise CheckpointError for a shard of another save than the index's. Others' checkpoints carry no stamp and pass.
+
+    Shards of two trainings have the same names and shapes: nothing else would notice."""
+    stamp = told.get(STAMP) if isinstance(told, Mapping) else None
+    for name in shards if stamp is not None else ():
+        with opened(folder / name) as file:
+            found = (file.metadata() or {}).get(STAMP)
+        if found != stamp:
+            raise CheckpointError(f"{folder / name}: of another save ({found!r}) than {INDEX} ({stamp!r})")
 
 
 def tensor_names(path: Path) -> dict[str, Path]:
@@ -275,11 +289,12 @@ def save_weights(
         names = [
             f"model{tag and '-' + tag}-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)
         ]
+        stamp = {STAMP: uuid.uuid4().hex[:12]}
         for name, tensors in zip(names, shards, strict=True):
-            write_tensors(folder / name, tensors)
+            write_tensors(folder / name, tensors, stamp)
         total = sum(tensor.nbytes for tensors in shards for tensor in tensors.values())
         table = {tensor: name for name, tensors in zip(names, shards, strict=True) for tensor in tensors}
-        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": table})
+        write_json(folder / INDEX, {"metadata": {"total_size": total} | stamp, "weight_map": table})
         kept = {*names, INDEX}
     for name in old - kept:
         (folder / name).unlink(missing_ok=True)
@@ -290,12 +305,11 @@ def stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor.detach().to(dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write one safetensors file atomically. Raises CheckpointError when the disk refuses."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], stamp: Mapping[str, str] | None = None) -> None:
+    """Write one safetensors file atomically, `stamp` in its header. Raises CheckpointError when the disk refuses."""
+    about = {"format": "pt", **(stamp or {})}
     try:
         with replacing(path) as temporary:
-            save_file(
-                {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, {"format": "pt"}
-            )
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, about)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be written ({one_line(error)})") from None

@@ -167,6 +167,19 @@ def test_damaged_indexes_are_named(tmp_path):
         load(tmp_path)
 
 
+def test_shards_of_two_saves_do_not_mix(tmp_path):
+    for name in ("one", "other"):
+        checkpoints.save_weights(expected(), tmp_path / name, 120)
+    shard = sorted(path.name for path in (tmp_path / "one").glob("*.safetensors"))[1]
+    other = (tmp_path / "other" / shard).read_bytes()
+    (tmp_path / "one" / shard).write_bytes(other)
+    with pytest.raises(CheckpointError, match=f"{shard}: of another save .* than model.safetensors.index.json"):
+        load(tmp_path / "one")
+    index = tmp_path / "one" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": json.loads(index.read_text())["weight_map"]}))
+    load(tmp_path / "one")  # as the hub's, which have no such stamp
+
+
 def test_a_folder_or_hub_id_that_is_not_there_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name in (tmp_path / "absent", "a/b/c", "", "\0", "x" * 5000, __file__):
