@@ -82,6 +82,7 @@ class Memory:
     optimiser: int
     copies: int  # 16-bit copies under autocast
     activations: int  # at the end of the forward pass
+    recomputed: int  # of one layer, when the backward pass runs it again; 0 where all are kept
     logits: int  # of the labelled tokens, in the loss
     accumulated: bool  # whether gradients of an earlier micro-batch are held during a forward pass
 
@@ -94,9 +95,10 @@ class Memory:
     def peak(self) -> int:
         """The most that is held at once.
 
-        Activations go while gradients come, so only with several micro-batches a step do both stand there in full.
+        Activations go while gradients come, so only with several micro-batches a step do both stand there in full. The
+        logits have gone when the first layer is recomputed.
         """
-        start_of_backward = self.copies + self.activations + self.logits
+        start_of_backward = self.copies + self.activations + max(self.logits, self.recomputed)
         if self.accumulated:
             return self.states + self.gradients + start_of_backward
         return self.states + max(start_of_backward, self.gradients)
@@ -129,13 +131,15 @@ def training_memory(
         config.head_dim, compute, residual,
     )  # fmt: skip
     held = config.num_hidden_layers * layer
-    if checkpointed:  # the input of each layer, and one layer in full while it is recomputed
-        held = config.num_hidden_layers * tokens * config.hidden_size * residual + layer
+    if checkpointed:  # the input of each layer
+        held = config.num_hidden_layers * tokens * config.hidden_size * residual
     held += tokens * config.hidden_size * (residual + compute)  # the last norm's input, and what the head reads
-    # In float32, at the start of the backward pass: log-probabilities and their gradient.
-    logits = 8 * (tokens if labelled is None else labelled) * config.vocab_size
+    # In float32, at the start of the backward pass: log-probabilities, their gradient, and that of the logits.
+    logits = 12 * (tokens if labelled is None else labelled) * config.vocab_size
     shares = {name: -(-value // processes) for name, value in states.items()}
-    return Memory(**shares, activations=held, logits=logits, accumulated=accumulate > 1)
+    # While a layer's backward pass runs, the gradients of gate and up stand beside what it has kept.
+    again = layer + 2 * tokens * config.intermediate_size * compute if checkpointed else 0
+    return Memory(**shares, activations=held, recomputed=again, logits=logits, accumulated=accumulate > 1)
 
 
 @dataclass(frozen=True)
@@ -159,10 +163,10 @@ def inference_memory(
     """Count a reply of the decoder to `rows` prompts of `prompt` tokens, with room for `capacity` tokens in the cache.
 
     size: bytes a number. tied: embedding and head are one. copied: the matrices are copied for decoding. While the
-    prompt passes, a layer holds the residual stream, its norm, and three tables as wide as the SwiGLU.
+    prompt passes, there are its embeddings, the residual stream, its norm, and three tables as wide as the SwiGLU.
     """
     weights = size * decoder_parameters(config, tied)
-    passing = size * rows * prompt * (2 * config.hidden_size + 3 * config.intermediate_size)
+    passing = size * rows * prompt * (3 * config.hidden_size + 3 * config.intermediate_size)
     matrices = decoder_parameters(config) - config.vocab_size * config.hidden_size  # layers and head
     return InferenceMemory(weights, cache_bytes(config, rows, capacity, size), passing, size * matrices * copied)
 
