@@ -3,7 +3,7 @@
     python -m benchmarks.processes [--steps 20]
 
 All runs are the recipe `language` with FSDP2 over gloo on a CPU, and differ in nothing but the processes. Beside each
-stand the largest differences from one undisturbed process: of a loss, and of a weight at the end, both relative.
+stand the largest differences from one undisturbed process: of a loss, and of a parameter (by its norm) at the end, both relative.
 Writes benchmarks/results/processes.md and .json.
 """
 
@@ -166,7 +166,7 @@ def page(found: dict[str, Any]) -> str:
         f"goes from {found['first_loss']:.3f} to {found['last_loss']:.3f}. Largest relative difference from one "
         "process that runs through:",
         "",
-        "| run | of a step's loss (logged to six digits) | of a weight matrix at the end |",
+        "| run | of a step's loss (logged to six digits) | of a parameter (norm) at the end |",
         "|---|---|---|",
         *rows,
         "",
