@@ -3,8 +3,8 @@
     python -m benchmarks.processes [--steps 20]
 
 All runs are the recipe `language` with FSDP2 over gloo on a CPU, and differ in nothing but the processes. Beside each
-stand the largest differences from one undisturbed process: of a loss, and of a parameter (by its norm) at the end, both relative.
-Writes benchmarks/results/processes.md and .json.
+stand the largest differences from one undisturbed process: of a loss, and of a parameter (by its norm) at the end,
+both relative. Writes benchmarks/results/processes.md and .json.
 """
 
 import argparse
