@@ -158,7 +158,7 @@ for length in lengths:
     ids = batch(2, length)
     kept = memory.saved_bytes(lambda ids=ids: loss_of(ids), thinker.parameters())
     counted = memory.training_memory(nano.text_config, 2, length, "float32")
-    table.append((length, kept, counted.activations + counted.logits // 2))  # half: the gradient comes later
+    table.append((length, kept, counted.activations + counted.logits // 3))  # gradients of logits come later
     print(f"2 x {length:<4} tokens: autograd kept {kept / 1e6:6.1f} MB, counted {table[-1][2] / 1e6:6.1f} MB")
 
 # %%
@@ -465,7 +465,20 @@ if launch.is_dir():
 # that is killed, or loses a process, goes on from its last checkpoint on any number of processes.
 #
 # At `cpu` scale the next cell trains the same few steps in one process and in two, and compares the losses. At smoke
-# scale it is left to the tests, which do the same and kill a process too (`tests/train/test_distributed.py`).
+# scale it shows what `omni-lab bench processes` recorded: other numbers of processes, and one of them killed. The tests
+# do all of it again (`tests/train/test_distributed.py`).
+
+
+# %%
+def recorded(name: str) -> None:
+    """Print a table that `omni-lab bench` has kept, or say how to measure it."""
+    path = Path(omni_lab.__file__).parents[1] / "benchmarks" / "results" / f"{name}.md"
+    known = path.is_file()
+    print(f"RECORDED, not computed here:\n\n{path.read_text()}" if known else f"Not recorded: `omni-lab bench {name}`.")
+
+
+if run.scale == "smoke":
+    recorded("processes")
 
 # %%
 if run.scale != "smoke":
@@ -736,15 +749,12 @@ if CHECKPOINT:
     print(reply.text)
 
 # %% [markdown]
-# How fast is that shape on a real card? `omni-lab bench gpu_published` loads it with random weights, trains it and
-# decodes, beside `transformers` in the same process, and keeps its table. What was last recorded stands below.
+# How fast is that shape on a real card? `omni-lab bench gpu_session` loads it with random weights, trains it and
+# decodes, beside `transformers` in the same process, measures memory against the count, and keeps its tables. It ends
+# within ten minutes; called again, it does what is left. What was last recorded stands below.
 
 # %%
-record = Path(omni_lab.__file__).parents[1] / "benchmarks" / "results" / "gpu_published.md"
-if record.is_file():
-    print("RECORDED, not computed here:\n\n" + record.read_text())
-else:
-    print("Nothing has been recorded yet: run `omni-lab bench gpu_published` on a card of 75 GB or more.")
+recorded("gpu_session")
 
 # %% [markdown]
 # ## Measured as everybody measures
@@ -758,8 +768,12 @@ else:
 #
 # `omni_lab.evaluate.published` reads these sets, and OmniBench, as they are published, and scores them. Both measures
 # of speech depend on who listens, so the recogniser and the judge of voices are arguments. `evaluate.backends` puts the
-# same question to a hub model or to a server, and `evaluate.harness` puts ours into `lm-eval`.
-#
+# same question to a hub model or to a server, and `evaluate.harness` puts ours into `lm-eval`. The counts agree:
+
+# %%
+recorded("lm_eval_harness")
+
+# %% [markdown]
 # Scoring has traps of its own. A model says more than a letter. Which option does each reply mean? Guess first.
 
 # %% tags=["nbval-check-output"]
@@ -805,6 +819,8 @@ for p in points:
     print(f"budget {p['budget']:>2}: {p['accuracy']:.0%} right, {p['thought']:.1f} tokens thought")
 if not trained:
     print("These weights are random: they neither think nor add. The curve is worth a look once nano is trained.")
+if run.scale == "smoke":
+    recorded("thinking_budget")
 
 # %% [markdown]
 # ## The report beside you
