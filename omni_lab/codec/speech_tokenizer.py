@@ -1,4 +1,4 @@
-"""Wave -> codes at 50 a second: the part of the model that was never published (report, section 2.4, names it only).
+"""Wave -> codes at 50 a second: the part of the model that was never published (report, section 2.3, names it only).
 
 What the codes must do: keep the words and the melody of speech, be easy for the talker to predict, and leave timbre to
 the DiT's speaker conditions. The choice is the oldest one, vector quantisation (Gray 1984; van den Oord et al. 2017):

@@ -42,7 +42,7 @@ CPU = SpeechTokenizerSettings(
 
 
 class SpeechTokenizerRecipe(Recipe):
-    """Wave -> codes (report, section 2.4; never published)."""
+    """Wave -> codes (report, section 2.3; never published)."""
 
     name: ClassVar[str] = "speech_tokenizer"
     writes: ClassVar[tuple[str, ...]] = ("speech_tokenizer",)
