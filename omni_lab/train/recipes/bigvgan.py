@@ -1,10 +1,12 @@
 """BigVGAN: mel -> wave, by reconstruction of the mel and by critics (Lee et al. 2023).
 
-The vocoder also meets mels that a DiT has blurred (`roughness`), because that is what it will be given.
+The vocoder also meets mels with noise on them (`roughness`) and, at the end, mels as the DiT makes them (`predicted`),
+because that is what it will be given: on the first DiT's mels it lost three times the words that Griffin-Lim lost.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,13 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from ...codec.bigvgan import BigVGAN
+from ...codec.dit import DiT
 from ...codec.mel import HOP
+from ...codec.speaker import REFERENCE_FRAMES, SpeakerEncoder, reference_window
 from ...config import preset
 from ...data.splits import generator
 from .. import discriminators, speech_bank
 from ..optimise import decay_groups
-from ..parts import need_part, save_part
+from ..parts import frozen_tokenizer, need_part, save_part
 from ..recipe import Batch, Recipe, Settings
+from ..speech_bank import Clip
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class BigVGANSettings(Settings, speech_bank.Supply):
     spectral_weight: float = 5.0
     matching_weight: float = 2.0
     roughness: float = 0.1  # largest deviation of the noise on the mel, in nats
+    predicted: float = 0.0  # share of crops whose mel the trained DiT has made from the clip's codes
     start: str = ""  # folder with a `bigvgan` to go on from, with a schedule of its own; "": fresh weights
 
 
@@ -107,16 +113,50 @@ class BigVGANRecipe(Recipe):
     def batch(self, index: int) -> Batch:
         pairs, rng = speech_bank.drawn(self.settings, self.seed, index)
         clips = [clip for pair in pairs for clip in pair]
-        samples = self.settings.frames * HOP
-        waves = []
+        frames = self.settings.frames
+        waves, mels = [], []
         for choice in rng.integers(len(clips), size=self.settings.batch_size):
-            wave = torch.from_numpy(clips[choice].wave)
-            start = int(rng.integers(max(1, len(wave) - samples + 1)))
-            piece = wave[start : start + samples].float() / 32767
-            waves.append(torch.nn.functional.pad(piece, (0, samples - len(piece))))
+            wave = torch.from_numpy(clips[choice].wave).float() / 32767
+            start = int(rng.integers(max(1, len(wave) // HOP - frames + 1)))
+            piece = wave[start * HOP : (start + frames) * HOP]
+            waves.append(torch.nn.functional.pad(piece, (0, frames * HOP - len(piece))))
+            mel = discriminators.mel_spectrogram(waves[-1][None])[0]
+            if rng.random() < self.settings.predicted and len(piece) == frames * HOP:
+                mel = self.predicted_mel(clips[choice], clips)[start : start + frames]
+            mels.append(mel)
         wave = torch.stack(waves)
         judged = index >= self.settings.critics_from * self.settings.steps * self.settings.accumulate
-        return {"wave": wave, "mel": discriminators.mel_spectrogram(wave), "judged": judged, "samples": len(waves)}
+        return {"wave": wave, "mel": torch.stack(mels), "judged": judged, "samples": len(waves)}
+
+    @torch.no_grad()
+    def predicted_mel(self, clip: Clip, clips: list[Clip]) -> Tensor:
+        """The clip's mel as the DiT makes it from its codes and another clip of its voice: (frames, 80), made once."""
+        key = (clip.text, clip.speaker, len(clip.wave))
+        if key not in self.made:
+            rng = generator("predicted mel", clip.text, 0, len(clip.wave))
+            other = speech_bank.another_by(clip.speaker, clips, clip.text, rng) or clip
+            shown = reference_window(other.mel)
+            tokenizer, dit, encoder = self.codec
+            noise = torch.from_numpy(rng.standard_normal((1, len(clip.mel), clip.mel.shape[1]))).float()
+            cond = encoder(shown[None, :REFERENCE_FRAMES])
+            codes = tokenizer.codes(clip.mel[None])
+            self.made[key] = dit.sample(codes, cond, shown[None, :REFERENCE_FRAMES], noise, 3, solver="rk4")[0]
+        return self.made[key]
+
+    @cached_property
+    def made(self) -> dict[tuple[str, str, int], Tensor]:
+        """Mels that this process has had the DiT make."""
+        return {}
+
+    @cached_property
+    def codec(self) -> tuple[Any, Any, Any]:
+        """The trained speech tokenizer, DiT and speaker encoder, frozen."""
+        config = preset(self.settings.preset)
+        dit_config = config.token2wav_config.dit_config
+        parts = {"dit": DiT(dit_config), "speaker_encoder": SpeakerEncoder(dit_config)}
+        for name, part in parts.items():
+            need_part(self.parts, name, part.eval().requires_grad_(False), self.name)
+        return frozen_tokenizer(config, self.parts, self.name), parts["dit"], parts["speaker_encoder"]
 
     def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
         critics, wave = model["critics"], batch["wave"]
