@@ -149,6 +149,7 @@ def by_otter(folder: Path, count: int) -> float:
     for number in range(count):
         kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
         (folder / f"s{number}.ipynb").write_bytes(notebook(PLAIN, *honest(), **kernel))
+        (folder / f"out{number}").mkdir(exist_ok=True)
         seconds += cpu_of([str(programs / "otter"), "run", "-a", "toy.zip", "-o", f"out{number}", "--no-logo",
                            f"s{number}.ipynb"], folder)  # fmt: skip
         results = json.loads((folder / f"out{number}" / "results.json").read_text())
