@@ -21,6 +21,11 @@ from omni_lab.train.checkpoints import read_state, saved_steps
 from omni_lab.train.log import read_log
 from omni_lab.train.recipes import ALL, find
 
+SITTINGS = """
+What ends in `_1`, `_2` is an earlier sitting of the same recipe, from which the next began (`start`). After `dit_2` and
+`talker_1` the speech tokenizer was replaced; the embeddings of the new codes began as means of the old ones, weighted
+by how often both stood at the same place of the same sound. `omni-lab train all` needs none of this: it was for want of
+time on two cores."""
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -76,8 +81,9 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--hardware", default=hardware().name, help="what the run ran on")
     given = parser.parse_args()
-    # `dit_first` is an earlier sitting of `dit`, put aside by hand: told just before it.
-    every = [name for recipe in ALL for name in (f"{recipe}_first", recipe)]
+    # `dit_1`, `dit_2` are earlier sittings of `dit`, put aside by hand: told just before it.
+    every = [name for recipe in ALL for name in (*(f"{recipe}_{n}" for n in range(1, 5)), recipe)]
+    every = sorted(set(every), key=every.index)  # `thinker_1` is a recipe, too
     names = [name for name in every if read_log(given.run / name / "log.csv")]
     folder = DOCS / "training"
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,6 +105,7 @@ def main() -> None:
         "# How the shipped checkpoint was trained",
         "",
         f"`python -m benchmarks.learning_curves`, from the logs of its run on {given.hardware}.",
+        SITTINGS,
         "",
         "| recipe | steps | minutes | held out, at the end | command |",
         "|---|---|---|---|---|",
