@@ -36,24 +36,18 @@ PACKED_LIMIT = 16  # copies of one module
 def kept(owner: nn.Module, make: Callable[..., Any], *how: Any) -> Any:
     """`make(owner, *how)`, something computed from a module's weights alone, made again only when they have changed.
 
-    `make` may lay the weights out anew, as views of what it makes.
     A change is seen by the weights' addresses and version counters; one behind the back of both
     (`weight.data.mul_(2)`) is not. how: hashable. The oldest of more than PACKED_LIMIT are forgotten."""
+    state = [(p.data_ptr(), p._version) for p in owner.parameters()]
     copies = PACKED.setdefault(owner, {})
     known = copies.pop((make, how), None)
-    if known is None or known[0] != state_of(owner):
+    if known is None or known[0] != state:
         with torch.no_grad():
-            made = make(owner, *how)
-        known = (state_of(owner), made)
+            known = (state, make(owner, *how))
     copies[make, how] = known  # at the end: the newest
     while len(copies) > PACKED_LIMIT:
         del copies[next(iter(copies))]
     return known[1]
-
-
-def state_of(owner: nn.Module) -> list[tuple[int, int]]:
-    """What tells whether a module's weights have changed."""
-    return [(p.data_ptr(), p._version) for p in owner.parameters()]
 
 
 class Linear(nn.Linear):

@@ -1,9 +1,9 @@
 """Token-by-token decoding behind a prompt, for thinker and talker: what each token costs beyond its matrices.
 
-Rotary tables and masks are made for many tokens at once. On a CPU a small decoder's weights are laid out anew, once, as
-suits a single row: q, k, v side by side, gate and up side by side, and columns first, which MKL reads at twice the
-speed. The modules' parameters become views into that layout, so that nothing is held twice. The rotation of a token's
-queries and keys is one small matrix for all layers. The result is the same up to rounding.
+Rotary tables and masks are made for many tokens at once. On a CPU a small decoder's weights are copied once into the
+layout that suits a single row: q, k, v side by side, gate and up side by side, the norms' weights and the softmax's
+scale multiplied in, and columns first, which MKL reads at twice the speed. The rotation of a token's queries and keys
+is one small matrix for all layers. The result is the same up to rounding.
 """
 
 import math
@@ -18,7 +18,7 @@ from .cpu_kernels import Linear, applies
 from .errors import InputError
 from .layers import Decoder, KVCache
 
-PACK_LIMIT = 256 * 2**20  # bytes of weights up to which the other layout is worth the moment it takes
+PACK_LIMIT = 256 * 2**20  # bytes of weights up to which a copy is worth its memory
 
 
 class Stepper:
@@ -33,8 +33,8 @@ class Stepper:
         self.bias: Tensor | None = None
         self.packed: list[PackedLayer] | None = None
         if packable(decoder, head):
-            self.packed_head = cpu_kernels.kept(head, columns_first)  # first: it may be the embeddings too
             self.packed = cpu_kernels.kept(decoder, packed_layers)
+            self.packed_head = cpu_kernels.kept(head, packed_head)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Input vector of the next token of each row, (batch, dim) -> its hidden state after the norm, (batch, dim)."""
@@ -86,7 +86,7 @@ class Stepper:
 
 
 def packable(decoder: Decoder, head: nn.Linear) -> bool:
-    """Whether to lay the weights out anew: a small float32 decoder on a CPU whose linear layers nobody has replaced."""
+    """Whether to copy the weights: a small float32 decoder on a CPU whose linear layers nobody has replaced."""
     linear: list[Any] = [head]
     linear += [m for name, m in decoder.layers.named_modules() if name.endswith("_proj")]
     if not all(type(m) is Linear and not m._forward_hooks and applies(m.weight, m.weight) for m in linear):
@@ -94,59 +94,64 @@ def packable(decoder: Decoder, head: nn.Linear) -> bool:
     return sum(m.weight.numel() * m.weight.element_size() for m in linear) <= PACK_LIMIT
 
 
-def columns_first(*parts: nn.Linear) -> Tensor:
-    """One (in, sum of out), contiguous, for layers that share their input; their weights (out, in) become views."""
-    together = torch.cat([part.weight.detach() for part in parts]).t().contiguous()
-    for part, weight in zip(parts, together.split([part.out_features for part in parts], dim=1), strict=True):
-        part.weight.data = weight.t()
-    return together
+def columns_first(*weights: Tensor) -> Tensor:
+    """Weights (out, in) of layers that share their input -> one (in, sum of out), contiguous."""
+    return torch.cat([weight.detach() for weight in weights]).t().contiguous()
 
 
 def packed_layers(decoder: Decoder) -> list["PackedLayer"]:
-    """All layers."""
+    """Copies of all layers."""
     return [PackedLayer(layer) for layer in decoder.layers]
 
 
-def normed_product(x: Tensor, norm: Any, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """RMSNorm, then the product: (batch, dim), (dim, out) -> (batch, out)."""
+def packed_head(head: nn.Linear) -> Tensor:
+    """A copy of the head: (dim, vocab)."""
+    return columns_first(head.weight)
+
+
+def normed_product(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """RMSNorm, whose weight has been multiplied into `weight` (dim, out), then the product: (batch, dim)."""
     before = weight[0] if bias is None else bias  # a product needs one; beta 0 leaves it out
     beta = 0 if bias is None else 1
     if len(x) > 1:
-        return torch.addmm(before, F.rms_norm(x, x.shape[1:], norm.weight, norm.eps), weight, beta=beta)
-    rms = math.sqrt(float(torch.dot(x[0], x[0])) / x.shape[1] + norm.eps)
-    return torch.addmm(before, x * norm.weight, weight, beta=beta, alpha=1 / rms)
+        return torch.addmm(before, F.rms_norm(x, x.shape[1:], eps=eps), weight, beta=beta)
+    rms = math.sqrt(float(torch.dot(x[0], x[0])) / x.shape[1] + eps)
+    return torch.addmm(before, x, weight, beta=beta, alpha=1 / rms)
 
 
 class PackedLayer:
-    """A DecoderLayer for one token a row, over the same weights in another layout."""
+    """A DecoderLayer for one token a row, with its weights copied."""
 
     def __init__(self, layer: Any) -> None:  # a DecoderLayer; ModuleList hides its type
         attention, mlp = layer.self_attn, layer.mlp
-        self.norms = layer.input_layernorm, layer.post_attention_layernorm
+        norms = (layer.input_layernorm, layer.post_attention_layernorm)
+        self.eps = norms[0].eps, norms[1].eps
         self.head_dim = attention.head_dim
         self.kv_heads = attention.k_proj.out_features // self.head_dim
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        self.qkv = columns_first(*projections)
+        self.qkv = columns_first(*(p.weight for p in projections)) * norms[0].weight[:, None]
         self.qkv_bias = torch.cat([p.bias.detach() for p in projections])
-        self.out = columns_first(attention.o_proj)
-        self.gate_up = columns_first(mlp.gate_proj, mlp.up_proj)
-        self.down = columns_first(mlp.down_proj)
+        for part in (self.qkv, self.qkv_bias):
+            part[..., : attention.q_proj.out_features] *= self.head_dim**-0.5
+        self.out = columns_first(attention.o_proj.weight)
+        self.gate_up = columns_first(mlp.gate_proj.weight, mlp.up_proj.weight) * norms[1].weight[:, None]
+        self.down = columns_first(mlp.down_proj.weight)
 
     def __call__(self, x: Tensor, turn: Tensor, bias: Tensor | None, cache: KVCache, index: int) -> Tensor:
         """(batch, dim) -> (batch, dim). turn: (batch, head_dim, head_dim), what rotates a query or a key."""
         kv, batch, size = self.kv_heads, x.shape[0], self.head_dim
-        qkv = normed_product(x, self.norms[0], self.qkv, self.qkv_bias).view(batch, -1, size)
+        qkv = normed_product(x, self.qkv, self.qkv_bias, self.eps[0]).view(batch, -1, size)
         query, key, value = torch.split_with_sizes(qkv, (qkv.shape[1] - 2 * kv, kv, kv), 1)
         keys = self.put(cache.keys[index], torch.bmm(key, turn), cache.length)
         values = self.put(cache.values[index], value, cache.length)
         # The queries that share a key look at the same places.
-        query = torch.bmm(query, turn * size**-0.5).view(batch * kv, -1, size)  # (batch * kv_heads, group, head_dim)
+        query = torch.bmm(query, turn).view(batch * kv, -1, size)  # (batch * kv_heads, group, head_dim)
         scores = torch.bmm(query, keys.transpose(1, 2))  # (batch * kv_heads, group, tokens)
         if bias is not None:
             scores = (scores.view(batch, kv, -1, scores.shape[2]) + bias).view_as(scores)
         attended = torch.bmm(scores.softmax(-1), values)
         x = torch.addmm(x, attended.view(batch, -1), self.out)
-        gate, up = normed_product(x, self.norms[1], self.gate_up, None).chunk(2, dim=1)
+        gate, up = normed_product(x, self.gate_up, None, self.eps[1]).chunk(2, dim=1)
         return torch.addmm(x, F.silu(gate).mul_(up), self.down)
 
     @staticmethod

@@ -6,8 +6,6 @@ import torch
 from torch import nn
 
 from omni_lab import cpu_kernels
-from omni_lab.config import preset
-from omni_lab.thinker import Thinker
 
 
 def doubled(linear: nn.Linear, times: int = 2) -> torch.Tensor:
@@ -37,27 +35,3 @@ def test_copies_are_told_apart_and_the_oldest_forgotten():
     del linear
     gc.collect()
     assert len(cpu_kernels.PACKED) == before - 1
-
-
-def test_decoding_holds_no_weight_twice():
-    """The layout for single rows is the parameters' own: no memory beside it, and it follows when they learn."""
-    torch.manual_seed(0)
-    thinker = Thinker(preset("nano").thinker_config).eval()
-    ids = torch.arange(1, 9)[None]
-    before = thinker(input_ids=ids).logits
-    thinker.generate(input_ids=ids, max_new_tokens=3, stop_token_ids=())
-    held = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in thinker.parameters()}
-    assert sum(held.values()) <= sum(4 * p.numel() for p in thinker.parameters())
-    layers = cpu_kernels.PACKED[thinker.model]
-    for _, packed in layers.values():
-        for layer in packed:
-            for weight in (layer.qkv, layer.out, layer.gate_up, layer.down):
-                assert weight.untyped_storage().data_ptr() in held
-    assert torch.allclose(thinker(input_ids=ids).logits, before, atol=1e-5)
-    with torch.no_grad():
-        for p in thinker.parameters():
-            p += 0.02 * torch.randn_like(p)
-    again = thinker.generate(input_ids=ids, max_new_tokens=6, stop_token_ids=())
-    fresh = Thinker(preset("nano").thinker_config).eval()
-    fresh.load_state_dict(thinker.state_dict())
-    assert torch.equal(fresh.generate(input_ids=ids, max_new_tokens=6, stop_token_ids=()), again)
