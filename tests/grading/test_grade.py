@@ -1,11 +1,13 @@
 """Resume after a kill, regrading, reports, release, and the refusal to run without a sandbox."""
 
+import html
 import json
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from omni_lab.grading import grade as grading
 from omni_lab.grading import sandbox
 from omni_lab.grading.gradebook import read_manual, write_gradebook
 from omni_lab.grading.release import release, without_body
-from omni_lab.grading.report import write_report
+from omni_lab.grading.report import mistake_of, write_report
 from omni_lab.grading.sandbox import SandboxError
 from omni_lab.grading.similarity import alike
 from omni_lab.grading.store import Store, read_store
@@ -79,7 +81,12 @@ def test_report_with_manual_points(course: Path, hostile_run: HostileRun, tmp_pa
     assert book["one-wrong"]["points"] == 17.5
     assert book["partial"]["points"] == round(17 * 0.8, 2)
     text = page.read_text()
-    assert "<td>not attempted</td>" in text and "<script" not in text and text.count("<svg") >= 4
+    for identifier in EXERCISES:
+        told = [b["exercises"][identifier] for b in book.values()]
+        wrong = Counter(mistake_of(e["message"]) for e in told if e["status"] not in ("ok", "missing"))
+        (commonest, times), *_ = wrong.most_common(1)
+        assert f"<td>{times}</td><td>{html.escape(commonest)}</td>" in text
+    assert "<script" not in text and text.count("<svg") >= 4
     grading.regrade(grading.Settings(course, "90", hostile_run.out), [])  # the books of the other tests again
     manual.write_text("submission,points\nnobody,3\n")
     with pytest.raises(InputError, match="nobody"):

@@ -31,7 +31,7 @@ def own_speech(tmp_path_factory) -> None:
 def trained(tmp_path_factory) -> Path:
     """Parts left by the codec's recipes and the first text recipe at smoke scale."""
     folder = tmp_path_factory.mktemp("run")
-    for name in ("language", "hearing", "speech_tokenizer", "dit", "bigvgan"):
+    for name in ("language", "hearing", "seeing", "speech_tokenizer", "dit", "bigvgan"):
         run(name, folder)
     return folder / "parts"
 
@@ -85,7 +85,18 @@ def run_model(name: str, folder: Path):
 
 @pytest.mark.parametrize(
     "name",
-    ["language", "hearing", "thinker_2", "thinker_3", "speech_tokenizer", "dit", "bigvgan", "talker", "speakers"],
+    [
+        "language",
+        "hearing",
+        "seeing",
+        "thinker_2",
+        "thinker_3",
+        "speech_tokenizer",
+        "dit",
+        "bigvgan",
+        "talker",
+        "speakers",
+    ],
 )
 def test_batches_are_pure_functions_of_their_index(name: str, trained: Path) -> None:
     one, other = (find(name).at("smoke", parts=trained) for _ in range(2))
