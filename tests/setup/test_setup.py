@@ -30,6 +30,13 @@ def test_locks_hold_exact_pins_and_nothing_else(lock):
     assert found["torch"] == found["torchaudio"] == {"2.11.0"}
 
 
+def test_what_only_costs_start_up_stays_out_of_the_tests_environment():
+    """What runs the tests and the notebooks has no use for an editor, a linter or a board."""
+    assert (
+        not {"jupyterlab", "notebook", "tensorboard", "accelerate", "mypy", "ruff", "lm-eval"} & pins(LOCKS[0]).keys()
+    )
+
+
 def test_locks_agree_with_one_another():
     base = pins(LOCKS[0])
     for lock in LOCKS[1:]:
