@@ -18,6 +18,7 @@ from ..data import sentences, speech
 from ..data.folders import samples_folder
 from ..data.splits import generator
 from ..errors import CheckpointError, ConfigError
+from ..evaluate.tasks.speaking import DPO_CHANGE
 from ..processing.processor import OmniProcessor
 
 
@@ -112,7 +113,24 @@ def assemble(folder: Path, out: Path, preset_name: str = "nano", base: Path | No
     model.eval()
     model.speakers.update(course_speakers(model))
     model.to(torch.bfloat16).save_pretrained(out, dtype=torch.bfloat16)
+    change = dpo_change(folder)
+    if change:
+        path = out / DPO_CHANGE
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        save_file({name: tensor.bfloat16() for name, tensor in change.items()}, part)
+        os.replace(part, path)
     return out
+
+
+def dpo_change(folder: Path) -> dict[str, torch.Tensor]:
+    """What DPO added to the talker's weights in `folder`, by their names; nothing where it was not trained.
+
+    The mini suite takes it back to hear what it was good for (`evaluate/tasks/speaking.py`)."""
+    before, after = part_path(folder, "talker"), part_path(folder, "talker_dpo")
+    if not before.is_file() or not after.is_file():
+        return {}
+    old, new = load_file(before), load_file(after)
+    return {name: new[name] - old[name] for name in new if not torch.equal(new[name], old[name])}
 
 
 def course_speakers(model: Any) -> dict[str, Speaker]:

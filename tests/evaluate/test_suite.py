@@ -5,16 +5,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from omni_lab import config, tmrope
 from omni_lab.cli import main
 from omni_lab.data import speech, world
 from omni_lab.data.folders import samples_folder
 from omni_lab.data.sample import Sample, user
-from omni_lab.errors import DataError, InputError
+from omni_lab.errors import CheckpointError, DataError, InputError
 from omni_lab.evaluate import asking, commands, suite
 from omni_lab.evaluate.outcome import accuracy
-from omni_lab.evaluate.tasks import hearing, seeing
+from omni_lab.evaluate.tasks import hearing, seeing, speaking
 from omni_lab.omni import OmniModel
 from omni_lab.processing.processor import OmniProcessor
 from omni_lab.sampling import GREEDY
@@ -54,7 +55,30 @@ def test_spoken_tasks_run_on_an_untrained_model(model, monkeypatch):
     monkeypatch.setattr("omni_lab.evaluate.asking.LONGEST_SPEECH", 40)
     results = suite.run(model, ["speech_wer", "pause_errors", "dpo_wer_ratio"], items=1, folder="nowhere")
     assert results["speech_wer"]["value"] > 0.5 > results["speech_wer"]["parts"]["source voice"]
-    assert results["dpo_wer_ratio"]["value"] is None and "talker_before_dpo" in results["dpo_wer_ratio"]["note"]
+    assert results["dpo_wer_ratio"]["value"] is None and "dpo_change" in results["dpo_wer_ratio"]["note"]
+
+
+def test_what_dpo_added_can_be_taken_back(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("omni_lab.evaluate.asking.LONGEST_SPEECH", 12)
+    weights = {name: w.clone() for name, w in model.talker.state_dict().items()}
+    added = {"codec_head.weight": torch.full_like(weights["codec_head.weight"], 0.5)}
+    save_file(added, tmp_path / speaking.DPO_CHANGE)
+    taken = speaking.without(weights, tmp_path / speaking.DPO_CHANGE)
+    assert torch.allclose(taken["codec_head.weight"] + 0.5, weights["codec_head.weight"], atol=1e-6)
+    assert all(torch.equal(taken[name], w) for name, w in weights.items() if name not in added)
+    found = speaking.dpo_wer_ratio(model, 1, 0, False, tmp_path)
+    assert found.value is not None and set(found.parts) == {"after", "before"}
+    assert all(torch.equal(w, model.talker.state_dict()[name]) for name, w in weights.items())
+
+
+@pytest.mark.parametrize(
+    "content", [b"rubbish", {"head.weight": torch.zeros(2)}, {"codec_head.weight": torch.zeros(2)}]
+)
+def test_a_change_of_another_talker_is_named(model, tmp_path, content):
+    path = tmp_path / speaking.DPO_CHANGE
+    path.write_bytes(content) if isinstance(content, bytes) else save_file(content, path)
+    with pytest.raises(CheckpointError, match="dpo_change.safetensors: "):
+        speaking.without(model.talker.state_dict(), path)
 
 
 def test_a_batch_answers_as_each_alone(model):

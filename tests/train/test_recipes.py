@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from omni_lab.codec.speech_tokenizer import SpeechTokenizer
 from omni_lab.config import SpeechTokenizerConfig
@@ -111,6 +112,17 @@ def test_talker_recipes_train(name: str, trained: Path) -> None:
             run(part, trained.parent)
     result = run(name, trained.parent)
     assert result.finished and all(parts.part_path(trained, part).exists() for part in find(name).writes)
+
+
+def test_dpo_changes_where_the_talker_looks_and_leaves_the_change(trained: Path, tmp_path: Path) -> None:
+    for name in ("talker", "talker_dpo"):
+        if not parts.part_path(trained, name).exists():
+            run(name, trained.parent)
+    change = parts.dpo_change(trained)
+    assert change and all(".self_attn." in name for name in change)
+    before, after = (load_file(parts.part_path(trained, name)) for name in ("talker", "talker_dpo"))
+    assert all(torch.equal(before[name], after[name]) for name in after if name not in change)
+    assert parts.dpo_change(tmp_path) == {}
 
 
 def test_the_tokenizer_learns(tmp_path: Path, monkeypatch) -> None:

@@ -6,6 +6,7 @@ sound, an independent recogniser writes it down, and the best and the worst atte
 
 import json
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +23,7 @@ from ...talker import IGNORE, Talker
 from .. import preferences
 from ..loader import to_device
 from ..lock import only_one
+from ..optimise import decay_groups
 from ..parts import need_part, reference_speaker, save_part
 from ..preferences import Triple
 from ..recipe import Batch
@@ -35,6 +37,7 @@ class DPOSettings(TalkerSettings):
     tries: int = 4  # times each is said
     beta: float = 0.1
     anchor: float = 0.1  # weight of the loss on the chosen codes themselves, against drifting from speech
+    learns: str = r"model\.layers\.\d+\.self_attn\."  # regular expression on the names of what learns; "": all
 
 
 CPU = DPOSettings(
@@ -72,6 +75,12 @@ class TalkerDPO(TalkerRecipe):
         model["reference"].load_state_dict(model["talker"].state_dict())
         self.triples = self.find_triples(model)
         return model
+
+    def groups(self, model: Any) -> dict[str, list[dict[str, Any]]]:
+        """Where the talker looks, and no more: what it gets wrong is mostly which word is next. So what changes is
+        small enough to be kept beside a checkpoint, to be heard with it and without (`parts.dpo_change`)."""
+        chosen = [(name, p) for name, p in model["talker"].named_parameters() if re.match(self.settings.learns, name)]
+        return {"main": decay_groups(chosen, self.settings)}
 
     def find_triples(self, model: Any) -> list[Triple]:
         """The triples of this talker, collected by the first process that gets here."""
