@@ -199,7 +199,6 @@ def attention_bias(
     return bias.masked_fill_(~allowed, -math.inf), False
 
 
-@torch.compiler.disable
 def segmented_attention(query: Tensor, key: Tensor, value: Tensor, lengths: list[list[int]], grouped: bool) -> Tensor:
     """Causal attention in each segment of each row by itself: (batch, heads, length, head_dim) -> the same."""
     rows = []

@@ -20,6 +20,7 @@ from ..config import preset
 from ..data import recordings, speech
 from ..data.splits import draw, pick
 from ..talker import Talker
+from ..train.optimise import AdamW
 from .codebook import Codebook, pairs_of
 
 # Each place of an announcement has words of its own: which word comes next can be read off the text without counting.
@@ -150,7 +151,7 @@ def learn(
     module: nn.Module, loss_of: Callable[[int], Tensor], steps: int, rate: float, warm_up: float = 0.15
 ) -> list[float]:
     """AdamW with warm-up and decay on what `loss_of(step)` gives; the loss of every step."""
-    optimiser = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=0.01)
+    optimiser = AdamW(module.parameters(), lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=max(steps, 2), pct_start=warm_up)
     losses = []
     for step in range(steps):

@@ -18,6 +18,7 @@ from ..codec.speech_tokenizer import FRAMES_PER_CODE, MEL_MEAN, SpeechTokenizer,
 from ..config import BigVGANConfig, DiTConfig, SpeechTokenizerConfig, preset
 from ..data import speech
 from ..errors import InputError
+from ..train.optimise import AdamW
 from ..train.speech_bank import pad
 
 REFERENCE = 96  # mel frames by which a voice is shown
@@ -100,7 +101,7 @@ def teach(
 ) -> list[float]:
     """Train `modules` on what `loss_of` draws; the loss of every step. One optimiser, one warm-up, one decay."""
     weights = [p for module in modules for p in module.train().parameters()]
-    optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=decay)
+    optimiser = AdamW(weights, lr=rate, weight_decay=decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.15)
     generator, losses = torch.Generator().manual_seed(seed), []
     for _ in range(steps):

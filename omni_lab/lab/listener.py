@@ -21,6 +21,7 @@ from ..encoders.audio import AudioEncoder, pair_average
 from ..processing.processor import OmniProcessor
 from ..thinker import IGNORE, Thinker, place
 from ..train import transcripts
+from ..train.optimise import AdamW
 from .listening import log_mel
 
 SOUND = "<|AUDIO|>"
@@ -116,7 +117,7 @@ def train_adapter(
 ) -> list[tuple[int, float, float]]:
     """Teach the projection; returns (step, held-out loss with the right sound, with another's) ten times on the way."""
     weights = list(listener.thinker.audio_tower.proj.parameters())
-    optimiser = torch.optim.AdamW(weights, lr=lr, weight_decay=0.01)
+    optimiser = AdamW(weights, lr=lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.1)
     rng, points = np.random.default_rng(seed), [(0, *compare(listener, *held_out))]
     for step in range(1, steps + 1):

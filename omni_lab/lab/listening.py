@@ -20,6 +20,7 @@ from transformers import WhisperFeatureExtractor
 from ..encoders.audio import AudioEncoder, pair_average
 from ..errors import InputError
 from ..processing import audio
+from ..train.optimise import AdamW
 from .explorers import headless
 
 RATE = 16_000  # Hz
@@ -119,7 +120,7 @@ def train_speller(
         raise InputError("no recording is long enough for its text")
     torch.manual_seed(seed)
     speller = Speller(pairs[0][0].shape[1]).train()
-    optimiser = torch.optim.AdamW(speller.parameters(), lr=lr, weight_decay=0.01)
+    optimiser = AdamW(speller.parameters(), lr=lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps)
     rng, losses = np.random.default_rng(seed), []
     for _ in range(steps):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .. import tmrope
 from ..config import TextConfig
 from ..layers import Decoder
+from ..train.optimise import AdamW
 
 THINGS, TONES = 8, 8
 SILENCE, BELL, QUESTION = THINGS, THINGS + 1, THINGS + 1 + TONES  # first token of each kind; things are 0 to 7
@@ -111,7 +112,7 @@ def train(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed + 1)
     watcher = Watcher().to(device).train()
-    optimiser = torch.optim.AdamW(watcher.parameters(), lr=lr, weight_decay=0.01)
+    optimiser = AdamW(watcher.parameters(), lr=lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.1)
     losses = []
     for step in range(steps):

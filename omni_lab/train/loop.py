@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import layers
 from ..errors import ConfigError, OmniLabError
 from ..runtime import Hardware, free_memory, seed_everything
 from . import checkpoints
@@ -109,6 +110,8 @@ class Run:
             for block in blocks:
                 recompute_in_backward(block)
         if self.settings.compile:
+            # Its lengths differ with each batch. Said here: a decorator would load the compiler at every start.
+            layers.segmented_attention = torch.compiler.disable(layers.segmented_attention)
             self.recipe.compile(self.model)
         if self.group.world > 1:
             shard(self.model, blocks, self.here, self.dtype)

@@ -1,5 +1,6 @@
 """Learning rate, weight decay and the running average of weights: what every recipe does the same way."""
 
+import inspect
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -38,13 +39,26 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def adamw(groups: list[dict[str, Any]], settings: Settings, device: torch.device) -> torch.optim.AdamW:
+class AdamW(torch.optim.AdamW):
+    """torch's AdamW (Loshchilov and Hutter 2019), bit for bit, which does not load the compiler.
+
+    torch's own methods do so at a process's first step, if only to say that they are not to be compiled: some 4 s of
+    processor time, more than a lab trains at smoke scale. Here stand the functions that torch wraps in that."""
+
+    add_param_group: Any = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    state_dict: Any = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict: Any = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+    zero_grad: Any = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    step: Any = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+def adamw(groups: list[dict[str, Any]], settings: Settings, device: torch.device) -> AdamW:
     """AdamW whose state exists before the first step, so that a checkpoint has the same entries at any moment."""
     for group in groups:
         group.setdefault("lr", settings.learning_rate)
         group["base_lr"] = group["lr"]
     fused = device.type == "cuda"
-    optimiser = torch.optim.AdamW(groups, betas=settings.betas, fused=fused or None)
+    optimiser = AdamW(groups, betas=settings.betas, fused=fused or None)
     for group in optimiser.param_groups:
         for p in group["params"]:
             optimiser.state[p] = {

@@ -46,6 +46,19 @@ def test_the_door_opens_without_torch():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+def test_parts_load_and_train_without_the_compiler():
+    code = (
+        "import sys, torch, omni_lab.omni, omni_lab.lab.check\n"
+        "from omni_lab.train.optimise import AdamW\n"
+        "layer = torch.nn.Linear(2, 2)\n"
+        "optimiser = AdamW(layer.parameters())\n"
+        "layer(torch.ones(2)).sum().backward(), optimiser.step(), optimiser.zero_grad()\n"
+        "optimiser.load_state_dict(optimiser.state_dict())\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
 def test_doctor_names_a_pair_that_does_not_match(monkeypatch):
     monkeypatch.setattr(doctor, "installed", {"torch": "2.13.0", "torchaudio": "2.11.0"}.get)
     well, words = doctor.torch_pair()
