@@ -22,6 +22,7 @@ from ...data.spoken import TRANSCRIBE, to_say
 from ...processing.processor import OmniProcessor
 from ...thinker import Thinker
 from .. import memory, packing, speech_bank, transcripts
+from ..balance import balance
 from ..loader import to_device, usable
 from ..optimise import decay_groups
 from ..parts import need_part, save_part
@@ -91,6 +92,7 @@ class ThinkerRecipe(Recipe):
 
     tasks: ClassVar[tuple[str, ...] | None] = None  # of world.TASKS; None: all that training may use
     learns: ClassVar[tuple[Learning, ...]] = (Learning(""),)
+    heard: ClassVar[bool] = False  # by the talker: its words are made as loud as its thoughts (balance.py)
     settings: ThinkerSettings
 
     def build(self) -> nn.Module:
@@ -216,6 +218,8 @@ class ThinkerRecipe(Recipe):
         return figures
 
     def finish(self, model: Any) -> None:
+        if self.heard:
+            balance(model)
         save_part(self.parts, self.name, model)
 
 
@@ -292,6 +296,7 @@ class Thinker2(ThinkerRecipe):
     """Stage 2: everything learns from everything."""
 
     name = "thinker_2"
+    heard = True
     reads, writes = ("thinker_1",), ("thinker_2",)
     scales = scaled(steps=3.6, ctc=0.3)
 
@@ -300,5 +305,6 @@ class Thinker3(ThinkerRecipe):
     """Stage 3: long sequences, here conversations of several turns."""
 
     name = "thinker_3"
+    heard = True
     reads, writes = ("thinker_2",), ("thinker_3",)
     scales = scaled(steps=0.2, turns=4, length=2048)
