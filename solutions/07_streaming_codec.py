@@ -47,25 +47,17 @@ run = lab.start(SCALE, SEED, lab="07")
 
 # %%
 figure, axis = lab.figure(width=7.2, height=1.3)
-stages = [
-    ("talker", "codes\n50 a second"),
-    ("DiT", "24 mel frames a block\nflow matching, masked"),
-    ("BigVGAN", "240 samples a frame"),
-    ("ear", "24 000 samples a second"),
-]
-for place, (name, words) in enumerate(stages):
-    axis.text(
-        place, 0.2, name, ha="center", weight="bold", bbox={"boxstyle": "round,pad=0.5", "fc": "#56B4E9", "alpha": 0.4}
-    )
+stages = {"talker": "codes\n50 a second", "DiT": "24 mel frames a block\nflow matching, masked"}
+stages |= {"BigVGAN": "240 samples a frame", "ear": "24 000 samples a second"}
+box = {"boxstyle": "round,pad=0.5", "fc": "#56B4E9", "alpha": 0.4}
+for place, (name, words) in enumerate(stages.items()):
+    axis.text(place, 0.2, name, ha="center", weight="bold", bbox=box)
     axis.text(place, -0.5, words, ha="center", va="center", fontsize=8)
     if place:
         axis.annotate("", (place - 0.3, 0.25), (place - 0.7, 0.25), arrowprops={"arrowstyle": "->"})
 axis.set(xlim=(-0.6, 3.6), ylim=(-0.9, 0.6))
 axis.set_axis_off()
-lab.show(
-    figure,
-    alt="Codes go from the talker to the DiT, which makes mel frames, to BigVGAN, which makes samples, to the ear.",
-)
+lab.show(figure, alt="Codes go from the talker to the DiT, which makes mel frames, then to BigVGAN, then to the ear.")
 
 # %% [markdown]
 # Nothing in this chain may wait for the end. Before you go on: at 12 codes a block, how long does one block sound?
@@ -259,6 +251,7 @@ if nearest and residual_codes:
 # %% [markdown]
 # The price is paid by the talker: with two books it must write two numbers a moment. The released one writes one, so we
 # stay with one book. Its numbers have no order: entry 17 need not sound like entry 18, and a slip can mean anything.
+#
 # ## Flow matching, in one dimension
 # You have noise. You want data. Draw a straight line from a piece of noise to a piece of data and walk along it: time 0
 # is noise, time 1 is data (Lipman et al. 2023, with the noise at the end set to zero).
@@ -760,9 +753,12 @@ lab.show(
 
 # %% [markdown]
 # ## Streaming: the seams
-# BigVGAN is not causal. Cut the mel into chunks, vocode each, and the pieces do not meet. To *hear* that without a
-# trained vocoder we use one without weights: Griffin and Lim (1984) guess the lost phases, in every window anew.
-# The mel is the recording's own, as if the DiT were perfect. First the whole at once, then naive chunks of one block.
+# BigVGAN is not causal: for a sample it looks at frames on both sides. Cut the mel into chunks, vocode each, and at
+# every cut it looks into nothing. The pieces do not meet.
+#
+# Hear it. The mel is the recording's own, as if the DiT were perfect: first all of it at once, then naive chunks of one
+# block. (Where no trained vocoder came along, one without weights speaks, which guesses the lost phases in every chunk
+# anew: Griffin and Lim 1984.)
 
 # %%
 model, trained = nano_model("cpu")
@@ -771,24 +767,38 @@ vocoder = model.token2wav.code2wav_bigvgan_model if trained else codec_parts.Gri
 with torch.no_grad():
     whole = vocoder(sentence.mel[None])[0]
     naive = torch.cat([vocoder(chunk[None])[0] for chunk in sentence.mel.split(24)])
-lab.play(whole, 24_000, alt=f'The sentence from its mel, in one piece: "{sentence.text}"', spectrogram=False)
-lab.play(
-    naive,
-    24_000,
-    alt="The same from chunks of 0.24 s, one after the other: it crackles four times a second.",
-    spectrogram=False,
-)
+lab.play(whole, 24_000, alt=f'The sentence from its mel, in one piece: "{sentence.text}"')
+lab.play(naive, 24_000, alt=f'The same from chunks of 0.24 s, with a fault at every seam: "{sentence.text}"')
+
+# %% [markdown]
+# Where is the damage? Take the mel of what came out and hold it against the mel that went in. Where chunks fit, frames
+# at a seam are no further off than all others.
 
 
-def seam_strength(wave: Tensor, every: int = 24 * 240) -> float:
-    """How much larger a jump at a seam is than a jump elsewhere."""
-    jumps = wave.diff().abs()
-    seams = torch.arange(every - 1, len(jumps), every)
-    return float(jumps[seams].mean() / jumps.mean())
+# %%
+def mel_gap(wave: Tensor, mel: Tensor = sentence.mel, block: int = 24) -> Tensor:
+    """Mean distance (nats) of a sound's mel from the mel asked for, by a frame's place in its block: (block,)."""
+    gap = (mels.mel_spectrogram(wave) - mel).abs().mean(dim=1)  # (frames,)
+    return gap[: len(gap) // block * block].view(-1, block).mean(dim=0)
 
 
-print("jumps at the seams, as multiples of a jump elsewhere:", end=" ")
-print(f"whole {seam_strength(whole):.1f}, naive {seam_strength(naive):.1f}")
+def seam_strength(wave: Tensor, mel: Tensor = sentence.mel) -> float:
+    """How many times further off the two frames at a seam are than the rest of a block."""
+    gap = mel_gap(wave, mel)
+    return float(gap[[0, -1]].mean() / gap[1:-1].mean())
+
+
+def show_seams(**waves: Tensor) -> None:
+    figure, axis = lab.figure(height=2.6)
+    for (name, wave), mark in zip(waves.items(), "o^s", strict=False):
+        label = f"{name}: at the seam {seam_strength(wave):.1f} times the rest"
+        axis.plot(range(-12, 12), mel_gap(wave).roll(12), marker=mark, markersize=4, label=label)
+    axis.set(xlabel="frames from the seam (10 ms)", ylabel="distance of the mel (nats)", ylim=(0, None))
+    axis.legend(loc="lower right")
+    lab.show(figure, alt=f"Distance from the mel asked for against the place in a chunk: {', '.join(waves)}.")
+
+
+show_seams(whole=whole, naive=naive)
 
 # %% [markdown]
 # Two cures. **Context**: vocode a little before and after the chunk too, and throw it away. **Fading**: the last window
@@ -864,9 +874,8 @@ for name, way in (("yours", stream), ("package", streamer.packaged)):
 with torch.no_grad():
     joined = torch.cat(list(stream(streamer.mel_codec(sentence.mel, vocoder))))
 words = f'The sentence, streamed in chunks of 0.24 s that fade into each other: "{sentence.text}"'
-lab.play(joined, 24_000, alt=words, spectrogram=False)
-for name, wave in (("naive", naive), ("yours", joined), ("whole", whole)):
-    print(f"jumps at the seams, {name}: {seam_strength(wave):.1f}")
+lab.play(joined, 24_000, alt=words)
+show_seams(whole=whole, naive=naive, yours=joined)
 
 
 # %%
@@ -894,9 +903,9 @@ def seams(margin: int, fade: int):
     wave = torch.cat(list(stream(parts)))
     figure, axis = lab.figure(width=7, height=2.2)
     axis.plot(torch.arange(5760 - 600, 5760 + 600) / 24, wave[5760 - 600 : 5760 + 600], linewidth=0.9)
-    axis.axvline(240, color="C4", linestyle="--", label=f"seam: {seam_strength(wave):.1f} times a jump elsewhere")
-    axis.set(xlabel="time (ms)", ylabel="sample")
-    axis.legend(loc="upper right")
+    axis.axvline(240, color="C4", linestyle="--")
+    title = f"the first seam; all seams: {seam_strength(wave, stretch):.2f} times as far off as the rest"
+    axis.set(xlabel="time (ms)", ylabel="sample", title=title)
     return figure
 
 
@@ -946,8 +955,9 @@ else:
 
 # %% [markdown]
 # ### Break it: less look-ahead, less past
-# Each bar is the mean distance between the streamed mel and the whole's, same noise. Guess which hurts more: losing the
-# past, or losing the look-ahead?
+# Each bar is the mean distance between a streamed mel and the whole's, from the same noise. Blue ways keep the keys and
+# values of the past, orange ones compute a window anew for each block. Guess which hurts more: losing the past, or
+# losing the look-ahead?
 
 # %%
 from omni_lab.streaming.mel import MelStream
@@ -985,8 +995,8 @@ for name, gap in gaps.items():
     print(f"{name:<24} {gap:.1e} nats")
 
 # %% [markdown]
-# With a network trained for a few steps only, these distances are small whatever you do: it hardly listens to its
-# neighbours yet. Run this at `cpu` scale to see them part.
+# A network that learned for a few steps hardly listens to its neighbours yet. At `cpu` scale it does. Are the bars in
+# the same order there?
 #
 # ## When does it speak?
 # The report names four sources of delay before the first sound (section 2.4): input processing; from the first text to
