@@ -5,7 +5,6 @@ If the kernel dies or must be ended, what is finished is kept, the cell at fault
 
 import json
 import re
-import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from .hidden import Hidden
 from .inside import wire
 from .sandbox import Ended, Limits, SandboxError, execute
 from .sanitise import InvalidSubmission, Submission, notebook_to_run, read_regular_file
+from .scratch import scratch
 
 MAX_RUNS = 6
 REASONS = {
@@ -99,8 +99,7 @@ def _run_once(
     room: Room,
     seconds: float,
 ) -> tuple[Ended, dict[str, list[object]]]:
-    with tempfile.TemporaryDirectory(prefix="omni-lab-grading-") as name:
-        folder = Path(name)
+    with scratch("grading") as folder:
         outside, writable = folder / "files", folder / "scratch"
         outside.mkdir()
         writable.mkdir()

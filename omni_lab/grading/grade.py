@@ -2,10 +2,12 @@
 
 import compileall
 import contextlib
+import filecmp
 import hashlib
+import importlib.util
 import secrets
+import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +27,7 @@ from .hidden import Hidden, draw, find_lab
 from .release import write_package
 from .sandbox import Limits, SandboxError, check_sandbox
 from .sanitise import MAX_BYTES, InvalidSubmission, Submission, read_regular_file, sanitise
+from .scratch import scratch
 from .store import Store, read_store, write_whole
 from .verdicts import grade_answers, same_for_all
 
@@ -50,11 +53,10 @@ class Settings:
 def open_room(settings: Settings, source: Path) -> Iterator[Room]:
     """The sandbox's surroundings: a package without the lab's answers, in a folder that lives as long as the run."""
     bubblewrap = None if settings.trust_submissions else check_sandbox()
-    with tempfile.TemporaryDirectory(prefix="omni-lab-course-") as name:
-        course = Path(name)
+    with scratch("course") as folder:
+        course = folder / "course"
         write_package(settings.root, course, [source])
-        # Byte code once, here: inside, nothing can be written.
-        compileall.compile_dir(str(course / "omni_lab"), quiet=2)
+        compile_package(settings.root / "omni_lab", course / "omni_lab")
         data = (settings.root / "data_samples").resolve()
         if bubblewrap is None and data.is_dir():
             (course / "data_samples").symlink_to(data)
@@ -64,6 +66,19 @@ def open_room(settings: Settings, source: Path) -> Iterator[Room]:
             if not path.is_symlink():
                 path.chmod(0o755 if path.is_dir() else 0o644)
         yield Room(bubblewrap, course, data if data.is_dir() else None, settings.limits, settings.gpu)
+
+
+def compile_package(original: Path, copy: Path) -> None:
+    """Byte code for a copy of the package, once: inside a sandbox nothing can be written. The original's is taken over,
+    but not of a file whose bodies were taken out, since it holds them."""
+    for path in copy.rglob("*.py"):
+        source = original / path.relative_to(copy)
+        compiled = Path(importlib.util.cache_from_source(str(source), optimization=""))
+        if compiled.is_file() and filecmp.cmp(source, path, shallow=False):
+            target = Path(importlib.util.cache_from_source(str(path), optimization=""))
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(compiled, target)
+    compileall.compile_dir(str(copy), quiet=2)  # those that have none, or one of another date
 
 
 @contextlib.contextmanager
@@ -83,8 +98,8 @@ def grade(submissions: Path, settings: Settings, roster: Path | None = None, pro
     """Grade everything in `submissions` that the store in `settings.out` does not hold yet; write the gradebook and the
     feedback pages; return the gradebook. Raises InputError, DataError, SandboxError before any work is done."""
     source = find_lab(settings.root, settings.lab)
-    with tempfile.TemporaryDirectory(prefix="omni-lab-collect-") as scratch:
-        entries = collect(submissions, Path(scratch), roster)
+    with scratch("collect") as unpacked:
+        entries = collect(submissions, unpacked, roster)
         seed = settings.seed if settings.seed is not None else secrets.randbits(63)
         if settings.scheduler is None and not settings.trust_submissions:
             check_sandbox()  # before anything is written
