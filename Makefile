@@ -66,7 +66,7 @@ test-code: .venv/set-up
 	$(BIN)/python -m pytest -n 2 tests
 
 test-notebooks: .venv/set-up
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(NBVAL) notebooks solutions
+	$(BIN)/python -m pytest -n 2 $(NBVAL) notebooks solutions
 
 lab: .venv/set-up-lab
 	$(BIN)/jupyter lab notebooks
