@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch._dynamo
 import torch.distributed.checkpoint
 import torch.distributed.checkpoint.state_dict
-import torch.distributed.fsdp  # noqa: F401 - before the forks, so that each child need not import it again
+import torch.distributed.fsdp  # noqa: F401 - all of it that sharding loads, before the forks, and not in each child
 from toy import TOY, Toy
 
 from omni_lab.errors import OmniLabError
