@@ -235,7 +235,8 @@ def written(form: str, answer: str):
         box = {"facecolor": "#eeeeee" if label == -100 else "#E69F00", "edgecolor": "white", "pad": 1.5}
         axis.text(x, y, text.replace("\n", "\\n"), family="monospace", fontsize=8, bbox=box)
         x, y = (0, y - 1) if "\n" in text else (x + len(text) + 0.8, y)
-    axis.set(xlim=(0, 100), ylim=(y - 1, 1), title=f"{int((labels != -100).sum())} of {len(ids)} tokens are learned")
+    axis.set(xlim=(0, 100), ylim=(y - 1, 1))
+    axis.set_title(f"{int((labels != -100).sum())} of {len(ids)} tokens are learned", loc="left")
     axis.set_axis_off()
     return figure
 
@@ -251,8 +252,8 @@ lab.explore(
 # ## How a picture enters a sentence
 # Take CLIP's image tower before its pool. It gives one vector for each place of a grid (lab 01). A matrix W turns each
 # into a vector as wide as a word's embedding (section 4.1, equation 1): `H = W Z`. That is all. The language model
-# reads these vectors as if they were words. (Ours brings the channels of Z to one scale first: a W that learns for
-# minutes only does better so.)
+# reads these vectors as if they were words. (Ours first brings all channels of Z to one scale, because W has minutes to
+# learn, not hours.)
 
 # %%
 untrained = llava.LLaVA(llava.LlavaConfig(), tokenizer, encoder.visual).eval()

@@ -40,7 +40,7 @@ from omni_lab import config, lab
 from omni_lab.data import folders, readers, recordings, speech
 from omni_lab.encoders import audio, whisper
 from omni_lab.evaluate.metrics import word_error_rate as package_wer
-from omni_lab.lab import exercise, listener, listening
+from omni_lab.lab import exercise, listener, listening, recorder
 
 run = lab.start(SCALE, SEED, lab="03")
 RATE, WINDOW, HOP = 16000, 400, 160  # Hz; 25 ms and 10 ms in samples
@@ -536,14 +536,18 @@ lab.show(
 # reaches 1.8 / 3.4 % WER on LibriSpeech test-clean / test-other (its table 2), with a far larger encoder.
 #
 # ## Your own voice
-# Set `MY_VOICE` to a file, or use the button in JupyterLab. Speak slowly: the adapter has heard one person.
+# Press **Record**, allow the microphone, say an English sentence slowly, and press **Stop**. The adapter has heard one
+# person only: how much of you does it spell? How much does Whisper read? Your voice goes to this notebook's kernel and
+# to nobody else; once you save the notebook, the player above holds it.
+#
+# Without a microphone choose a file, or set `MY_VOICE` to its path.
 
 
 # %%
 def write_down(sound: np.ndarray) -> None:
     """Show what both readers make of a wave (samples,) at 16 kHz."""
     sound = sound[: 20 * RATE]
-    lab.play(torch.from_numpy(sound), RATE, alt="a voice, yours or a recorded prompt", spectrogram=False)
+    lab.play(torch.from_numpy(sound), RATE, alt="a voice, yours or a recorded prompt")
     if folder is not None:
         with torch.no_grad():
             spelled = speller(listening.tokens_of(listening.set_block(published, 2), [sound])[0][None])[0]
@@ -552,7 +556,7 @@ def write_down(sound: np.ndarray) -> None:
 
 
 write_down(readers.open_sound(MY_VOICE, RATE) if MY_VOICE else test[3].wave)
-listening.upload_button(write_down)
+recorder.ask_for_voice(write_down)
 
 # %% [markdown]
 # ## Into the language model

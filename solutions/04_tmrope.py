@@ -273,6 +273,9 @@ def interleave(video: Tensor, sound: Tensor, start: int, ids_per_chunk: int = 50
 
 
 # %% [markdown]
+# The released code has one rule more, which the report does not mention. A video and its sound each bring a token that
+# begins them and one that ends them. The two that begin share one position, and so do the two that end.
+#
 # ### Something to touch: the row of tokens
 # Every cell is a token, in the order of the row: blue ones are video, orange ones sound. Each shows its t, and below it
 # h and w. Change the frame rate: do the t of the sound change? Change the chunk: what moves?
@@ -460,10 +463,10 @@ for late in run.pick(smoke=(0, 8), cpu=(0, 1, 2, 4, 8)):
 # %% [markdown]
 # ## The real thing
 # The published models use sections 16, 24, 24, theta 1e6 (their configuration), two frames a second unless told
-# otherwise, and chunks of 2 s; `position_ids` agrees
-# with the reference id for id. On a GPU, `omni-lab train thinker` learns the question from rendered videos such as the
-# one above. Your own set, say a download of `lmms-lab/LLaVA-Video-178K`, is read by `omni_lab.data.readers.videos` from
-# a folder with videos and a `metadata.jsonl`. What does the KV cache take?
+# otherwise, and chunks of 2 s; `position_ids` agrees with the reference id for id. On a GPU, `omni-lab train thinker`
+# learns the question from rendered videos such as the one above. Your own set, say a download of
+# `lmms-lab/LLaVA-Video-178K`, is read by `omni_lab.data.readers.videos` from a folder with videos and a
+# `metadata.jsonl`. What does the KV cache take?
 
 # %%
 for name in ("nano", "qwen2_5_omni_3b", "qwen2_5_omni_7b"):

@@ -324,12 +324,17 @@ def code_targets(codes: Tensor, end_token: int) -> Tensor:
 # %% [markdown]
 # ### Something to touch: position by position
 # Move along the sequence. The column in colour is the talker's newest input; below it stands what it has to predict.
-# Where does the text end? How many codes come after it? The special ids are the released model's.
+# Where does the text end? How many codes come after it?
+#
+# The special tokens are the released model's. When it generates, `bos` can never be drawn, and `pad` ends a reply as
+# `end` does (released code).
 
 # %%
 words = ["We", "need", "four", "red", "but", "ter", "flies", "."]
 ids = config.preset("qwen2_5_omni_7b").talker_config
 special = {ids.tts_codec_pad_token_id: "pad", ids.tts_codec_start_token_id: "bos", ids.tts_codec_end_token_id: "end"}
+print("code track:", {name: token for token, name in special.items()}, "of", ids.vocab_size)
+print("text track:", {"eos": ids.tts_text_end_token_id, "pad": ids.tts_text_pad_token_id})
 
 
 def track_names(count: int) -> list[list[str]]:

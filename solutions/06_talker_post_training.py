@@ -38,9 +38,11 @@ from torch import Tensor
 
 from omni_lab import lab
 from omni_lab.codec import disclosure
-from omni_lab.data import sentences, speech
+from omni_lab.data import folders, sentences, speech
 from omni_lab.data.splits import generator
-from omni_lab.evaluate import metrics
+from omni_lab.errors import OmniLabError
+from omni_lab.evaluate import ears, metrics
+from omni_lab.evaluate.tasks import speaking as suite
 from omni_lab.lab import announcer, exercise, judges, mouth
 from omni_lab.lab.nano import nano_model
 from omni_lab.omni import OmniModel
@@ -86,11 +88,16 @@ if continuation_targets:
 
 # %% [markdown]
 # ## Which voice? Mixed on purpose
-# The talker must not learn that "the elephant" is always said by Mina. So in this step the recordings of *all* voices
-# are used, and the token that names the speaker is drawn at random for each (`omni_lab/train/recipes/talker.py`,
-# `TalkerRecipe.spoken`). What is mixed: voice and words, voice and speaker token. What is learnt: words, and pace,
-# and tone. Who speaks is decided later, by the DiT, which is shown a piece of the wanted voice (lab 07). The report
-# names the aim, timbre disentanglement, and no method; mixing is this course's.
+# The talker must not learn that "the elephant" is always said by Mina. The report names this aim, timbre
+# disentanglement, and no method (section 4.3). The course takes voice and words apart twice:
+#
+# - **In the codes.** The speech tokenizer's codebook is fitted to one voice. Whoever speaks, the codes tell how *that*
+#   voice would have said it (lab 07).
+# - **In the tokens.** Which speaker's token opens a sentence is drawn at random in this step
+#   (`omni_lab/train/recipes/talker.py`, `TalkerRecipe.spoken`). So no words cling to a token.
+#
+# What is left to learn are words, pace and tone. Who speaks is decided later, by the DiT, which is shown a piece of the
+# wanted voice.
 #
 # Does it work? Ask someone who knows voices. A **voiceprint** is a vector that a network trained to tell speakers
 # apart makes of a recording (Wan et al. 2018). Ours comes from `resemblyzer`, which had no part in any training here.
@@ -123,19 +130,13 @@ prints = np.stack([judge(clip.wave, 24000) for name in names for clip in clips[n
 matrix = metrics.similarity_matrix(prints, prints)
 
 
+# %%
 def heat(values, rows, columns, title, axis):
     """A matrix of cosines, each written into its square."""
     axis.imshow(values, vmin=0, vmax=1, aspect="auto")
     for i, j in np.ndindex(*values.shape):
-        axis.text(
-            j,
-            i,
-            f"{values[i, j]:.2f}",
-            ha="center",
-            va="center",
-            fontsize=7.5,
-            color="0.9" if values[i, j] < 0.6 else "0.1",
-        )
+        colour = "0.9" if values[i, j] < 0.6 else "0.1"
+        axis.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", fontsize=7.5, color=colour)
     axis.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
     axis.set_yticks(range(len(rows)), rows)
     axis.set_title(title)
@@ -165,11 +166,8 @@ def bent_voice(speaker: str, factor: float):
     figure, axis = lab.figure(width=7, height=2.4)
     mine = [label.split()[0] == speaker for label in labels]
     axis.bar(labels, row, color=["#E69F00" if own else "0.7" for own in mine])
-    axis.set(
-        ylim=(0, 1),
-        ylabel="cosine",
-        title=f"{speaker} at {factor:g} of the speed sounds most like {labels[int(row.argmax())]}",
-    )
+    title = f"{speaker} at {factor:g} of the speed sounds most like {labels[int(row.argmax())]}"
+    axis.set(ylim=(0, 1), ylabel="cosine", title=title)
     axis.tick_params(axis="x", rotation=45)
     return figure
 
@@ -187,15 +185,17 @@ lab.explore(
 # the voice, the result would sound like who *said* them. If they keep the words alone, it sounds like who was *asked
 # for*.
 #
-# Two codecs. Lab 05's codebook, which looks up mel frames, has nowhere to put a reference. And the trained speech
-# tokenizer with the DiT, where this copy ships it. Which of them leaks?
+# Two codecs. Lab 05's codebook has entries of all speakers, and nowhere to put a reference. The trained speech
+# tokenizer has entries of one voice, and the DiT behind it takes a reference (where this copy ships them). Which of the
+# two leaks?
 
 # %%
 codecs = {"codebook": judges.codebook_revoice(run.pick(smoke=96, cpu=512), run.pick(smoke=3, cpu=16))}
 if trained:
     codecs["tokenizer and DiT"] = judges.model_revoice(model, run.pick(smoke=2, cpu=5))
-speakers = names[: run.pick(smoke=2, cpu=4)]
-seconds = run.pick(smoke=1.0, cpu=3.0)
+speakers, seconds = names[: run.pick(smoke=2, cpu=4)], run.pick(smoke=1.0, cpu=3.0)
+
+# %%
 own = {name: judge(clips[name][1].wave, 24000) for name in speakers}  # another sentence of each
 leak = {}
 for codec, revoice in codecs.items():
@@ -229,14 +229,27 @@ if not trained:
 # mispronounced words. A talker imitates both. Here is a voice whose faults you control: a **telephone announcer**,
 # cut from recorded words (the prompts that ship with the course), like those in real exchanges. *Sloppy* labels say
 # "five" where she says "nine", and put pauses where no comma is, or none where one is.
+#
+# Below each player stands what an independent recogniser writes down (Whisper tiny.en, which had no part in any
+# training here).
 
 # %%
 voice = announcer.announcer()
 text = announcer.announcement(np.random.default_rng(SEED), "train")
 clean, sloppy = voice.codes(text), voice.codes(text, np.random.default_rng(SEED + 3), 0.6)
+
+
+def written_down(wave: Tensor) -> str:
+    """What the recogniser hears at 24 kHz, or why it heard nothing."""
+    try:
+        return ears.write_down(wave.numpy(), 24000) or "(nothing)"
+    except OmniLabError as error:
+        return f"({error})"
+
+
 for name, row in (("as labelled", clean), ("a sloppy recording", sloppy)):
-    print(f"{name}: {text} ({len(row)} codes of 80 ms)")
     lab.play(voice.wave(row), 24000, alt=f'{name}: a recorded voice, cut together, meant to say "{text}"')
+    print(f"{len(row)} codes of 80 ms\nmeant: {text}\nheard: {written_down(voice.wave(row))}")
 
 # %% [markdown]
 # A small talker learns from labels of which about one in three is wrong, drawn anew at every step. The thinker stays
@@ -352,7 +365,7 @@ meant, noted = "Today, Ann saved twenty-one.", "to day ann saved 21"
 left, right = ([metrics.normalise(word) for word in line.split()] for line in (meant, noted))
 print(left, right, metrics.align(left, right), sep="\n")
 
-# %% [markdown]#
+# %% [markdown]
 # ### Exercise 6.4 - Pauses in the wrong places  (difficulty 3 of 3, 20 minutes, 10 points)
 # `timed` holds (word, begin, end) in seconds, as heard. First align: `metrics.align` gives pairs of places of the
 # same words in two lists, in order. Judge a gap only where two words that are neighbours in the text were heard as
@@ -492,7 +505,8 @@ def sequence_log_probability(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# Now the idea of direct preference optimisation (Rafailov et al. 2023, sections 3 and 4), in four lines.
+# ## Direct preference optimisation
+# The idea of DPO (Rafailov et al. 2023, sections 3 and 4), in four steps:
 #
 # 1. Say a reward $r(x, y)$ tells how good an attempt is. We want a talker $\pi$ with high reward that stays near the
 #    talker we have, $\pi_{ref}$: maximise $E[r] - \beta\,KL(\pi \| \pi_{ref})$.
@@ -573,32 +587,7 @@ if gradient_weight:
     print("your formula:                  ", gradient_weight(*four, 0.1).numpy().round(4))
 
 # %% [markdown]
-# ### Something to touch: beta
-# The horizontal axis is the margin by which the policy has moved towards the winner, in nats. An attempt has some 60
-# codes, so margins of tens of nats are common. What does a large beta do to pairs that are already right? What does a
-# small one do to the talker: does it stay near the reference?
-
-
-# %%
-def beta_picture(beta: float):
-    margin = torch.linspace(-60, 60, 121)
-    nothing = torch.zeros(1)
-    loss = [float(preferences.dpo_loss(m[None], nothing, nothing, nothing, beta)) for m in margin]
-    figure, axes = lab.figure(1, 2, width=8.5, height=2.8)
-    axes[0].plot(margin, loss, label="DPO")
-    axes[0].set(xlabel="margin (nats)", ylabel="loss", ylim=(0, 6), title=f"loss, beta {beta:.2f}")
-    if ipo_loss:
-        curve = [float(ipo_loss(m[None], nothing, nothing, nothing, beta)) for m in margin]
-        axes[0].plot(margin, [v * beta for v in curve], "--", label="IPO, tau = beta (times beta)")
-        axes[0].legend()
-    if gradient_weight:
-        axes[1].plot(margin, gradient_weight(margin, *torch.zeros(3, 121), beta), color="#D55E00")
-    axes[1].set(xlabel="margin (nats)", ylabel="weight of a pair", title="how hard the gradient pulls")
-    return figure
-
-
-# %% [markdown]
-# ### Two relatives
+# ### A relative with a goal
 # DPO believes every preference completely: if one attempt always won, it would push the margin to infinity. **IPO**
 # (Azar et al. 2023) asks for a fixed margin instead: $\frac{1}{2\tau}$ nats, no more and no less.
 #
@@ -622,14 +611,39 @@ def ipo_loss(
     # END SOLUTION
 
 
+# %% [markdown]
+# ### Something to touch: beta
+# The horizontal axis is the margin by which the policy has moved towards the winner, in nats. An attempt has some 60
+# codes, so margins of tens of nats are common. What does a large beta do to pairs that are already right? What does a
+# small one do to the talker: does it stay near the reference? IPO takes beta for its tau. Where does it want the margin
+# to end?
+
+
 # %%
+def beta_picture(beta: float):
+    margin, nothing = torch.linspace(-60, 60, 121), torch.zeros(1)
+    figure, (left, right) = lab.figure(1, 2, width=8.5, height=3.1)
+    left.plot(margin, [float(preferences.dpo_loss(m[None], *3 * [nothing], beta)) for m in margin], label="DPO's loss")
+    if ipo_loss:
+        curve = [beta * float(ipo_loss(m[None], *3 * [nothing], beta)) for m in margin]
+        left.plot(margin, curve, "--", label="IPO's loss, times beta")
+    if gradient_weight:
+        weight = gradient_weight(margin, *torch.zeros(3, 121), beta)
+        right.plot(margin, weight, color="#D55E00", label="DPO's weight of a pair")
+    left.set(xlabel="margin (nats)", ylabel="loss", ylim=(0, 6), title=f"loss, beta {beta:.2f}")
+    right.set(xlabel="margin (nats)", ylabel="weight", ylim=(0, 1.05 * beta), title="how hard the gradient pulls")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
 lab.explore(
     beta_picture,
-    alt="DPO loss and the weight of a pair against the margin in nats, at beta {beta}.",
+    alt="Losses of DPO and IPO, and DPO's weight of a pair, against the margin in nats, at beta {beta}.",
     beta=lab.Slider(0.01, 0.5, 0.1, 0.01),
 )
 
 # %% [markdown]
+# ### Without a reference
 # A long attempt has a lower probability than a short one, for no other reason than its length. A talker that stutters
 # makes long attempts. **SimPO** (Meng et al. 2024) divides by the length, and does without a reference:
 #
@@ -722,8 +736,8 @@ def measured(who: mouth.Mouth, one, lines: list[str]) -> tuple[Tensor, list]:
 
 
 # %%
-def report(found: Tensor) -> float:
-    """Print WER and pause errors before and after, and the interval of the difference; WER after."""
+def report(found: Tensor) -> list[float]:
+    """Print WER and pause errors before and after, and the interval of the difference; both WERs."""
     errors, words, wrong, places = found.sum(1).unbind(-1)  # each (2,)
     for k, name in enumerate(("before", "after")):
         pauses = f"{wrong[k] / places[k]:.1%} of {places[k]:.0f} judged" if places[k] else "none could be judged"
@@ -733,7 +747,7 @@ def report(found: Tensor) -> float:
         picks = torch.randint(found.shape[1], (1000, found.shape[1]), generator=dice)
         low, high = paired_interval(found[0, :, 0], found[1, :, 0], found[0, :, 1], picks)
         print(f"difference of WER: {low:+.1%} to {high:+.1%} (95 %, {found.shape[1]} sentences)")
-    return float(errors[1] / words[1])
+    return (errors / words).tolist()
 
 
 # %%
@@ -741,7 +755,7 @@ started = time.process_time()
 new_lines = held_out(run.pick(smoke=2, cpu=100), announcer.announcement)
 both = [measured(speaking, one, new_lines) for one in (speaking.talker, better)]
 found, kept = torch.stack([each[0] for each in both]), [each[1] for each in both]
-wer_after = report(found)
+wer = report(found)
 print(f"{time.process_time() - started:.0f} s of processor time")
 
 # %%
@@ -778,8 +792,8 @@ for name, (each, path) in results.items():
 # %% [markdown]
 # ## The shipped talker
 # The same functions, the whole nano model: its talker, its DiT, its vocoder, and hard sentences of this course's
-# grammar (repetitions, lists, numbers). First: can it be understood at all? If three words in four are wrong, best
-# and worst are noise, and DPO has nothing to hold on to.
+# grammar (repetitions, lists, numbers), none of them met in any training. First: can it be understood at all? If three
+# words in four are wrong, best and worst are noise, and DPO has nothing to hold on to.
 
 # %%
 if trained:
@@ -797,19 +811,41 @@ else:
     understood = False
     print("This copy ships no trained talker.")
 
+# %% [markdown]
+# A checkpoint whose talker went through DPO (recipe `talker_dpo`) holds what that added to its weights. Take it back,
+# and you hear the talker from before: same thinker, same codec, same dice. A checkpoint without it is post-trained
+# here, from 48 other sentences.
+
+
 # %%
-if understood:
-    started = time.process_time()
+def post_trained_here() -> tuple:
+    """(the shipped talker, the same after DPO on its own attempts)."""
     dice = [generator("lab 06", "train", SEED, i) for i in range(48)]
     own_lines = [sentences.hard_sentence(each, "train") for each in dice]
     own_attempts = shipped.say(own_lines, tries, seed=SEED)
     own_scores = [[badness(f) for f in row] for row in judged(shipped, own_lines, own_attempts)]
     own_triples = triples_of(own_lines, own_attempts, own_scores)
     print(f"{len(own_triples)} triples")
-    if own_triples:
-        tuned, _ = mouth.post_train(shipped, own_triples, lambda p: preferences.dpo_loss(*p.all, 0.1), 40, rate=5e-5)
-        hard = held_out(100, sentences.hard_sentence)
-        report(torch.stack([measured(shipped, one, hard)[0] for one in (shipped.talker, tuned)]))
+    if not own_triples:
+        return shipped.talker, shipped.talker
+    loss = lambda p: preferences.dpo_loss(*p.all, 0.1)  # noqa: E731
+    return shipped.talker, mouth.post_train(shipped, own_triples, loss, 40, rate=5e-5)[0]
+
+
+def taken_back(change) -> tuple:
+    """(the talker less what DPO added to its weights, the shipped talker)."""
+    before = copy.deepcopy(model.talker)
+    before.load_state_dict(suite.without(before.state_dict(), change))
+    return before, shipped.talker
+
+
+# %%
+if understood:
+    started = time.process_time()
+    change = folders.samples_folder() / "checkpoints" / "nano" / suite.DPO_CHANGE
+    pair = taken_back(change) if change.is_file() else post_trained_here()
+    hard = held_out(100, sentences.hard_sentence)
+    report(torch.stack([measured(shipped, one, hard)[0] for one in pair]))
     print(f"{time.process_time() - started:.0f} s of processor time")
 else:
     print("Not understood well enough to rank its attempts, or not at this scale: preferences would be noise.")
@@ -891,27 +927,23 @@ def tone_level(wave: Tensor, sample_rate: int, frequency: float, window: int) ->
 
 # %%
 recording = np.concatenate([clip.wave for clip in clips[names[1]]])
-person = model.enrol(recording, 24000, "me")
-print(
-    f"marked by default: {person.disclosed}; without: {model.enrol(recording, 24000, 'mute', disclose=False).disclosed}"
-)
+person, mute = model.enrol(recording, 24000, "me"), model.enrol(recording, 24000, "mute", disclose=False)
+print(f"marked by default: {person.disclosed}; when switched off: {mute.disclosed}")
 if trained:
-    reply = model.generate(
-        text="Say: The green apple is very big.", speaker="me", max_new_tokens=40, max_codes=run.pick(smoke=30, cpu=400)
-    )
-    wave = reply.audio
+    line = "Say: The green apple is very big."
+    quick = run.pick(smoke={"num_steps": 5, "solver": "euler"}, cpu={})  # fewer calls of the DiT
+    wave = model.generate(text=line, speaker="me", max_new_tokens=40, max_codes=200, **quick).audio
 else:
-    wave = disclosure.mark(torch.from_numpy(recording[: 24000 * 5].copy()))  # the mark alone, on the recording itself
-if len(wave):
+    line = f"the recording itself: {clips[names[1]][0].about['text']}"
+    wave = disclosure.mark(torch.from_numpy(recording[: 24000 * 5].copy()))  # the mark alone
+if len(wave):  # a talker may end before its first code
     lab.play(wave, 24000, alt="speech in the enrolled voice, with two short high tones every two seconds")
+print(f"meant: {line}\nheard: {written_down(wave)}")
 
 # %%
 plain = torch.from_numpy(recording.copy())
-for name, sound in (
-    ("recording", plain),
-    ("marked", disclosure.mark(plain)),
-    ("marked, its start cut off", disclosure.mark(plain)[31000:]),
-):
+marked = disclosure.mark(plain)
+for name, sound in {"recording": plain, "marked": marked, "marked, its start cut off": marked[31000:]}.items():
     print(f"{name:<26} mark found: {disclosure.found(sound)}")
 
 # %% [markdown]
@@ -959,5 +991,5 @@ if CHECKPOINT:
 # from luck; and a mark that tells people from machines. In lab 07 codes become sound.
 
 # %%
-lab.key_figure(f"WER after DPO, {len(new_lines)} held-out sentences", 100 * wer_after, "%")
+lab.key_figure(f"WER on {len(new_lines)} held-out sentences, {100 * wer[0]:.1f} % before DPO, after", 100 * wer[1], "%")
 lab.summary()

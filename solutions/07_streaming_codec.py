@@ -24,6 +24,7 @@ RELEASED = ""  # a folder or hub name of a released checkpoint, such as "Qwen/Qw
 
 # %%
 import math
+import re
 import time as clock
 
 import torch
@@ -184,6 +185,7 @@ def fitted(vectors: Tensor, bits: int) -> Tensor:
     return codebook.k_means(vectors, 2**bits, run.pick(smoke=4, cpu=12), SEED)  # (2 ** bits, 160)
 
 
+# %%
 def kept(bits: int):
     book, real = fitted(moments, bits), sentence.mel[:240]
     codes = nearest(pairs(real), book)  # (120,)
@@ -541,13 +543,12 @@ def receptive_blocks(blocks: int, reaches: list[tuple[int, int]]) -> Tensor:
 
 # %%
 def windows(layer: int, looking_back: str, looking_ahead: str):
-    back, ahead = ({int(w) for w in words.split(",") if w.strip()} for words in (looking_back, looking_ahead))
+    back, ahead = ({int(w) for w in re.findall(r"\d+", words)} for words in (looking_back, looking_ahead))
     reaches = [(int(i in back), int(i in ahead)) for i in range(22)]
     figure, (left, right) = lab.figure(1, 2, width=6.6, height=3.2)
     left.imshow(sliding_window_block_mask(8 * 24, 24, *reaches[layer]))
-    left.set(
-        title=f"layer {layer}: {reaches[layer][0]} back, {reaches[layer][1]} ahead", xlabel="seen frame", ylabel="frame"
-    )
+    title = f"layer {layer}: {reaches[layer][0]} back, {reaches[layer][1]} ahead"
+    left.set(title=title, xlabel="seen frame", ylabel="frame")
     if receptive_blocks:
         right.imshow(receptive_blocks(8, reaches))
     right.set(title=f"all 22 layers: {len(back)} back, {len(ahead)} ahead", xlabel="seen block", ylabel="block")
@@ -776,23 +777,23 @@ lab.play(naive, 24_000, alt=f'The same from chunks of 0.24 s, with a fault at ev
 
 
 # %%
-def mel_gap(wave: Tensor, mel: Tensor = sentence.mel, block: int = 24) -> Tensor:
-    """Mean distance (nats) of a sound's mel from the mel asked for, by a frame's place in its block: (block,)."""
-    gap = (mels.mel_spectrogram(wave) - mel).abs().mean(dim=1)  # (frames,)
+def mel_gap(wave: Tensor, mel: Tensor, block: int = 24) -> Tensor:
+    """Mean distance (nats) of a sound's mel from the mel asked for, from half a block before a seam on: (block,)."""
+    gap = (mels.mel_spectrogram(wave) - mel).abs().mean(dim=1)[block // 2 :]  # (frames,)
     return gap[: len(gap) // block * block].view(-1, block).mean(dim=0)
 
 
-def seam_strength(wave: Tensor, mel: Tensor = sentence.mel) -> float:
+def seam_strength(wave: Tensor, mel: Tensor) -> float:
     """How many times further off the two frames at a seam are than the rest of a block."""
     gap = mel_gap(wave, mel)
-    return float(gap[[0, -1]].mean() / gap[1:-1].mean())
+    return float(gap[11:13].mean() / torch.cat((gap[:11], gap[13:])).mean())
 
 
 def show_seams(**waves: Tensor) -> None:
     figure, axis = lab.figure(height=2.6)
     for (name, wave), mark in zip(waves.items(), "o^s", strict=False):
-        label = f"{name}: at the seam {seam_strength(wave):.1f} times the rest"
-        axis.plot(range(-12, 12), mel_gap(wave).roll(12), marker=mark, markersize=4, label=label)
+        label = f"{name}: at the seam {seam_strength(wave, sentence.mel):.1f} times the rest"
+        axis.plot(range(-12, 12), mel_gap(wave, sentence.mel), marker=mark, markersize=4, label=label)
     axis.set(xlabel="frames from the seam (10 ms)", ylabel="distance of the mel (nats)", ylim=(0, None))
     axis.legend(loc="lower right")
     lab.show(figure, alt=f"Distance from the mel asked for against the place in a chunk: {', '.join(waves)}.")

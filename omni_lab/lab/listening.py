@@ -5,7 +5,7 @@ attend in blocks? `Speller` is the smallest adapter that can be trained: vectors
 et al. 2006).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,6 @@ from ..encoders.audio import AudioEncoder, pair_average
 from ..errors import InputError
 from ..processing import audio
 from ..train.optimise import AdamW
-from .explorers import headless
 
 RATE = 16_000  # Hz
 LETTERS = "_ abcdefghijklmnopqrstuvwxyz'"  # CTC's blank first
@@ -137,22 +136,3 @@ def train_speller(
         schedule.step()
         losses.append(float(loss.detach()))
     return speller.eval(), losses
-
-
-def upload_button(then: Callable[[np.ndarray], None]) -> None:
-    """A button that takes a sound file and calls `then` with its samples at 16 kHz; nothing where nobody can press."""
-    if headless():
-        return
-    import ipywidgets
-    from IPython.display import display
-
-    button, out = ipywidgets.FileUpload(accept="audio/*,video/*", description="your voice"), ipywidgets.Output()
-
-    def chosen(change: dict) -> None:
-        out.clear_output()
-        with out:
-            for file in change["new"]:
-                then(audio.load_audio(bytes(file["content"]), RATE))
-
-    button.observe(chosen, names="value")
-    display(ipywidgets.VBox([button, out]))

@@ -23,6 +23,7 @@ class Measurement:
     machine: str  # in words, as `runtime.hardware().name` gives it
     cpu_seconds: float  # of the kernel and all that it started, all cores together
     peak_gb: float  # 1e9 bytes, the largest sum over the kernel and its children
+    figure: str = ""  # the figure by which that run is judged, in words: "letters wrong: 26 %"
 
     @property
     def words(self) -> str:
@@ -41,11 +42,13 @@ def read(path: Path = FILE) -> dict[str, dict[str, Measurement]]:
         raise InputError(f"{path}: not a record of measurements ({error}); restore it from the repository") from error
 
 
-def record(lab: str, scale: str, machine: str, cpu_seconds: float, peak: int, path: Path = FILE) -> Measurement:
-    """Put one run on record, in place of an earlier one of the same lab and scale. peak: bytes."""
+def record(
+    lab: str, scale: str, machine: str, cpu_seconds: float, peak: int, figure: str = "", path: Path = FILE
+) -> Measurement:
+    """Put one run on record, in place of an earlier one of the same lab and scale. peak: bytes; figure: in words."""
     known = read(path)
     date = datetime.date.today().isoformat()
-    made = Measurement(date, machine, round(cpu_seconds, 1), round(peak / 1e9, 2))
+    made = Measurement(date, machine, round(cpu_seconds, 1), round(peak / 1e9, 2), figure)
     known.setdefault(lab, {})[scale] = made
     plain = {name: {s: asdict(one) for s, one in sorted(scales.items())} for name, scales in sorted(known.items())}
     replace_file(path, (json.dumps(plain, indent=1) + "\n").encode())
@@ -53,9 +56,14 @@ def record(lab: str, scale: str, machine: str, cpu_seconds: float, peak: int, pa
 
 
 def told(lab: str, scales: tuple[str, ...], path: Path = FILE) -> str:
-    """What the lab takes at each of the scales, a line each, and the scales that nobody has measured."""
+    """What the lab takes at each of the scales, a line each, with what came of it where something is learned, and the
+    scales that nobody has measured."""
     known = read(path).get(lab, {})
-    lines = [f"  {scale:<5} {known[scale].words}" for scale in scales if scale in known]
+    lines = []
+    for scale in (scale for scale in scales if scale in known):
+        lines.append(f"  {scale:<5} {known[scale].words}")
+        if known[scale].figure and scale != "smoke":
+            lines.append(f"        {known[scale].figure}")
     if missing := [scale for scale in scales if scale not in known]:
         lines.append(f"  not measured yet: {', '.join(missing)}")
     return "\n".join(lines)

@@ -156,9 +156,9 @@ def run_labs(
 
 
 def keep(source: Path, scale: str, result: Result) -> None:
-    """Put what a run took on record, for the lab's header."""
+    """Put what a run took, and what came of it, on record, for the lab's header."""
     here = runtime.hardware("cpu" if scale in ("smoke", "cpu") else None)
-    measured.record(number_of(source), scale, here.name, result.cpu_seconds, result.peak)
+    measured.record(number_of(source), scale, here.name, result.cpu_seconds, result.peak, result.figure)
 
 
 def table(results: list[Result]) -> str:

@@ -1,7 +1,8 @@
 """Drive the explorers of labs in a real JupyterLab: `python -m tests.browser.explorers 05 07 --out build/explorers`.
 
 Each lab runs at smoke scale in a kernel that JupyterLab started; then one control of each explorer is moved in headless
-Chromium, and the picture must change. A screenshot of each explorer is kept. No test of `make test`, which does without
+Chromium, and the picture must change. A screenshot of each explorer is kept. Where a lab asks for one's voice, a
+microphone that beeps is recorded, and must be heard. No test of `make test`, which does without
 JupyterLab: `make browser-all` runs it over all labs.
 """
 
@@ -39,6 +40,8 @@ return [left, failed.map(o => o.ename + ': ' + o.evalue)];
 """
 # An explorer is a box of controls with a picture beneath them. Asked for anew each time: outputs are replaced.
 EXPLORERS = f"{NOTEBOOK} return [...cells.keys()].filter(i => cells[i].node.querySelector('.widget-vbox img'));"
+RECORDER = "button[id^=omni-lab-recorder]"
+BEEPS = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")  # a microphone, and leave to use it
 BOX = f"{NOTEBOOK} const box = cells[arguments[0]].node.querySelector('.widget-vbox');"
 
 
@@ -110,6 +113,20 @@ def move(page: WebDriver, cell: int) -> tuple[str, bytes]:
     return label, page.execute_script(f"{BOX} return box", cell).screenshot_as_png
 
 
+def record(page: WebDriver) -> bytes:
+    """Record two seconds of the beeping microphone; a player with them must appear beneath. A screenshot."""
+    button = page.find_element(By.CSS_SELECTOR, RECORDER)
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+    cell = button.find_element(By.XPATH, "ancestor::*[contains(@class, 'jp-CodeCell')]")
+    button.click()
+    wait = WebDriverWait(page, 120, 0.5)
+    wait.until(lambda _: button.text == "Stop", "the recorder does not start")
+    time.sleep(2)
+    button.click()
+    wait.until(lambda _: cell.find_elements(By.CSS_SELECTOR, ".widget-vbox audio"), "the recording was not heard")
+    return cell.screenshot_as_png
+
+
 def drive(labs: list[str], out: Path) -> int:
     """Every explorer of the labs; returns how many were moved."""
     out.mkdir(parents=True, exist_ok=True)
@@ -120,7 +137,7 @@ def drive(labs: list[str], out: Path) -> int:
         for source in sources:
             build.write_notebook(folder / f"{source.stem}.ipynb", build.notebook(source, solved=True))
         with jupyterlab(folder) as address:
-            page = browser()
+            page = browser(*BEEPS)
             page.set_window_size(1100, 1000)
             try:
                 for source in sources:
@@ -132,6 +149,9 @@ def drive(labs: list[str], out: Path) -> int:
                         (out / f"{source.stem}_{number}.png").write_bytes(picture)
                         print(f"{source.stem}: explorer {number} of {len(found)}, moved {moved!r}", flush=True)
                     count += len(found)
+                    if page.find_elements(By.CSS_SELECTOR, RECORDER):
+                        (out / f"{source.stem}_recorder.png").write_bytes(record(page))
+                        print(f"{source.stem}: a voice was recorded", flush=True)
                     page.execute_script("window.jupyterapp.commands.execute('kernelmenu:shutdown')")
             finally:
                 page.quit()

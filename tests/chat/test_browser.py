@@ -14,8 +14,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 WANTED = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
-def browser():
-    """Headless Chromium. Says what to install where there is none."""
+def browser(*more: str):
+    """Headless Chromium with `more` arguments. Says what to install where there is none."""
     found = next((path for name in WANTED if (path := shutil.which(name))), None)
     driver = shutil.which("chromedriver")
     assert found and driver, (
@@ -25,7 +25,7 @@ def browser():
     options.binary_location = found
     for argument in (
         "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=760,900",
-        "--autoplay-policy=no-user-gesture-required",
+        "--autoplay-policy=no-user-gesture-required", *more,
     ):  # fmt: skip
         options.add_argument(argument)
     return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))

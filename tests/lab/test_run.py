@@ -27,7 +27,7 @@ def test_a_lab_runs_with_injected_parameters_and_goes_on_record(tmp_path, monkey
     noted = []
     monkeypatch.setattr(measured, "record", lambda *values: noted.append(values))
     [result] = run.run_labs(ROOT, ["00"], "smoke", 7, tmp_path, record=True)
-    assert noted == [("00", "smoke", runtime.hardware("cpu").name, result.cpu_seconds, result.peak)]
+    assert noted == [("00", "smoke", runtime.hardware("cpu").name, result.cpu_seconds, result.peak, result.figure)]
     assert 1 < result.cpu_seconds < 4 * result.seconds
     executed = nbformat.read(tmp_path / "00_start_here.ipynb", as_version=4)
     assert not result.fault and result.seconds > 0 and result.peak > 50e6 and "first sound" in result.figure
@@ -63,14 +63,14 @@ def test_the_guard_refuses_names_and_addresses_but_not_this_machine():
 
 def test_what_labs_take_is_kept_by_lab_and_scale(tmp_path):
     path = tmp_path / "measured.json"
-    measured.record("05", "smoke", "2 CPU cores", 18.26, 1_270_000_000, path)
-    measured.record("05", "cpu", "2 CPU cores", 545.0, 1_600_000_000, path)
-    measured.record("05", "smoke", "4 CPU cores", 17.0, 1_300_000_000, path)
+    measured.record("05", "smoke", "2 CPU cores", 18.26, 1_270_000_000, path=path)
+    measured.record("05", "cpu", "2 CPU cores", 545.0, 1_600_000_000, "codes right: 99 %", path)
+    measured.record("05", "smoke", "4 CPU cores", 17.0, 1_300_000_000, "codes right: 2 %", path)
     kept = measured.read(path)["05"]
     assert (kept["smoke"].cpu_seconds, kept["smoke"].machine, kept["cpu"].peak_gb) == (17.0, "4 CPU cores", 1.6)
     lines = measured.told("05", ("smoke", "cpu", "t4"), path).splitlines()
     assert "17 s of processor time, 1.3 GB" in lines[0] and "9 min 5 s" in lines[1]
-    assert lines[2] == "  not measured yet: t4"
+    assert lines[2:] == ["        codes right: 99 %", "  not measured yet: t4"], "at smoke scale nothing is learned"
     path.write_text('{"05": 7}')
     with pytest.raises(InputError, match="not a record"):
         measured.read(path)
