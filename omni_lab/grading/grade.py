@@ -2,11 +2,9 @@
 
 import compileall
 import contextlib
-import filecmp
 import hashlib
 import importlib.util
 import secrets
-import shutil
 import sys
 import threading
 import time
@@ -32,6 +30,8 @@ from .store import Store, read_store, write_whole
 from .verdicts import grade_answers, same_for_all
 
 Runner = Callable[[Submission], Execution]
+# What runs a notebook inside, and this process need not have imported.
+MACHINERY = "ipykernel, IPython, jupyter_client, nbclient, nbformat, papermill, tornado, traitlets, zmq"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ def open_room(settings: Settings, source: Path) -> Iterator[Room]:
     with scratch("course") as folder:
         course = folder / "course"
         write_package(settings.root, course, [source])
-        compile_package(settings.root / "omni_lab", course / "omni_lab")
+        # Byte code once, here: inside, nothing can be written.
+        compileall.compile_dir(str(course / "omni_lab"), quiet=2)
+        compile_machinery()
         data = (settings.root / "data_samples").resolve()
         if bubblewrap is None and data.is_dir():
             (course / "data_samples").symlink_to(data)
@@ -68,17 +70,12 @@ def open_room(settings: Settings, source: Path) -> Iterator[Room]:
         yield Room(bubblewrap, course, data if data.is_dir() else None, settings.limits, settings.gpu)
 
 
-def compile_package(original: Path, copy: Path) -> None:
-    """Byte code for a copy of the package, once: inside a sandbox nothing can be written. The original's is taken over,
-    but not of a file whose bodies were taken out, since it holds them."""
-    for path in copy.rglob("*.py"):
-        source = original / path.relative_to(copy)
-        compiled = Path(importlib.util.cache_from_source(str(source), optimization=""))
-        if compiled.is_file() and filecmp.cmp(source, path, shallow=False):
-            target = Path(importlib.util.cache_from_source(str(path), optimization=""))
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(compiled, target)
-    compileall.compile_dir(str(copy), quiet=2)  # those that have none, or one of another date
+def compile_machinery() -> None:
+    """Byte code of `MACHINERY` where there is none yet: a fresh environment would make it anew in every sandbox."""
+    for name in MACHINERY.split(", "):
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            compileall.compile_dir(str(Path(spec.origin).parent), quiet=2)
 
 
 @contextlib.contextmanager
