@@ -25,6 +25,7 @@ import psutil
 import torch
 
 from benchmarks.thinker import peak_bytes
+from omni_lab import decoding
 from omni_lab.config import ThinkerConfig, preset
 from omni_lab.errors import OmniLabError
 from omni_lab.runtime import free_memory, hardware
@@ -140,9 +141,10 @@ def counted(case: Case, device: torch.device) -> int:
             text, case.rows, case.length, case.precision, case.recomputed, parameters=held, learning=held
         ).peak
     size = 2 if case.precision == "bfloat16" else 4
-    copied = device.type == "cpu" and size == 4 and size * memory.decoder_parameters(text) < 256 * 2**20
-    capacity = case.length + 256  # thinker.prefill's
-    return memory.inference_memory(text, case.rows, case.length, capacity, size, tied, copied).peak
+    new = min(case.new, decoding.ROOM)
+    if device.type == "cuda":
+        new = max(new, decoding.StaticStepper.BLOCK)
+    return memory.inference_memory(text, case.rows, case.length, new, size, tied).peak
 
 
 def measured(name: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Two operations for which torch has no fast path on a CPU, written with kernels that it does have.
+"""Operations for which torch has no fast path on a CPU, written with kernels that it does have.
 
-Both fall back to the ordinary functions under autocast, under torch.compile, on other devices and for other dtypes.
+They fall back to the ordinary functions under autocast, under torch.compile, on other devices and for other dtypes.
 """
 
 from collections.abc import Callable
@@ -60,6 +60,42 @@ class Linear(nn.Linear):
         if x.numel() >= ONEDNN_ROWS * x.shape[-1] and applies(x, self.weight) and torch.backends.mkldnn.is_available():
             return OneDNNLinear.apply(x, self.weight, self.bias)
         return F.linear(x, self.weight, self.bias)
+
+
+class DecoderLinear(Linear):
+    """Linear of a decoder. In eval mode on a CPU its weight lies columns first; else rows first, as everywhere.
+
+    So MKL reads it at up to twice the speed when a single token is decoded, oneDNN multiplies it as fast or faster,
+    and no copy is held beside it. Values, shape and name stay; `train()` and `to()` put it in order again.
+    It must be a dense tensor of its own: for a view into a wider matrix oneDNN has its reference kernel alone, a
+    thousand times slower.
+    """
+
+    LIMIT = 8 * 2**20  # bytes; larger weights come from memory-mapped files and are not read all over for this
+
+    def train(self, mode: bool = True) -> "DecoderLinear":
+        """As in torch; then the weight is laid out."""
+        super().train(mode)
+        self.lay_out()
+        return self
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "DecoderLinear":
+        """What `to`, `cuda` and `float` call."""
+        super()._apply(*args, **kwargs)
+        self.lay_out()
+        return self
+
+    def lay_out(self) -> None:
+        """Put the weight in the order that suits its device and mode."""
+        weight = self.weight
+        if type(weight) not in (Tensor, nn.Parameter) or weight.is_meta or weight.is_inference():
+            return
+        columns = not self.training and applies(weight, weight) and weight.nbytes <= self.LIMIT
+        with torch.inference_mode(False), torch.no_grad():  # it may have to learn later
+            laid = weight.detach().t() if columns else weight.detach()
+            if not laid.is_contiguous():
+                laid = laid.contiguous()
+                weight.data = laid.t() if columns else laid
 
 
 def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

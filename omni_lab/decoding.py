@@ -1,9 +1,8 @@
 """Token-by-token decoding behind a prompt, for thinker and talker: what each token costs beyond its matrices.
 
-Rotary tables and masks are made for many tokens at once. On a CPU a small decoder's weights are copied once into the
-layout that suits a single row: q, k, v side by side, gate and up side by side, the norms' weights and the softmax's
-scale multiplied in, and columns first, which MKL reads at twice the speed. The rotation of a token's queries and keys
-is one small matrix for all layers. The result is the same up to rounding.
+Rotary tables and masks are made for many tokens at once, and on a CPU the layers are run with few calls on the modules'
+own weights, which lie columns first there (`cpu_kernels.DecoderLinear`): no weight is held twice. The rotation of a
+token's queries and keys is one small matrix for all layers. The result is the same up to rounding.
 """
 
 import math
@@ -13,46 +12,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import cpu_kernels, layers
-from .cpu_kernels import Linear, applies
+from . import layers
+from .cpu_kernels import DecoderLinear, Linear, applies
 from .errors import InputError
 from .layers import Decoder, KVCache
 
-PACK_LIMIT = 256 * 2**20  # bytes of weights up to which a copy is worth its memory
+ROOM = 256  # tokens for which a reply makes room in the cache at once
 
 
 class Stepper:
     """Feeds a decoder one vector a row at a time. Positions go on from `cache.next_position`."""
 
-    BLOCK = 128  # tokens for which tables are made at once
+    BLOCK = 32  # tokens for which tables are made at once
 
     def __init__(self, decoder: Decoder, head: nn.Linear, cache: KVCache) -> None:
         self.decoder, self.head, self.cache = decoder, head, cache
         self.next_position()
-        self.left = 0
+        self.left = self.at = 0
         self.bias: Tensor | None = None
-        self.packed: list[PackedLayer] | None = None
-        if packable(decoder, head):
-            self.packed = cpu_kernels.kept(decoder, packed_layers)
-            self.packed_head = cpu_kernels.kept(head, packed_head)
+        self.direct: list[DirectLayer] | None = None
+        if runs_directly(decoder, head):
+            self.direct = [DirectLayer(layer) for layer in decoder.layers]
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Input vector of the next token of each row, (batch, dim) -> its hidden state after the norm, (batch, dim)."""
         if self.left == 0:
             self.prepare(inputs)
-        cache, at = self.cache, self.BLOCK - self.left
+        cache, at = self.cache, self.at
         rotary = (self.cos[:, :, at : at + 1], self.sin[:, :, at : at + 1])
         bias = None if self.bias is None else self.bias[..., : cache.length + 1]
-        if self.packed is None or torch.is_grad_enabled():
+        if self.direct is None or torch.is_grad_enabled():
             hidden = self.decoder.run(inputs.unsqueeze(1), rotary, (bias, False), cache).squeeze(1)
         else:
             hidden, turn = inputs, layers.apply_rotary(self.identity, *rotary).squeeze(1)  # (batch, head_dim, head_dim)
-            for i, layer in enumerate(self.packed):
-                hidden = layer(hidden, turn, bias, cache, i)
+            for layer, kept in zip(self.direct, self.kept, strict=True):
+                hidden = layer(hidden, turn, bias, kept, cache.length)
             cache.length += 1
             hidden = self.decoder.norm(hidden)
         cache.next_start = cache.next_position = self.next_position()
-        self.left -= 1
+        self.at, self.left = at + 1, self.left - 1
         return hidden
 
     def next_position(self, ahead: int | Tensor = 1) -> Tensor:
@@ -64,102 +62,90 @@ class Stepper:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The head: (batch, dim) -> (batch, vocab)."""
-        if self.packed is None or torch.is_grad_enabled():
-            return self.head(hidden)
-        return torch.mm(hidden, self.packed_head)
+        return self.head(hidden)
 
     def prepare(self, inputs: Tensor) -> None:
-        """Make room, tables (batch, 1, BLOCK, head_dim) and, if there is padding, the mask of all coming tokens."""
+        """Make tables (batch, 1, BLOCK, head_dim), room and, if there is padding, the mask of all coming tokens."""
         cache, config = self.cache, self.decoder.config
-        cache.reserve(self.BLOCK)
         ahead = self.next_position(torch.arange(self.BLOCK, device=inputs.device))  # (batch, BLOCK)
         self.cos, self.sin = layers.rotary_tables(
             ahead.expand(3, -1, -1), config.head_dim, config.rope_theta, config.mrope_section, inputs.dtype
         )
         self.identity = torch.eye(config.head_dim, dtype=inputs.dtype, device=inputs.device)[None, None]
+        self.kept: list[tuple[Tensor, Tensor]] = []  # they would keep what the cache lets go of as it grows
+        cache.reserve(1)
+        self.at, self.left = 0, min(self.BLOCK, cache.capacity - cache.length)
+        # (batch * kv_heads, capacity, head_dim); views, or what is written would be lost
+        shape = (-1, cache.capacity, config.head_dim)
+        self.kept = [(k.view(shape), v.view(shape)) for k, v in zip(cache.keys, cache.values, strict=True)]
         self.bias = None
         if cache.key_mask is not None:
-            cache.mark(None, self.BLOCK)
+            cache.mark(None, self.left)
             self.bias = torch.zeros(cache.key_mask.shape, dtype=inputs.dtype, device=inputs.device)
             self.bias = self.bias.masked_fill_(~cache.key_mask, -math.inf)[:, None, None]  # (batch, 1, 1, capacity)
-        self.left = self.BLOCK
 
 
-def packable(decoder: Decoder, head: nn.Linear) -> bool:
-    """Whether to copy the weights: a small float32 decoder on a CPU whose linear layers nobody has replaced."""
+def runs_directly(decoder: Decoder, head: nn.Linear) -> bool:
+    """Whether `DirectLayer` may stand for the layers: float32 on a CPU, and linear layers that nobody has replaced."""
     linear: list[Any] = [head]
     linear += [m for name, m in decoder.layers.named_modules() if name.endswith("_proj")]
-    if not all(type(m) is Linear and not m._forward_hooks and applies(m.weight, m.weight) for m in linear):
-        return False
-    return sum(m.weight.numel() * m.weight.element_size() for m in linear) <= PACK_LIMIT
+    return all(
+        type(m) in (DecoderLinear, Linear) and not m._forward_hooks and applies(m.weight, m.weight) for m in linear
+    )
 
 
-def columns_first(*weights: Tensor) -> Tensor:
-    """Weights (out, in) of layers that share their input -> one (in, sum of out), contiguous."""
-    return torch.cat([weight.detach() for weight in weights]).t().contiguous()
-
-
-def packed_layers(decoder: Decoder) -> list["PackedLayer"]:
-    """Copies of all layers."""
-    return [PackedLayer(layer) for layer in decoder.layers]
-
-
-def packed_head(head: nn.Linear) -> Tensor:
-    """A copy of the head: (dim, vocab)."""
-    return columns_first(head.weight)
-
-
-def normed_product(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
-    """RMSNorm, whose weight has been multiplied into `weight` (dim, out), then the product: (batch, dim)."""
-    before = weight[0] if bias is None else bias  # a product needs one; beta 0 leaves it out
-    beta = 0 if bias is None else 1
+def normed(x: Tensor, norm: Any) -> tuple[Tensor, float]:
+    """RMSNorm without its last step: (batch, dim) -> the same, and the factor that is still to be multiplied in."""
     if len(x) > 1:
-        return torch.addmm(before, F.rms_norm(x, x.shape[1:], eps=eps), weight, beta=beta)
-    rms = math.sqrt(float(torch.dot(x[0], x[0])) / x.shape[1] + eps)
-    return torch.addmm(before, x, weight, beta=beta, alpha=1 / rms)
+        return F.rms_norm(x, x.shape[1:], norm.weight, norm.eps), 1.0
+    return x * norm.weight, 1 / math.sqrt(float(torch.dot(x[0], x[0])) / x.shape[1] + norm.eps)
 
 
-class PackedLayer:
-    """A DecoderLayer for one token a row, with its weights copied."""
+def product(x: Tensor, columns: Tensor, bias: Tensor | None, factor: float) -> Tensor:
+    """factor * x @ columns + bias: (batch, dim), (dim, out) -> (batch, out)."""
+    if bias is None:
+        return torch.addmm(columns[0], x, columns, beta=0, alpha=factor)  # beta 0 leaves the first argument out
+    return torch.addmm(bias, x, columns, alpha=factor)
+
+
+class DirectLayer:
+    """A DecoderLayer for one token a row: the same weights, fewer calls."""
 
     def __init__(self, layer: Any) -> None:  # a DecoderLayer; ModuleList hides its type
         attention, mlp = layer.self_attn, layer.mlp
-        norms = (layer.input_layernorm, layer.post_attention_layernorm)
-        self.eps = norms[0].eps, norms[1].eps
-        self.head_dim = attention.head_dim
+        self.norms = layer.input_layernorm, layer.post_attention_layernorm
+        self.head_dim, self.scale = attention.head_dim, attention.head_dim**-0.5
         self.kv_heads = attention.k_proj.out_features // self.head_dim
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        self.qkv = columns_first(*(p.weight for p in projections)) * norms[0].weight[:, None]
-        self.qkv_bias = torch.cat([p.bias.detach() for p in projections])
-        for part in (self.qkv, self.qkv_bias):
-            part[..., : attention.q_proj.out_features] *= self.head_dim**-0.5
-        self.out = columns_first(attention.o_proj.weight)
-        self.gate_up = columns_first(mlp.gate_proj.weight, mlp.up_proj.weight) * norms[1].weight[:, None]
-        self.down = columns_first(mlp.down_proj.weight)
+        self.query, self.key, self.value, self.out, self.gate, self.up, self.down = (
+            part.weight.detach().t()  # (in, out)
+            for part in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
+            + (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+        )
+        self.query_bias = attention.q_proj.bias.detach() * self.scale  # the softmax's scale is in the queries
+        self.key_bias, self.value_bias = attention.k_proj.bias.detach(), attention.v_proj.bias.detach()
 
-    def __call__(self, x: Tensor, turn: Tensor, bias: Tensor | None, cache: KVCache, index: int) -> Tensor:
-        """(batch, dim) -> (batch, dim). turn: (batch, head_dim, head_dim), what rotates a query or a key."""
-        kv, batch, size = self.kv_heads, x.shape[0], self.head_dim
-        qkv = normed_product(x, self.qkv, self.qkv_bias, self.eps[0]).view(batch, -1, size)
-        query, key, value = torch.split_with_sizes(qkv, (qkv.shape[1] - 2 * kv, kv, kv), 1)
-        keys = self.put(cache.keys[index], torch.bmm(key, turn), cache.length)
-        values = self.put(cache.values[index], value, cache.length)
-        # The queries that share a key look at the same places.
-        query = torch.bmm(query, turn).view(batch * kv, -1, size)  # (batch * kv_heads, group, head_dim)
-        scores = torch.bmm(query, keys.transpose(1, 2))  # (batch * kv_heads, group, tokens)
+    def __call__(
+        self, x: Tensor, turn: Tensor, bias: Tensor | None, kept: tuple[Tensor, Tensor], length: int
+    ) -> Tensor:
+        """(batch, dim) -> (batch, dim). turn: (batch, head_dim, head_dim), what rotates a query or a key; kept: keys
+        and values, (batch * kv_heads, capacity, head_dim) each, of which `length` tokens are written."""
+        kv, shape = self.kv_heads, (x.shape[0], -1, self.head_dim)
+        inner, factor = normed(x, self.norms[0])
+        query = torch.bmm(product(inner, self.query, self.query_bias, factor * self.scale).view(shape), turn)
+        key = torch.bmm(product(inner, self.key, self.key_bias, factor).view(shape), turn)
+        value = product(inner, self.value, self.value_bias, factor)
+        for held, new in zip(kept, (key, value), strict=True):
+            held.select(1, length).copy_(new.view(-1, self.head_dim))
+        keys, values = kept[0].narrow(1, 0, length + 1), kept[1].narrow(1, 0, length + 1)
+        # The queries that share a key look at the same places: (batch * kv_heads, group, head_dim)
+        scores = torch.bmm(query.view(x.shape[0] * kv, -1, self.head_dim), keys.transpose(1, 2))
         if bias is not None:
-            scores = (scores.view(batch, kv, -1, scores.shape[2]) + bias).view_as(scores)
-        attended = torch.bmm(scores.softmax(-1), values)
-        x = torch.addmm(x, attended.view(batch, -1), self.out)
-        gate, up = normed_product(x, self.gate_up, None, self.eps[1]).chunk(2, dim=1)
-        return torch.addmm(x, F.silu(gate).mul_(up), self.down)
-
-    @staticmethod
-    def put(kept: Tensor, new: Tensor, length: int) -> Tensor:
-        """Write (batch, kv_heads, head_dim) behind `length` tokens; then all: (batch * kv_heads, tokens, head_dim)."""
-        kept = kept.view(-1, *kept.shape[2:])  # no copy, or it would be the copy that is written to
-        kept.select(1, length).copy_(new.reshape(len(kept), -1))
-        return kept.narrow(1, 0, length + 1)
+            scores = (scores.view(x.shape[0], kv, -1, length + 1) + bias).view_as(scores)
+        attended = torch.bmm(scores.softmax(-1), values)  # (batch * kv_heads, group, head_dim)
+        x = torch.addmm(x, attended.view(x.shape[0], -1), self.out)
+        inner, factor = normed(x, self.norms[1])
+        gate, up = product(inner, self.gate, None, factor), product(inner, self.up, None, factor)
+        return torch.addmm(x, F.silu(gate, inplace=True).mul_(up), self.down)
 
 
 class StaticStepper(Stepper):
@@ -175,6 +161,7 @@ class StaticStepper(Stepper):
 
     def prepare(self, inputs: Tensor) -> None:
         """Room and tables as always, then the fixed tensors and, on a GPU, the recording."""
+        self.cache.reserve(self.BLOCK)  # a recording is worth a block
         super().prepare(inputs)
         cache, device = self.cache, inputs.device
         self.inputs, self.hidden = inputs.clone(), torch.empty_like(inputs)

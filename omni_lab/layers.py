@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from . import cpu_kernels
 from .config import TalkerConfig, TextConfig
-from .cpu_kernels import Linear
+from .cpu_kernels import DecoderLinear, Linear
 from .errors import InputError
 
 # An additive mask, lengths of each row's segments, or nothing; and whether plain causality is enough.
@@ -43,11 +43,11 @@ class RMSNorm(nn.Module):
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x)) (Shazeer 2020, eq. 6): (..., dim) -> (..., dim)."""
 
-    def __init__(self, dim: int, hidden: int, bias: bool = False) -> None:
+    def __init__(self, dim: int, hidden: int, bias: bool = False, linear: type[Linear] = Linear) -> None:
         super().__init__()
-        self.gate_proj = Linear(dim, hidden, bias=bias)
-        self.up_proj = Linear(dim, hidden, bias=bias)
-        self.down_proj = Linear(hidden, dim, bias=bias)
+        self.gate_proj = linear(dim, hidden, bias=bias)
+        self.up_proj = linear(dim, hidden, bias=bias)
+        self.down_proj = linear(hidden, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -113,13 +113,14 @@ class KVCache:
         """Tokens a row for which there is room."""
         return self.keys[0].shape[2]
 
-    def reserve(self, count: int) -> None:
-        """Make room for `count` more tokens."""
+    def reserve(self, count: int, spare: bool = True) -> None:
+        """Make room for `count` more tokens; spare: for more, as they may go on coming."""
         if self.length + count <= self.capacity:
             return
-        extra = max(self.length + count, self.capacity * 3 // 2) - self.capacity
-        self.keys = [F.pad(k, (0, 0, 0, extra)) for k in self.keys]
-        self.values = [F.pad(v, (0, 0, 0, extra)) for v in self.values]
+        extra = max(self.length + count, self.capacity * 3 // 2 if spare else 0) - self.capacity
+        for kept in (self.keys, self.values):
+            for layer in range(len(kept)):  # one by one: the old ones would be held beside the new
+                kept[layer] = F.pad(kept[layer], (0, 0, 0, extra))
         if self.key_mask is not None:
             self.key_mask = F.pad(self.key_mask, (0, extra), value=True)
 
@@ -216,10 +217,10 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim = head_dim
         self.grouped = heads != kv_heads
-        self.q_proj = Linear(dim, heads * head_dim, bias=True)
-        self.k_proj = Linear(dim, kv_heads * head_dim, bias=True)
-        self.v_proj = Linear(dim, kv_heads * head_dim, bias=True)
-        self.o_proj = Linear(heads * head_dim, dim, bias=False)
+        self.q_proj = DecoderLinear(dim, heads * head_dim, bias=True)
+        self.k_proj = DecoderLinear(dim, kv_heads * head_dim, bias=True)
+        self.v_proj = DecoderLinear(dim, kv_heads * head_dim, bias=True)
+        self.o_proj = DecoderLinear(heads * head_dim, dim, bias=False)
 
     def forward(
         self,
@@ -253,7 +254,7 @@ class DecoderLayer(nn.Module):
         super().__init__()
         dim, eps = config.hidden_size, config.rms_norm_eps
         self.self_attn = Attention(dim, config.num_attention_heads, config.num_key_value_heads, config.head_dim)
-        self.mlp = SwiGLU(dim, config.intermediate_size)
+        self.mlp = SwiGLU(dim, config.intermediate_size, linear=DecoderLinear)
         self.input_layernorm = RMSNorm(dim, eps)
         self.post_attention_layernorm = RMSNorm(dim, eps)
 

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from . import sampling as samplers
 from . import tmrope
 from .config import TalkerConfig
-from .cpu_kernels import Linear
-from .decoding import Stepper
+from .cpu_kernels import DecoderLinear
+from .decoding import ROOM, Stepper
 from .errors import InputError
 from .layers import Decoder, KVCache
 from .sampling import Sampling
@@ -126,9 +126,9 @@ class Talker(nn.Module):
     def __init__(self, config: TalkerConfig) -> None:
         super().__init__()
         self.config = config
-        self.thinker_to_talker_proj = Linear(config.embedding_size, config.hidden_size)
+        self.thinker_to_talker_proj = DecoderLinear(config.embedding_size, config.hidden_size)
         self.model = Decoder(config, config.embedding_size)
-        self.codec_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.codec_head = DecoderLinear(config.hidden_size, config.vocab_size, bias=False)
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=0.02)
@@ -241,19 +241,20 @@ class Talker(nn.Module):
         return positions, mask.sum(1) + delta.squeeze(1)
 
     @torch.no_grad()
-    def prefill(self, context: TalkerContext, room: int = 512) -> Prefilled:
-        """Take in the context and the speaker; `room` codes fit in the cache before it grows. Raises InputError."""
+    def prefill(self, context: TalkerContext) -> Prefilled:
+        """Take in the context and the speaker. Raises InputError."""
         self.check(context, context.embeds[:, :0], None)
         batch, length, _ = context.embeds.shape
         weight = self.codec_head.weight
-        cache = KVCache(self.config, batch, length + 2 + room, weight.device, weight.dtype)
+        cache = KVCache(self.config, batch, length + 1, weight.device, weight.dtype)
         nothing = context.embeds[:, :0]
         pad = self.code_embed(self.config.tts_codec_pad_token_id)
-        inputs = talker_inputs(context.embeds, context.speaker_bos, nothing, nothing, pad)
         positions, next_position = self.positions(context)
         mask = context.attention_mask
         mask = None if mask is None else F.pad(mask, (0, 1), value=1)
-        self.model(self.thinker_to_talker_proj(inputs), positions[:, :, :-1], mask, None, cache)
+        inputs = talker_inputs(context.embeds, context.speaker_bos, nothing, nothing, pad)
+        inputs = self.thinker_to_talker_proj(inputs)
+        self.model(inputs, positions[:, :, :-1], mask, None, cache)
         return Prefilled(cache, context.text_eos, context.text_pad, positions[:, :, -1:], next_position)
 
     @torch.no_grad()
@@ -283,6 +284,7 @@ class Talker(nn.Module):
         first = next(track, None)
         if first is None or bool(ended.all()):
             return
+        cache.reserve(1 + min(max_new_tokens, ROOM), spare=False)
         first = (first + self.code_embed(config.tts_codec_start_token_id)).expand(batch, -1)
         hidden = self.model(self.thinker_to_talker_proj(first).unsqueeze(1), start.position, None, None, cache)[:, 0]
         cache.next_start = cache.next_position = start.next_position

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from . import decoding, tmrope
 from . import sampling as samplers
 from .config import ThinkerConfig
-from .cpu_kernels import Linear
+from .cpu_kernels import DecoderLinear
 from .encoders.audio import AudioEncoder
 from .encoders.vision import VisionEncoder
 from .errors import InputError
@@ -67,7 +67,7 @@ class Thinker(nn.Module):
         self.audio_tower = AudioEncoder(config.audio_config)
         self.visual = VisionEncoder(config.vision_config)
         self.model = Decoder(config.text_config)
-        self.lm_head = Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = DecoderLinear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv3d)):
                 nn.init.normal_(module.weight, std=0.02)
@@ -246,7 +246,7 @@ class Thinker(nn.Module):
         shape = ids.shape if ids is not None else inputs["inputs_embeds"].shape[:2]
         if cache is None:
             weight = self.model.norm.weight
-            cache = KVCache(self.config.text_config, shape[0], shape[1] + 256, weight.device, weight.dtype)
+            cache = KVCache(self.config.text_config, shape[0], shape[1], weight.device, weight.dtype)
         out = self(**inputs, cache=cache, logits_to_keep=0)
         last = last_places(inputs.get("attention_mask"), shape, out.last_hidden_state.device)
         hidden = out.last_hidden_state[torch.arange(shape[0], device=last.device), last]  # (batch, hidden_size)
@@ -274,6 +274,7 @@ class Thinker(nn.Module):
         logits = start.logits[:, -1]
         stops = samplers.stop_table(stop_token_ids, logits.device)
         ended = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+        start.cache.reserve(min(max_new_tokens, decoding.ROOM), spare=False)
         step = decoding.stepper(self.model, self.lm_head, start.cache)
         for count in range(1, max_new_tokens + 1):
             ids = samplers.next_token(logits, sampling, seen, generator)
@@ -302,6 +303,7 @@ class Thinker(nn.Module):
     ) -> Tensor:
         """Reply to a prompt: the arguments of `forward` -> (batch, new) token ids, `pad_token_id` after a row's end."""
         start = self.prefill(**inputs)
+        start.hidden_states = ()  # nobody asks for them, and they would stay until the end
         seen = None
         if sampling.repetition_penalty != 1.0:
             vocab = self.config.text_config.vocab_size

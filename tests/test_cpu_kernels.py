@@ -1,11 +1,16 @@
-"""Copies of weights in another layout are made once, follow their weights, and do not pile up."""
+"""Copies of weights in another layout are made once, follow their weights, and do not pile up; decoders hold none."""
 
+import copy
 import gc
 
 import torch
 from torch import nn
 
+from benchmarks.thinker import peak_bytes
 from omni_lab import cpu_kernels
+from omni_lab.config import preset
+from omni_lab.cpu_kernels import DecoderLinear
+from omni_lab.thinker import Thinker
 
 
 def doubled(linear: nn.Linear, times: int = 2) -> torch.Tensor:
@@ -35,3 +40,37 @@ def test_copies_are_told_apart_and_the_oldest_forgotten():
     del linear
     gc.collect()
     assert len(cpu_kernels.PACKED) == before - 1
+
+
+def test_a_decoders_weights_lie_as_their_use_wants_and_stay_the_same():
+    layer = DecoderLinear(24, 40)
+    parameter, values, x = layer.weight, layer.weight.detach().clone(), torch.randn(64, 24)
+    expected = layer(x)
+    with torch.inference_mode():  # the layout is made for later callers too
+        layer.eval()
+    assert layer.weight is parameter and parameter.t().is_contiguous() and not parameter.is_inference()
+    assert torch.equal(parameter, values)
+    for state in (copy.deepcopy(layer), layer):
+        assert state.weight.t().is_contiguous() and torch.allclose(state(x), expected, atol=1e-6)
+    layer.load_state_dict({name: 2 * tensor for name, tensor in layer.state_dict().items()})
+    assert parameter.t().is_contiguous() and torch.equal(parameter, 2 * values)
+    layer(x).square().sum().backward()  # learns in eval mode, too
+    assert parameter.grad is not None and parameter.grad.abs().sum() > 0
+    assert layer.to(torch.bfloat16).weight.is_contiguous()
+    assert layer.to(torch.float32).weight.t().is_contiguous()
+    assert layer.train().weight.is_contiguous() and layer.weight is parameter
+
+
+def test_large_weights_stay_as_they_are(monkeypatch):
+    monkeypatch.setattr(DecoderLinear, "LIMIT", 100)
+    assert DecoderLinear(24, 40).eval().weight.is_contiguous()
+
+
+def test_decoding_holds_little_beside_keys_and_values():
+    """No second copy of any weight, and room for the tokens asked for alone."""
+    torch.manual_seed(0)
+    thinker = Thinker(preset("nano").thinker_config).eval()
+    config, prompt, new = thinker.config.text_config, torch.arange(1, 65)[None], 64
+    peak = peak_bytes(lambda: thinker.generate(new, input_ids=prompt), torch.device("cpu"))
+    kept = 4 * 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * (64 + new)
+    assert peak < 1.6 * kept  # the prompt's passing is the larger part of what is beside them

@@ -77,27 +77,27 @@ def test_stepping_equals_one_pass(padded, monkeypatch):
         mask[0, :3] = 0
     places = (mask.cumsum(1) - 1).clamp(min=0).expand(3, -1, -1)
     whole = decoder(x, places, mask)
-    for way in ("packed", "plain", "static"):
+    for way in ("direct", "plain", "static"):
         cache = KVCache(TEXT, 2, 9)
         decoder(x[:, :9], places[..., :9], mask[:, :9], cache=cache)
         cache.next_position = places[0, :, 9]
         stepper = (StaticStepper if way == "static" else Stepper)(decoder, head, cache)
-        assert stepper.packed is not None
-        stepper.packed = stepper.packed if way == "packed" else None
+        assert stepper.direct is not None
+        stepper.direct = stepper.direct if way == "direct" else None
         for i in range(9, 20):
             hidden = stepper(x[:, i])
             assert relative(hidden, whole[:, i]) < 1e-5
             assert relative(stepper.logits(hidden), head(hidden)) < 1e-5
 
 
-def test_layers_that_someone_replaced_are_not_packed():
+def test_layers_that_someone_replaced_are_run_as_they_are():
     decoder, head = Decoder(TEXT), Linear(TEXT.hidden_size, 10, bias=False)
     decoder.layers[0].mlp.up_proj = torch.nn.Sequential(decoder.layers[0].mlp.up_proj)
     cache = KVCache(TEXT, 1, 4)
     with pytest.raises(InputError, match="needs a prompt"):
         Stepper(decoder, head, cache)
     cache.next_position = torch.tensor([0])
-    assert Stepper(decoder, head, cache).packed is None
+    assert Stepper(decoder, head, cache).direct is None
 
 
 def test_masks_are_built_only_where_needed():

@@ -147,28 +147,28 @@ class InferenceMemory:
     """Bytes of a reply, by kind."""
 
     weights: int
-    cache: int  # keys and values of all rows, at the cache's capacity
+    heard: int  # keys and values of the prompt
+    cache: int  # and of prompt and reply
     passing: int  # what a layer holds while the prompt passes through it
-    copies: int  # of the matrices, once decoding begins: a small float32 decoder on a CPU (decoding.py)
 
     @property
     def peak(self) -> int:
-        """The most that is held at once: the copies are made when the prompt has passed."""
-        return self.weights + self.cache + max(self.passing, self.copies)
+        """The most that is held at once: room for the reply is made when the prompt has passed."""
+        return self.weights + max(self.heard + self.passing, self.cache)
 
 
 def inference_memory(
-    config: TextConfig, rows: int, prompt: int, capacity: int, size: int = 2, tied: bool = False, copied: bool = False
+    config: TextConfig, rows: int, prompt: int, new: int, size: int = 2, tied: bool = False
 ) -> InferenceMemory:
-    """Count a reply of the decoder to `rows` prompts of `prompt` tokens, with room for `capacity` tokens in the cache.
+    """Count a reply of `new` tokens of the decoder to each of `rows` prompts of `prompt` tokens.
 
-    size: bytes a number. tied: embedding and head are one. copied: the matrices are copied for decoding. While the
-    prompt passes, there are its embeddings, the residual stream, its norm, and three tables as wide as the SwiGLU.
+    size: bytes a number. tied: embedding and head are one. While the prompt passes, there are its embeddings, the
+    residual stream, its norm, and three tables as wide as the SwiGLU.
     """
     weights = size * decoder_parameters(config, tied)
+    heard, cache = (cache_bytes(config, rows, length, size) for length in (prompt, prompt + new))
     passing = size * rows * prompt * (3 * config.hidden_size + 3 * config.intermediate_size)
-    matrices = decoder_parameters(config) - config.vocab_size * config.hidden_size  # layers and head
-    return InferenceMemory(weights, cache_bytes(config, rows, capacity, size), passing, size * matrices * copied)
+    return InferenceMemory(weights, heard, cache, passing)
 
 
 def longest_that_fits(available: int, count: Callable[[int], Memory], most: int = 32768) -> int:
