@@ -602,12 +602,12 @@ for name, loss in after.items():
 #
 # ## Other designs
 # Two tracks with a model of its own are one answer. Others put text and codes into **one** model:
-# - **interleaved**: some text, some codes, some text, ... in one row (GLM-4-Voice, Zeng et al. 2024: 13 text tokens,
-#   then 26 codes, and so on);
+# - **interleaved**: some text, some codes, some text, ... in one row (GLM-4-Voice, Zeng et al. 2024, its template of
+#   "streaming thoughts": 13 text tokens, then 26 codes, and so on);
 # - **delayed pattern**: a codec with several books gives several rows of codes, and each starts one step later than the
-#   one above, so that it can see it (MusicGen, Copet et al. 2023, section 2.2; Mini-Omni, Xie and Wu 2024, with text as
-#   one more row). Moshi (Defossez et al. 2024, table 1) delays all acoustic books together, by two steps in
-#   pre-training and one in fine-tuning.
+#   one above, so that it can see it (MusicGen, Copet et al. 2023, section 2.2; Mini-Omni, Xie and Wu 2024, its
+#   "text-delay parallel decoding", with text as one more row). Moshi (Defossez et al. 2024, table 1) delays all
+#   acoustic books together, by two steps in pre-training and one in fine-tuning.
 #
 # ### Exercise 5.9 - Delayed pattern  (difficulty 2 of 3, 12 minutes, 7 points)
 # Row `b` of the result is row `b` of `codes`, `b` steps later. Empty places hold `pad`. Nothing is cut off.

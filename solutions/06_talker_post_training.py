@@ -131,11 +131,11 @@ matrix = metrics.similarity_matrix(prints, prints)
 
 
 # %%
-def heat(values, rows, columns, title, axis):
-    """A matrix of cosines, each written into its square."""
-    axis.imshow(values, vmin=0, vmax=1, aspect="auto")
+def heat(values, rows, columns, title, axis, low: float):
+    """A matrix of cosines, each written into its square; the darkest colour is `low`."""
+    axis.imshow(values, vmin=low, vmax=1, aspect="auto")
     for i, j in np.ndindex(*values.shape):
-        colour = "0.9" if values[i, j] < 0.6 else "0.1"
+        colour = "0.9" if values[i, j] < 0.4 * low + 0.6 else "0.1"
         axis.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", fontsize=7.5, color=colour)
     axis.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
     axis.set_yticks(range(len(rows)), rows)
@@ -144,7 +144,7 @@ def heat(values, rows, columns, title, axis):
 
 
 figure, axis = lab.figure(width=6.5, height=4.6)
-heat(matrix, labels, labels, "cosine of voiceprints: recordings", axis)
+heat(matrix, labels, labels, "cosine of voiceprints: recordings", axis, float(matrix.min()))
 lab.show(figure, alt="Matrix of voiceprint cosines of recordings: bright where both are of one speaker.")
 
 # %%
@@ -211,10 +211,11 @@ for codec, revoice in codecs.items():
     print(f"{codec:<18} like who said it: {like[0]:.2f}, like who was asked for: {like[1]:.2f}")
 
 # %%
+low = min(float(said.min()) for said in leak.values())
 figure, axes = lab.figure(1, 2 * len(leak), width=3.3 * 2 * len(leak), height=2.9, squeeze=False)
 for k, (codec, said) in enumerate(leak.items()):
     for half, title in enumerate(("like who said it", "like who was asked for")):
-        heat(said[:, :, half].numpy(), speakers, speakers, f"{codec}:\n{title}", axes[0, 2 * k + half])
+        heat(said[:, :, half].numpy(), speakers, speakers, f"{codec}:\n{title}", axes[0, 2 * k + half], low)
         axes[0, 2 * k + half].set(xlabel="asked for", ylabel="said by")
 lab.show(
     figure,
@@ -589,7 +590,7 @@ if gradient_weight:
 # %% [markdown]
 # ### A relative with a goal
 # DPO believes every preference completely: if one attempt always won, it would push the margin to infinity. **IPO**
-# (Azar et al. 2023) asks for a fixed margin instead: $\frac{1}{2\tau}$ nats, no more and no less.
+# (Azar et al. 2023, equation 17) asks for a fixed margin instead: $\frac{1}{2\tau}$ nats, no more and no less.
 #
 # ### Exercise 6.9 - IPO  (difficulty 2 of 3, 10 minutes, 7 points)
 # With $h$ = the policy's margin minus the reference's, return the mean of $(h - \frac{1}{2\tau})^2$.
@@ -625,8 +626,8 @@ def beta_picture(beta: float):
     figure, (left, right) = lab.figure(1, 2, width=8.5, height=3.1)
     left.plot(margin, [float(preferences.dpo_loss(m[None], *3 * [nothing], beta)) for m in margin], label="DPO's loss")
     if ipo_loss:
-        curve = [beta * float(ipo_loss(m[None], *3 * [nothing], beta)) for m in margin]
-        left.plot(margin, curve, "--", label="IPO's loss, times beta")
+        curve = [beta**2 * float(ipo_loss(m[None], *3 * [nothing], beta)) for m in margin]
+        left.plot(margin, curve, "--", label="IPO's loss, times beta squared")
     if gradient_weight:
         weight = gradient_weight(margin, *torch.zeros(3, 121), beta)
         right.plot(margin, weight, color="#D55E00", label="DPO's weight of a pair")
@@ -645,7 +646,7 @@ lab.explore(
 # %% [markdown]
 # ### Without a reference
 # A long attempt has a lower probability than a short one, for no other reason than its length. A talker that stutters
-# makes long attempts. **SimPO** (Meng et al. 2024) divides by the length, and does without a reference:
+# makes long attempts. **SimPO** (Meng et al. 2024, equation 6) divides by the length, and does without a reference:
 #
 # $$L = -\log \sigma\big(\tfrac{\beta}{|y_w|} \log \pi(y_w) - \tfrac{\beta}{|y_l|} \log \pi(y_l) - \gamma\big)$$
 #

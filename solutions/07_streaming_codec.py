@@ -479,7 +479,8 @@ show_calls(calls_against_error(toy, begin_here, counts, run.pick(smoke=400, cpu=
 #
 # ## Guidance
 # The DiT is trained with its conditions withheld from some clips. So it knows two velocities: with codes and speaker,
-# and without. Their difference is what the condition wants. Go a little further that way (Ho and Salimans 2022).
+# and without. Their difference is what the condition wants. Go a little further that way (Ho and Salimans
+# 2022, equation 6).
 #
 # ### Exercise 7.8 - Guidance  (difficulty 1 of 3, 5 minutes, 5 points)
 # Return the conditional velocity plus `scale` times the difference. The released model uses 0.5.
@@ -663,8 +664,8 @@ if receptive_blocks:
 # every block has moved a little. So streaming cannot equal the whole bit for bit; you will measure how close it comes.
 #
 # ## From mel to wave: BigVGAN
-# The vocoder turns each frame into 240 samples (Lee et al. 2023). Voices are periodic, ordinary activations are not. So
-# it uses one that is, Snake: $x + \sin^2(\alpha x)/\alpha$ in the paper. Its published weights, and Qwen's, give the
+# The vocoder turns each frame into 240 samples (Lee et al. 2023, section 3). Voices are periodic, ordinary activations
+# are not. So it uses one that is, Snake: $x + \sin^2(\alpha x)/\alpha$ in the paper. Its published weights, and Qwen's, give the
 # height a number of its own: $x + \sin^2(\alpha x)/\beta$.
 #
 # ### Exercise 7.11 - Snake  (difficulty 1 of 3, 5 minutes, 5 points)
@@ -733,8 +734,8 @@ for filtered, words in (
 # %% [markdown]
 # ### Who teaches a vocoder?
 # Many waves have the same mel. Averaging over them gives a dull buzz, so BigVGAN is trained against discriminators. One
-# kind folds the wave by a period: whatever repeats with it becomes vertical stripes (HiFi-GAN, Kong et al. 2020). Fold
-# by the voice's own period, and you see why. `omni-lab train bigvgan` trains ours.
+# kind folds the wave by a period: whatever repeats with it becomes vertical stripes (HiFi-GAN, Kong et al. 2020,
+# section 2.3). Fold by the voice's own period, and you see why. `omni-lab train bigvgan` trains ours.
 
 # %%
 pieces = sentence.wave.unfold(0, 3000, 600)  # (pieces, 3000): 0.125 s each
