@@ -665,8 +665,8 @@ if receptive_blocks:
 #
 # ## From mel to wave: BigVGAN
 # The vocoder turns each frame into 240 samples (Lee et al. 2023, section 3). Voices are periodic, ordinary activations
-# are not. So it uses one that is, Snake: $x + \sin^2(\alpha x)/\alpha$ in the paper. Its published weights, and Qwen's, give the
-# height a number of its own: $x + \sin^2(\alpha x)/\beta$.
+# are not. So it uses one that is, Snake: $x + \sin^2(\alpha x)/\alpha$ in the paper. Its published weights,
+# and Qwen's, give the height a number of its own: $x + \sin^2(\alpha x)/\beta$.
 #
 # ### Exercise 7.11 - Snake  (difficulty 1 of 3, 5 minutes, 5 points)
 # SnakeBeta has a learnt frequency `alpha` and a learnt inverse height `beta` for each channel.
