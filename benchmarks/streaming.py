@@ -35,7 +35,7 @@ from omni_lab.streaming import SOURCES, Account, Session, stream_inputs
 from omni_lab.streaming.mel import NUM_STEPS, SOLVER, MelStream
 from omni_lab.streaming.reply import prepared_voice
 from omni_lab.streaming.seams import seam_flux, seam_score
-from omni_lab.streaming.speech import Speech, WaveStream
+from omni_lab.streaming.speech import FIRST, Speech, WaveStream
 
 RESULTS = Path(__file__).parent / "results"
 QUESTION = "What is on the left of the picture, and what is on the right?"
@@ -160,7 +160,8 @@ def seams(model: Any, seconds: float) -> str:
     dit, vocoder = codec.code2wav_dit_model, codec.code2wav_bigvgan_model
     with torch.no_grad():
         whole = model.say(codes, model.voice(name), num_steps=NUM_STEPS, solver=SOLVER)
-        speech = Speech(MelStream(dit, prepared_voice(dit, model.voice(name))), WaveStream(vocoder), Account(), 1)
+        mels, waves = MelStream(dit, prepared_voice(dit, model.voice(name))), WaveStream(vocoder)
+        speech = Speech(mels, waves, Account(), 1, first=FIRST)
         pieces = [piece for code in codes.tolist() if (piece := speech.add(code)) is not None] + list(speech.finish())
     wave, borders = torch.cat(pieces), list(itertools.accumulate(map(len, pieces)))[:-1]
     error = float((wave - whole).std() / whole.std())

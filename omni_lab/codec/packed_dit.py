@@ -96,7 +96,7 @@ class PackedDiTLayer:
         self.wide, self.narrow = PackedLinear(wide, gelu=True), PackedLinear(narrow)
 
     def __call__(self, x: Tensor, modulation: Modulation, plan: Plan, past: Past | None, call: int) -> Tensor:
-        """(rows, frames, hidden_size) -> the same, frames a whole number of blocks."""
+        """(rows, frames, hidden_size) -> the same; the last block may be short."""
         shift, scale, gate, shift_ff, scale_ff, gate_ff = modulation
         qkv = self.qkv(F.layer_norm(x, scale.shape, scale, shift, eps=1e-6))
         x = torch.addcmul(x, gate, self.out(self.attend(qkv.unflatten(2, (3, -1, self.head_dim)), plan, past, call)))
@@ -105,7 +105,10 @@ class PackedDiTLayer:
 
     def attend(self, qkv: Tensor, plan: Plan, past: Past | None, call: int) -> Tensor:
         """Attention of each block: (rows, frames, 3, heads, head_dim) -> (rows, frames, heads * head_dim)."""
-        size, (back, ahead), (rows, frames, _, heads, dim) = plan.block_size, self.reach, qkv.shape
+        size, (back, ahead), (rows, known, _, heads, dim) = plan.block_size, self.reach, qkv.shape
+        frames = plan.blocks * size
+        if known < frames:  # only here: the products, which are most of the work, need no whole blocks
+            qkv = F.pad(qkv, (0, 0, 0, 0, 0, 0, 0, frames - known))
         before: Tensor | None = None
         if back:
             before = qkv.new_zeros(rows, size, 2, heads, dim)
@@ -131,7 +134,7 @@ class PackedDiTLayer:
         else:
             key, value = (qkv[:, :, i].view(blocked).transpose(1, 2) for i in (1, 2))
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=plan.masks[self.reach])
-        return out.transpose(1, 2).reshape(rows, frames, -1)
+        return out.transpose(1, 2).reshape(rows, frames, -1)[:, :known]
 
 
 def turn(x: Tensor, turns: Tensor) -> None:
@@ -140,24 +143,33 @@ def turn(x: Tensor, turns: Tensor) -> None:
 
 
 class PackedDiT:
-    """The layers, and what stands before and behind them."""
+    """The layers, what stands before and behind them, and what the times of a solver do to them."""
+
+    SOLVERS = 8  # of which the modulations are kept
 
     def __init__(self, dit: Any) -> None:
+        self.known: dict[tuple[float, ...], list[list[Modulation]]] = {}
         self.layers = [PackedDiTLayer(layer, i) for i, layer in enumerate(dit.transformer_blocks)]
         self.mel, self.out = dit.input_embed.mel, PackedLinear(dit.proj_out)
+
+    def modulations(self, dit: Any, times: tuple[float, ...]) -> list[list[Modulation]]:
+        """`packed_modulations` of the DiT of which this is a copy (not held: it would never be freed)."""
+        if times not in self.known:
+            while len(self.known) >= self.SOLVERS:
+                del self.known[next(iter(self.known))]
+            self.known[times] = packed_modulations(dit, times)
+        return self.known[times]
 
     def velocity(
         self, noisy: Tensor, fixed: Tensor, modulations: Sequence[Modulation], plan: Plan, past: Past | None, call: int
     ) -> Tensor:
         """`DiT.velocity`, call number `call`: (batch, frames, mel_dim) and fixed (rows, frames, dim) -> like fixed."""
-        frames, repeats = noisy.shape[1], len(fixed) // len(noisy)
+        repeats = len(fixed) // len(noisy)
         x = (self.mel(noisy) if len(noisy) == 1 else self.mel(noisy).repeat(repeats, 1, 1)) + fixed
-        if frames % plan.block_size:
-            x = F.pad(x, (0, 0, 0, -frames % plan.block_size))
         *of_layers, (scale, shift) = modulations
         for layer, modulation in zip(self.layers, of_layers, strict=True):
             x = layer(x, modulation, plan, past, call)
-        return self.out(F.layer_norm(x, scale.shape, scale, shift, eps=1e-6))[:, :frames]
+        return self.out(F.layer_norm(x, scale.shape, scale, shift, eps=1e-6))
 
 
 def packed_modulations(dit: Any, times: tuple[float, ...]) -> list[list[Modulation]]:
@@ -179,6 +191,6 @@ def velocity(
 
     fixed (rows, frames, dim), masks as in `plan`; past: is read and, for block number `keep`, written."""
     packed: PackedDiT = cpu_kernels.kept(dit, PackedDiT)
-    modulations = cpu_kernels.kept(dit, packed_modulations, times)
+    modulations = packed.modulations(dit, times)
     where = plan(dit.config, len(fixed), frames, masks, keep)
     return lambda call, noisy: packed.velocity(noisy, fixed, modulations[call], where, past, call)

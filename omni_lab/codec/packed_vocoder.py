@@ -5,6 +5,7 @@ Notable:
 - the two filters of an activation become products with a banded matrix, tile by tile, which a CPU multiplies several
   times as fast as it filters. The matrices are what `upsample_twice` and `downsample_twice` do to single impulses;
 - the activations of a stage's parallel blocks run side by side while they are short;
+- of a window with context only what its wanted samples hear is computed: the nearer to the sound, the less that is;
 - oneDNN keeps the convolutions' weights in the layout that its kernels want.
 """
 
@@ -23,12 +24,14 @@ TILE = 16  # samples of a tile, at the lower rate
 AT_ONCE = 60_000  # numbers that are activated at once: with more, what lies in between leaves the core's cache
 
 
-def vocode(vocoder: BigVGAN, mel: Tensor) -> Tensor:
-    """`vocoder(mel)`, by the packed copy where one can be had: (batch, frames, mel_dim) -> (batch, frames * hop)."""
+def vocode(vocoder: BigVGAN, mel: Tensor, first: int = 0, last: int | None = None) -> Tensor:
+    """`vocoder(mel)[:, first:last]`, by the packed copy where one can be had: (batch, frames, mel_dim) -> (batch, n).
+
+    first, last: samples; by default all frames * hop of them."""
     if mel.ndim != 3 or mel.shape[0] != 1 or mel.shape[1] == 0 or not packable(vocoder, mel):
-        return vocoder(mel)
+        return vocoder(mel)[:, first:last]
     packed: PackedVocoder = cpu_kernels.kept(vocoder, PackedVocoder)
-    return packed(mel)
+    return packed(mel, first, last)
 
 
 def packable(vocoder: BigVGAN, mel: Tensor) -> bool:
@@ -37,10 +40,17 @@ def packable(vocoder: BigVGAN, mel: Tensor) -> bool:
         return False
     if not cpu_kernels.applies(mel, vocoder.conv_post.weight):
         return False
-    ours = (nn.Conv1d, nn.ConvTranspose1d, nn.ModuleList, ResidualBlock, AntiAliasedActivation, bigvgan.SnakeBeta)
-    return torch.backends.mkldnn.is_available() and all(
-        type(module) in ours and not module._forward_hooks for module in list(vocoder.modules())[1:]
-    )
+    return torch.backends.mkldnn.is_available() and all(map(untouched, vocoder._modules.values()))
+
+
+OURS = (nn.Conv1d, nn.ConvTranspose1d, nn.ModuleList, ResidualBlock, AntiAliasedActivation, bigvgan.SnakeBeta)
+
+
+def untouched(module: Any) -> bool:
+    """Whether a part and all within it are of the vocoder's own kinds, without hooks.
+
+    Asked before every chunk, hence not by `modules()`, which takes several times as long."""
+    return type(module) in OURS and not module._forward_hooks and all(map(untouched, module._modules.values()))
 
 
 @lru_cache(maxsize=2)
@@ -69,10 +79,14 @@ class PackedActivation:
         self.alpha = torch.cat([a.act.alpha.detach().exp() for a in activations])[:, None]
         self.beta = torch.cat([a.act.beta.detach().exp() for a in activations])[:, None]
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """(channels, samples) -> the same, a few channels at a time: what they need in between stays in the cache."""
+    def __call__(self, x: Tensor, over: bool = False) -> Tensor:
+        """(channels, samples) -> the same, a few channels at a time: what they need in between stays in the cache.
+
+        over: the result is written over x, which nobody needs any more."""
         few = max(1, AT_ONCE // x.shape[1])
-        out = torch.empty_like(x)
+        if few >= len(x):
+            return self.run(x, slice(None))
+        out = x if over else torch.empty_like(x)
         for first in range(0, len(x), few):
             out[first : first + few] = self.run(x[first : first + few], slice(first, first + few))
         return out
@@ -144,17 +158,32 @@ class PackedStage:
 
     def __init__(self, up: Any, blocks: Sequence[Any]) -> None:
         self.up, self.blocks = up, len(blocks)
+        self.rate, self.kernel = up.stride[0], up.kernel_size[0]
+        self.reach = max(block_reach(block) for block in blocks)
         self.activations = [PackedActivation(each) for each in zip(*(b.activations for b in blocks), strict=True)]
         pairs = zip(*(zip(b.convs1, b.convs2, strict=True) for b in blocks), strict=True)
         self.convs = [PackedConvs(each) for pair in pairs for each in zip(*pair, strict=True)]
+
+    def hears(self, first: int, last: int) -> tuple[int, int]:
+        """Of which inputs the outputs first ... last - 1 are made, were there no ends: (first, last)."""
+        pad = (self.kernel - self.rate) // 2
+        first, last = first - self.reach, last + self.reach
+        return (first + pad - self.kernel) // self.rate + 1, (last - 1 + pad) // self.rate + 1
 
     def __call__(self, x: Tensor) -> Tensor:
         """(channels, samples) -> (half the channels, rate * samples)."""
         x = self.up(x[None])[0].repeat(self.blocks, 1)
         for i in range(0, len(self.convs), 2):
             inner = self.convs[i](self.activations[i](x))
-            x = x + self.convs[i + 1](self.activations[i + 1](inner))
+            x = x.add_(self.convs[i + 1](self.activations[i + 1](inner, over=True)))
         return x.unflatten(0, (self.blocks, -1)).mean(0)
+
+
+def block_reach(block: Any) -> int:
+    """Samples on each side that a residual block's output hears."""
+    convs = [*block.convs1, *block.convs2]
+    filters = FILTER_TAPS // 2  # of an activation: half as much on the way up, half on the way down
+    return sum((conv.kernel_size[0] - 1) // 2 * conv.dilation[0] + filters for conv in convs)
 
 
 class PackedVocoder:
@@ -167,10 +196,27 @@ class PackedVocoder:
         self.stages = [PackedStage(up[0], blocks[i * kinds : (i + 1) * kinds]) for i, up in enumerate(ups)]
         self.first, self.last = packed_conv(vocoder.conv_pre), packed_conv(vocoder.conv_post)
         self.activation = PackedActivation([vocoder.activation_post])
+        # Otherwise a stage makes not exactly `rate` outputs of an input, and places are not to be counted so simply.
+        self.even = all((stage.kernel - stage.rate) % 2 == 0 for stage in self.stages)
 
-    def __call__(self, mel: Tensor) -> Tensor:
-        """(1, frames, mel_dim) -> (1, frames * hop)."""
+    def __call__(self, mel: Tensor, first: int = 0, last: int | None = None) -> Tensor:
+        """(1, frames, mel_dim) -> samples `first` to `last` of it (default: all), (1, n)."""
         x = self.first(bigvgan.normalise_mel(mel)[0].t())
-        for stage in self.stages:
-            x = stage(x)
-        return self.last(self.activation(x)).clamp(-1, 1)
+        begin = 0  # place of x's first sample in all that there is at its rate
+        if last is None or not self.even:
+            for stage in self.stages:
+                x = stage(x)
+        else:
+            for stage, (start, end) in zip(self.stages, self.ranges(first, last), strict=True):
+                start = max(start, begin)
+                x, begin = stage(x[:, start - begin : end - begin]), start * stage.rate
+        wave = self.last(self.activation(x, over=True)).clamp(-1, 1)
+        return wave[:, first - begin : None if last is None else last - begin]
+
+    def ranges(self, first: int, last: int) -> list[tuple[int, int]]:
+        """What each stage has to be given, were there no ends, for samples first ... last - 1."""
+        reach = self.last.padding[1] + FILTER_TAPS // 2
+        found = [(first - reach, last + reach)]
+        for stage in reversed(self.stages):
+            found.insert(0, stage.hears(*found[0]))
+        return found[:-1]

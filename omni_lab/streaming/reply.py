@@ -23,7 +23,7 @@ from ..thinker import Token
 from .account import Account
 from .events import AudioChunk, TextDelta
 from .mel import MelStream
-from .speech import FADE, MARGIN, Speech, WaveStream
+from .speech import FADE, FIRST, MARGIN, Speech, WaveStream
 from .writing import TextStream
 
 Event = TextDelta | AudioChunk
@@ -199,7 +199,7 @@ class ReplyStream:
         seen = cpu_kernels.kept(codec.code2wav_dit_model, prepared_voice, voice)
         mel = MelStream(codec.code2wav_dit_model, seen, **how)
         wave = WaveStream(codec.code2wav_bigvgan_model, margin, fade)
-        return Speech(mel, wave, self.account, most, voice.disclosed)
+        return Speech(mel, wave, self.account, most, voice.disclosed, FIRST)
 
     def sound(self, samples: Tensor) -> AudioChunk:
         """An event of these samples, entered in the account."""

@@ -14,7 +14,7 @@ import torch
 
 from .account import Account
 from .mel import MelStream
-from .speech import MARGIN, WaveStream, chunk_blocks
+from .speech import FIRST, MARGIN, WaveStream, chunk_blocks
 
 CODES_A_SECOND = 50
 
@@ -42,6 +42,7 @@ class Setting:
     calls: int = 8  # of the DiT a chunk: 2 steps of Runge-Kutta 4
     most_blocks: int = 8  # in a chunk
     margin: int = MARGIN  # mel frames of the vocoder's context
+    first: int = FIRST  # mel frames of the first chunk that are given out before the rest of it
     tokens: int = 30  # of the reply's text
     seconds: float = 10.0  # of speech
     thinker: float = 1.0  # how many times as dear a token is: a larger model
@@ -82,11 +83,16 @@ def simulate(costs: Costs, setting: Setting | None = None) -> Account:
         beyond = 2 * (wanted - spoken - codes)
         frames, before = 2 * (wanted - spoken), min(setting.margin, 2 * spoken)
         work("dit", setting.codec * setting.calls * (costs.dit_call + costs.dit_frame * frames))
-        window = before + 2 * codes + min(setting.margin, beyond)
-        work("vocoder", setting.codec * (costs.vocoder_call + costs.vocoder_frame * window))
+        pieces = [2 * codes] if spoken else [min(setting.first, 2 * codes), max(0, 2 * codes - setting.first)]
+        for done, piece in zip((0, pieces[0]), pieces, strict=False):
+            if not piece:
+                continue
+            window = min(setting.margin, before + done) + piece
+            window += min(setting.margin, 2 * codes - done - piece + beyond)
+            work("vocoder", setting.codec * (costs.vocoder_call + costs.vocoder_frame * window))
+            account.marks.setdefault("first sound", now)
+            account.chunks.append((now, piece / (2 * CODES_A_SECOND)))
         spoken += codes
-        account.marks.setdefault("first sound", now)
-        account.chunks.append((now, codes / CODES_A_SECOND))
     account.tokens, account.codes, account.seconds = tokens, made, total / CODES_A_SECOND
     account.marks["end"] = now
     return account

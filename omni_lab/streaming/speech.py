@@ -6,6 +6,7 @@ Notable:
   computed beyond its end, so that no seam is heard;
 - chunks grow: the first is one block, because someone is waiting; later ones are longer, because the look-ahead is
   paid once a chunk;
+- of the first block a third is vocoded and given out before the rest, which is made while that third plays;
 - state is a few blocks, however long the reply.
 """
 
@@ -21,6 +22,7 @@ from ..errors import ConfigError
 from .account import Account
 
 MARGIN = 12  # mel frames of context on each side of a vocoder's chunk (0.12 s); beyond them it hears next to nothing
+FIRST = 8  # mel frames that are given out first (0.08 s): more than twice what making the rest of the block takes
 FADE = 0.01  # seconds over which a chunk fades into the next
 
 
@@ -58,12 +60,13 @@ class WaveStream:
         """The next mel (1, frames, mel_dim) and a draft of what follows it -> samples (frames * hop,)."""
         before = mel[:, :0] if self.before is None else self.before
         window = torch.cat((before, mel, ahead[:, : self.margin]), dim=1)
-        wave, hop = packed_vocoder.vocode(self.vocoder, window)[0], self.vocoder.hop
+        hop = self.vocoder.hop
         start, end = before.shape[1] * hop, (before.shape[1] + mel.shape[1]) * hop
-        samples = wave[start:end]
+        wave = packed_vocoder.vocode(self.vocoder, window, start, end + self.fade)[0]
+        samples, beyond = wave[: end - start], wave[end - start :].clone()
         if self.beyond is not None:
             samples = crossfade(self.beyond, samples)
-        self.beyond = wave[end : end + self.fade].clone()
+        self.beyond = beyond
         # Frames in front of a window's edge reach back `margin` frames, not further.
         self.before = torch.cat((before, mel), dim=1)[:, -self.margin :].clone()
         return samples
@@ -89,26 +92,56 @@ class Waves(Protocol):
 class Speech:
     """Codes in, sound out: joins MelStream and WaveStream and decides when a chunk is due."""
 
-    def __init__(self, mel: Mels, wave: Waves, account: Account, most_blocks: int = 8, disclosed: bool = False) -> None:
-        """most_blocks: of a chunk; disclosed: whether the sound carries the audible mark of an enrolled voice."""
+    def __init__(
+        self,
+        mel: Mels,
+        wave: Waves,
+        account: Account,
+        most_blocks: int = 8,
+        disclosed: bool = False,
+        first: int | None = None,
+    ) -> None:
+        """most_blocks: of a chunk; disclosed: whether the sound carries the audible mark of an enrolled voice;
+
+        first: mel frames of the first chunk that are given out before the rest of it (default: all of it at once)."""
         self.mel, self.wave, self.account, self.most = mel, wave, account, most_blocks
-        self.disclosed, self.spoken = disclosed, 0  # samples so far
+        self.disclosed, self.first, self.spoken = disclosed, first, 0  # samples so far
+        self.rest: tuple[Tensor, Tensor] | None = None  # of the first chunk: its mel, and what follows
 
     def add(self, code: int) -> Tensor | None:
-        """One more code; samples (n,), float32, on the CPU, when a chunk is complete, else None."""
+        """One more code; samples (n,), float32, on the CPU, when there are some to give out, else None."""
         self.mel.add([code])
+        if self.rest is not None:
+            return self.remaining()
         blocks = chunk_blocks(self.mel.blocks, self.most)
         return self.chunk(blocks) if self.mel.ready(blocks) else None
 
     def finish(self) -> Iterator[Tensor]:
         """No more codes: the rest, in chunks."""
-        while self.mel.codes:
-            yield self.chunk(chunk_blocks(self.mel.blocks, self.most), ended=True)
+        while self.rest is not None or self.mel.codes:
+            if self.rest is not None:
+                yield self.remaining()
+            else:
+                yield self.chunk(chunk_blocks(self.mel.blocks, self.most), ended=True)
 
     def chunk(self, blocks: int, ended: bool = False) -> Tensor:
-        """Samples of the next `blocks` blocks."""
+        """Samples of the next `blocks` blocks; of the very first ones only what shall be given out before the rest."""
         with self.account.span("dit"):
             mel, ahead = self.mel.advance(blocks, ended)
+        if self.first is not None and not self.spoken and self.first < mel.shape[1]:
+            first, rest = mel[:, : self.first], mel[:, self.first :]
+            self.rest = rest, ahead
+            return self.voiced(first, torch.cat((rest, ahead), dim=1))
+        return self.voiced(mel, ahead)
+
+    def remaining(self) -> Tensor:
+        """Samples of the rest of the first chunk."""
+        assert self.rest is not None
+        rest, self.rest = self.rest, None
+        return self.voiced(*rest)
+
+    def voiced(self, mel: Tensor, ahead: Tensor) -> Tensor:
+        """Samples of these frames."""
         with self.account.span("vocoder"):
             samples = self.wave.add(mel, ahead).float().cpu()
         marked = disclosure.mark(samples, start=self.spoken) if self.disclosed else samples

@@ -16,7 +16,7 @@ COSTS = Costs(0.010, 0.002, 0.008, 0.002, 0.001, 0.00002, 0.004, 0.0005)
 def test_the_first_sound_by_hand():
     account = simulate(COSTS, Setting(tokens=10))
     codes = 18 * 0.002 + 9 * 0.002  # a block and half of its look-ahead
-    dit, vocoder = 8 * (0.001 + 0.00002 * 36), 0.004 + 0.0005 * 36
+    dit, vocoder = 8 * (0.001 + 0.00002 * 36), 0.004 + 0.0005 * (8 + 12)  # a third of the block, and what follows it
     assert account.marks["first sound"] == pytest.approx(0.010 + 0.002 + 0.008 + codes + dit + vocoder)
     assert account.seconds == 10.0 and account.codes == 500
     assert sum(list(account.sources().values())[:3]) == pytest.approx(account.marks["first sound"])

@@ -10,7 +10,7 @@ from omni_lab.errors import InputError
 from omni_lab.streaming.account import Account
 from omni_lab.streaming.mel import NUM_STEPS, MelStream
 from omni_lab.streaming.seams import seam_flux, seam_score
-from omni_lab.streaming.speech import Speech, WaveStream, chunk_blocks, crossfade
+from omni_lab.streaming.speech import FIRST, Speech, WaveStream, chunk_blocks, crossfade
 
 MEL_TOLERANCE = 3e-4  # of the mel's spread: what one block of look-ahead cannot see (measured: 6e-5 to 8e-5)
 HALF_TOLERANCE = 1e-2  # of the first chunk's, which sees half as far (measured: 4e-3)
@@ -87,14 +87,31 @@ def test_wave_is_the_whole_one_within_the_tolerance(model, spoken):
     assert len(borders) > 4
 
 
-def say(model, spoken, margin=12, fade=0.01, ahead=1):
+def say(model, spoken, margin=12, fade=0.01, ahead=1, first=FIRST):
     """Stream it code by code; the wave and where its chunks begin."""
     mel = MelStream(model.token2wav.code2wav_dit_model, spoken[1], ahead=ahead)
-    speech = Speech(mel, WaveStream(model.token2wav.code2wav_bigvgan_model, margin, fade), Account(), 2)
+    waves = WaveStream(model.token2wav.code2wav_bigvgan_model, margin, fade)
+    speech = Speech(mel, waves, Account(), 2, first=first)
     with torch.no_grad():
         pieces = [piece for code in spoken[0].tolist() if (piece := speech.add(code)) is not None]
         pieces += list(speech.finish())
     return torch.cat(pieces), list(itertools.accumulate(map(len, pieces)))[:-1]
+
+
+def test_a_third_of_the_first_block_is_given_out_first_and_changes_nothing(model, spoken):
+    """Nor does the rest wait: it comes with the next code."""
+    parted, borders = say(model, spoken)
+    whole, others = say(model, spoken, first=None)
+    assert borders[0] == FIRST * 240 and borders[1:] == others and others[0] == 24 * 240
+    assert float((parted - whole).std() / spoken[4].std()) < WAVE_TOLERANCE
+    torch.testing.assert_close(parted[24 * 240 :], whole[24 * 240 :], atol=1e-5, rtol=0)
+    mel = MelStream(model.token2wav.code2wav_dit_model, spoken[1], num_steps=2, solver="euler")
+    speech = Speech(mel, WaveStream(model.token2wav.code2wav_bigvgan_model), Account(), first=FIRST)
+    with torch.no_grad():
+        made = [speech.add(code) for code in spoken[0].tolist()[:19]]
+        assert [len(piece) for piece in made if piece is not None] == [FIRST * 240, 16 * 240]
+        assert made[17] is not None and made[18] is not None
+        assert sum(map(len, speech.finish())) == 7 * 480, "what is left is not said"
 
 
 def test_no_seam_can_be_measured_but_a_bad_one_is(model, spoken):
@@ -115,7 +132,7 @@ def test_of_many_seams_none_stands_out(model, spoken):
     dit, vocoder = model.token2wav.code2wav_dit_model, model.token2wav.code2wav_bigvgan_model
     codes = torch.randint(0, 1000, (300,), generator=torch.Generator().manual_seed(6))
     quick = {"num_steps": 2, "solver": "euler"}
-    speech = Speech(MelStream(dit, spoken[1], **quick), WaveStream(vocoder), Account(), 1)
+    speech = Speech(MelStream(dit, spoken[1], **quick), WaveStream(vocoder), Account(), 1, first=FIRST)
     with torch.no_grad():
         pieces = [piece for code in codes.tolist() if (piece := speech.add(code)) is not None]
         pieces += list(speech.finish())
@@ -125,7 +142,7 @@ def test_of_many_seams_none_stands_out(model, spoken):
             )
         )[0]
     wave, borders = torch.cat(pieces), list(itertools.accumulate(map(len, pieces)))[:-1]
-    assert len(borders) == 24
+    assert len(borders) == 25
     assert seam_score(wave, borders) < 3
     assert seam_score(wave, borders) < seam_score(whole, borders) + 1, "chunking raises the flux at the borders"
     broken = wave.clone()
