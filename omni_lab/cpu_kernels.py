@@ -4,7 +4,7 @@ They fall back to the ordinary functions under autocast, under torch.compile, on
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 import torch
@@ -73,13 +73,13 @@ class DecoderLinear(Linear):
 
     LIMIT = 8 * 2**20  # bytes; larger weights come from memory-mapped files and are not read all over for this
 
-    def train(self, mode: bool = True) -> "DecoderLinear":
+    def train(self, mode: bool = True) -> Self:
         """As in torch; then the weight is laid out."""
         super().train(mode)
         self.lay_out()
         return self
 
-    def _apply(self, *args: Any, **kwargs: Any) -> "DecoderLinear":
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
         """What `to`, `cuda` and `float` call."""
         super()._apply(*args, **kwargs)
         self.lay_out()
