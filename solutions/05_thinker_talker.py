@@ -39,7 +39,7 @@ from omni_lab import config, lab, sampling, talker
 from omni_lab.data import sentences, speech
 from omni_lab.data.splits import generator
 from omni_lab.errors import OmniLabError
-from omni_lab.evaluate import ears
+from omni_lab.evaluate import ears, metrics
 from omni_lab.lab import codebook, exercise
 from omni_lab.lab.nano import nano_model
 from omni_lab.omni import OmniModel
@@ -526,15 +526,30 @@ def speak(way: str) -> list[Tensor]:
 
 
 alone = {way: speak(way) for way in told}
-for way, rows in alone.items():
-    same = [float((a[: len(b)] == b[: len(a)]).sum()) / max(len(a), len(b)) for a, b in zip(rows, codes, strict=True)]
-    print(f"told {way:<20} {sum(same) / len(same):.1%} of codes as recorded; hears: {transcript(book.wave(rows[0]))}")
+
+# %% [markdown]
+# Count its errors in two ways: codes that differ from the recording's, and words that the recogniser hears wrong. Then
+# listen to all four. Which of them speaks clearly, and which says what it was asked to?
+
 
 # %%
-said = book.wave(alone["both"][0])
-if len(said):  # a talker may end before its first code
-    lab.play(said, 24000, alt=f'the talker of this lab, meant to say: "{texts[0]}"')
-print(f"meant: {texts[0]}\nheard: {transcript(said)}")
+def listened(way: str) -> str:
+    """What the recogniser makes of all that a talker said: the word error rate, and the first sentence."""
+    words = [transcript(book.wave(row)) for row in alone[way]]
+    if any(said.startswith("(") for said in words):
+        return words[0]
+    return f"word error rate {metrics.word_error_rate(texts, words):.0%}; first: {words[0]}"
+
+
+print("meant:", texts[0])
+for way, rows in alone.items():
+    same = [float((a[: len(b)] == b[: len(a)]).sum()) / max(len(a), len(b)) for a, b in zip(rows, codes, strict=True)]
+    print(f"told {way:<20} {sum(same) / len(same):.1%} of codes as recorded; {listened(way)}")
+
+# %%
+for way in run.pick(smoke=("both",), cpu=tuple(told)):
+    if len(alone[way][0]):  # a talker may end before its first code
+        lab.play(book.wave(alone[way][0]), 24000, alt=f'a talker that was told {way}, meant to say: "{texts[0]}"')
 
 # %% [markdown]
 # Recorded at `cpu` scale in November 2026 with seed 0 and without shipped weights: every talker that was told something

@@ -43,7 +43,7 @@ from omni_lab.data.splits import generator
 from omni_lab.errors import OmniLabError
 from omni_lab.evaluate import ears, metrics
 from omni_lab.evaluate.tasks import speaking as suite
-from omni_lab.lab import announcer, exercise, judges, mouth
+from omni_lab.lab import announcer, exercise, judges, mouth, recorder
 from omni_lab.lab.nano import nano_model
 from omni_lab.omni import OmniModel
 from omni_lab.train import preferences
@@ -923,23 +923,29 @@ def tone_level(wave: Tensor, sample_rate: int, frequency: float, window: int) ->
 
 
 # %% [markdown]
-# A recording is enrolled, and says something in its own voice. Replace `recording` by your own (record it with any
-# program, read it with `soundfile.read`); here it is a synthetic speaker of the course.
+# A recording is enrolled, and says something in its own voice. First a synthetic speaker of the course; then, if you
+# press **Record** (or choose a file), you. Speak for some seconds. Does it sound like you? What does the recogniser
+# make of it, mark and all?
+
 
 # %%
+def in_the_voice_of(recording: np.ndarray) -> None:
+    """Enrol a recording (samples,) at 24 kHz, and say something in its voice, marked."""
+    person, line = model.enrol(recording, 24000, "me"), "The green apple is very big."
+    if trained:
+        quick = run.pick(smoke={"num_steps": 5, "solver": "euler"}, cpu={})  # fewer calls of the DiT
+        wave = model.generate(text=f"Say: {line}", speaker="me", max_new_tokens=40, max_codes=200, **quick).audio
+    else:
+        line, wave = "the recording itself", disclosure.mark(torch.from_numpy(recording[: 24000 * 5].copy()))
+    if len(wave):  # a talker may end before its first code
+        lab.play(wave, 24000, alt="speech in the enrolled voice, with two short high tones every two seconds")
+    print(f"marked: {person.disclosed}\nmeant: {line}\nheard: {written_down(wave)}")
+
+
 recording = np.concatenate([clip.wave for clip in clips[names[1]]])
-person, mute = model.enrol(recording, 24000, "me"), model.enrol(recording, 24000, "mute", disclose=False)
-print(f"marked by default: {person.disclosed}; when switched off: {mute.disclosed}")
-if trained:
-    line = "Say: The green apple is very big."
-    quick = run.pick(smoke={"num_steps": 5, "solver": "euler"}, cpu={})  # fewer calls of the DiT
-    wave = model.generate(text=line, speaker="me", max_new_tokens=40, max_codes=200, **quick).audio
-else:
-    line = f"the recording itself: {clips[names[1]][0].about['text']}"
-    wave = disclosure.mark(torch.from_numpy(recording[: 24000 * 5].copy()))  # the mark alone
-if len(wave):  # a talker may end before its first code
-    lab.play(wave, 24000, alt="speech in the enrolled voice, with two short high tones every two seconds")
-print(f"meant: {line}\nheard: {written_down(wave)}")
+in_the_voice_of(recording)
+recorder.ask_for_voice(in_the_voice_of, 24000)
+print("marked when switched off:", model.enrol(recording, 24000, "mute", disclose=False).disclosed)
 
 # %%
 plain = torch.from_numpy(recording.copy())
