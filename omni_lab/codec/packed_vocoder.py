@@ -174,8 +174,9 @@ class PackedStage:
         """(channels, samples) -> (half the channels, rate * samples)."""
         x = self.up(x[None])[0].repeat(self.blocks, 1)
         for i in range(0, len(self.convs), 2):
-            inner = self.convs[i](self.activations[i](x))
-            x = x.add_(self.convs[i + 1](self.activations[i + 1](inner, over=True)))
+            inner = self.activations[i + 1](self.convs[i](self.activations[i](x)), over=True)
+            x = x.add_(self.convs[i + 1](inner))
+            del inner  # or it would be held beside the next one
         return x.unflatten(0, (self.blocks, -1)).mean(0)
 
 
