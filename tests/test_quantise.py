@@ -7,7 +7,7 @@ import torch
 
 from omni_lab import quantise
 from omni_lab.config import preset
-from omni_lab.decoding import packable
+from omni_lab.decoding import runs_directly
 from omni_lab.errors import CheckpointError, ConfigError
 from omni_lab.omni import OmniModel
 from omni_lab.runtime import Hardware
@@ -41,7 +41,7 @@ def test_fewer_bits_answer_nearly_the_same(folder, kind, most_error, most_bytes)
     assert 0 < error < most_error
     weights = [model.model.layers[0].mlp.gate_proj.weight for model in (exact, small)]
     assert kept_bytes(weights[1]) < most_bytes * weights[0].nbytes
-    assert packable(exact.model, exact.lm_head) and not packable(small.model, small.lm_head)
+    assert runs_directly(exact.model, exact.lm_head) and not runs_directly(small.model, small.lm_head)
     assert small.generate(4, input_ids=ids).shape == (2, 4)
     assert torch.equal(small.lm_head.weight, exact.lm_head.weight)
 
