@@ -107,6 +107,8 @@ class EmptyOnMeta(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.empty and kwargs.get("device") is None:
             kwargs = {**kwargs, "device": "meta"}
+        if getattr(func, "__module__", None) == "torch.nn.init" and kwargs["tensor"].is_meta:
+            return kwargs["tensor"]  # nothing to fill, and torch would load its compiler to find that out
         return func(*args, **kwargs)
 
 

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from omni_lab import cli, doctor
+from omni_lab.data.folders import samples_folder
 
 
 @pytest.mark.parametrize(
@@ -48,15 +49,19 @@ def test_the_door_opens_without_torch():
 
 def test_parts_load_and_train_without_the_compiler():
     code = (
-        "import sys, torch, omni_lab.omni, omni_lab.lab.check\n"
+        "import sys, torch, omni_lab, omni_lab.lab.check\n"
         "from omni_lab.train.optimise import AdamW\n"
         "layer = torch.nn.Linear(2, 2)\n"
         "optimiser = AdamW(layer.parameters())\n"
         "layer(torch.ones(2)).sum().backward(), optimiser.step(), optimiser.zero_grad()\n"
         "optimiser.load_state_dict(optimiser.state_dict())\n"
+        "model = omni_lab.OmniModel.from_pretrained(sys.argv[1], 'cpu')\n"
+        "assert model.generate(text='Hello.', max_new_tokens=3, speak=False).text is not None\n"
         "sys.exit('torch._dynamo' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", code, str(samples_folder() / "checkpoints" / "nano")], check=True, timeout=120
+    )
 
 
 def test_doctor_names_a_pair_that_does_not_match(monkeypatch):
