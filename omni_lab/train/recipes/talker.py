@@ -26,10 +26,11 @@ from ...data.speech import REPLY_SPEAKERS
 from ...data.splits import generator
 from ...talker import IGNORE, Talker, TalkerContext, code_targets, context_vectors
 from ...thinker import Thinker
-from .. import packing, speech_bank
+from .. import packing, reading, speech_bank
 from ..loader import to_device, usable
 from ..optimise import decay_groups
 from ..parts import SOURCES, frozen_tokenizer, load_first, need_part, save_part
+from ..reading import Pointer
 from ..recipe import Batch, Recipe, Settings
 from .thinker import processor
 
@@ -41,6 +42,8 @@ class TalkerSettings(Settings, speech_bank.Supply):
     growth: float = 0.05
     continued: float = 0.5  # share of rows whose first codes are given
     longest: int = 500  # codes of an example
+    reading: float = 0.0  # weight of the loss that makes it know which word comes next (reading.py)
+    ahead: int = 8  # codes later that this word is said
     start: str = ""  # folder with a `talker` to go on from, with a schedule of its own; "": fresh weights
 
 
@@ -52,6 +55,7 @@ CPU = TalkerSettings(
     evaluate_every=500,
     save_every=50,
     workers=1,
+    reading=0.5,
 )
 SCALES = {
     "smoke": replace(
@@ -104,6 +108,8 @@ class TalkerRecipe(Recipe):
     def build(self) -> nn.Module:
         config, _ = self.config, self.tokenizer  # its absence must be found out now
         model = nn.ModuleDict({"thinker": Thinker(config.thinker_config), "talker": Talker(config.talker_config)})
+        if self.settings.reading:
+            model["pointer"] = Pointer(config.talker_config.hidden_size, config.talker_config.embedding_size)
         if self.parts is not None:
             load_first(self.parts, SOURCES["thinker"], model["thinker"])
             load_first(self.parts, self.starts_from, model["talker"])
@@ -112,7 +118,8 @@ class TalkerRecipe(Recipe):
         return model
 
     def groups(self, model: Any) -> dict[str, list[dict[str, Any]]]:
-        return {"main": decay_groups(model["talker"].named_parameters(), self.settings)}
+        learning = [part for name, part in model.items() if name != "thinker"]
+        return {"main": decay_groups([p for part in learning for p in part.named_parameters()], self.settings)}
 
     def blocks(self, model: Any) -> list[nn.Module]:
         return [*model["talker"].model.layers]
@@ -166,7 +173,10 @@ class TalkerRecipe(Recipe):
         given = torch.tensor([s.given for s in spoken])
         targets = continuation_targets(codes, given, config.talker_config.tts_codec_end_token_id)
         first = processor().tokenizer.convert_tokens_to_ids("<spk_0>")
+        aloud = [self.said(*each) for each in zip(spoken, encoded, strict=True)] if self.settings.reading else []
+        next_word = {"said": torch.nn.utils.rnn.pad_sequence(aloud, True, reading.IGNORED)} if aloud else {}
         return {
+            **next_word,
             "thinker": {"input_ids": rows, "attention_mask": mask, **packing.join_media(encoded)},
             "labels": labels,
             "speakers": torch.tensor([first + s.speaker for s in spoken]),
@@ -182,8 +192,26 @@ class TalkerRecipe(Recipe):
         with torch.no_grad():
             heard = model["thinker"](**batch["thinker"], logits_to_keep=0)
             context, reply = talker_view(model["thinker"], model["talker"], heard, batch)
-        out = model["talker"](context, reply, batch["codes"], batch["reply_lengths"], batch["targets"])
-        return out.loss, {"code accuracy": accuracy(out.logits, batch["targets"])}
+        states: list[Tensor] = []
+        hook = model["talker"].model.register_forward_hook(lambda _, __, hidden: states.append(hidden))
+        try:
+            out = model["talker"](context, reply, batch["codes"], batch["reply_lengths"], batch["targets"])
+        finally:
+            hook.remove()
+        figures = {"code accuracy": accuracy(out.logits, batch["targets"])}
+        if "pointer" not in model:
+            return out.loss, figures
+        steps = batch["said"].shape[1]
+        pointed = model["pointer"](states[0][:, -steps:], reply, batch["reply_lengths"])
+        wrong = reading.reading_loss(pointed, batch["said"])
+        return out.loss + self.settings.reading * wrong, {"codes": out.loss, "reading": wrong, **figures}
+
+    def said(self, spoken: Spoken, encoded: packing.Encoded) -> Tensor:
+        """Place in the reply of the token that is about to be said at each code, (codes + 1,)."""
+        ids = encoded["input_ids"][0, -answer_length(encoded) : -1].tolist()
+        words = [processor().tokenizer.decode([token]) for token in ids]
+        letters = [sum(sign.isalnum() for sign in word) for word in words]
+        return reading.said_at(self.tokenizer.mel(spoken.codes), letters, self.settings.ahead)
 
     def evaluate(self, model: Any) -> dict[str, float]:
         """Nats a code and accuracy on held-out sentences in the source voice."""
@@ -218,7 +246,10 @@ class Speakers(TalkerRecipe):
     reads: ClassVar[tuple[str, ...]] = ("speech_tokenizer", "talker")
     writes: ClassVar[tuple[str, ...]] = ("speakers",)
     tasks: ClassVar[tuple[str, ...]] = ("say_this", "spoken_reply")
-    scales = {k: replace(s, steps=max(2, s.steps // 3), learning_rate=s.learning_rate / 3) for k, s in SCALES.items()}
+    scales = {
+        k: replace(s, steps=max(2, s.steps // 3), learning_rate=s.learning_rate / 3, reading=0.0)
+        for k, s in SCALES.items()
+    }
 
     def spoken(self, index: int, bad: list[str]) -> list[Spoken]:
         made: list[Spoken] = []
@@ -235,7 +266,10 @@ class Joint(Speakers):
     starts_from: ClassVar[tuple[str, ...]] = ("speakers", "talker_dpo", "talker")
     reads: ClassVar[tuple[str, ...]] = ("speech_tokenizer", "speakers")
     writes: ClassVar[tuple[str, ...]] = ("joint_thinker", "joint_talker")
-    scales = {k: replace(s, steps=max(2, s.steps // 6), learning_rate=s.learning_rate / 5) for k, s in SCALES.items()}
+    scales = {
+        k: replace(s, steps=max(2, s.steps // 6), learning_rate=s.learning_rate / 5, reading=0.0)
+        for k, s in SCALES.items()
+    }
 
     def groups(self, model: Any) -> dict[str, list[dict[str, Any]]]:
         return {"main": decay_groups(model.named_parameters(), self.settings)}

@@ -47,6 +47,7 @@ CPU = DPOSettings(
         "batch_size": 8,
         "learning_rate": 3e-5,
         "evaluate_every": 100,
+        "reading": 0.0,
     }
 )
 
