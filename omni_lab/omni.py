@@ -35,6 +35,7 @@ REFERENCE_PARTS = ("thinker.", "talker.", "token2wav.")
 OWN_PARTS = ("speech_tokenizer.", "speaker_encoder.")
 OWN_WEIGHTS = "speech_tokenizer.safetensors"  # what the reference's layout has no place for
 SPEAKERS = "spk_dict.pt"
+GENERATION = "generation_config.json"  # how the talker's codes are drawn, unless one says it
 SPEECH_RATE = 24000  # Hz
 FLOAT32_PARTS = ("token2wav.", *OWN_PARTS)  # the released DiT and vocoder were trained in it and need it
 
@@ -123,6 +124,9 @@ class OmniModel(nn.Module):
         for name, buffer in model.named_buffers():  # computed, not stored
             owner, _, leaf = name.rpartition(".")
             model.get_submodule(owner)._buffers[leaf] = buffer.to(here.device)
+        if config.enable_audio_output:
+            given, default = checkpoints.read_json(folder / GENERATION, {}), model.talker.default_sampling
+            model.talker.default_sampling = samplers.from_config(given, "talker", default)
         if (folder / SPEAKERS).is_file():
             model.speakers.update(voices.load_speakers(folder / SPEAKERS))
         if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
@@ -156,6 +160,8 @@ class OmniModel(nn.Module):
             tensors = {name: checkpoints.stored(tensor, dtype) for name, tensor in own}
             checkpoints.write_tensors(folder / OWN_WEIGHTS, tensors)
         voices.save_speakers(folder / SPEAKERS, self.speakers, dtype)
+        if self.config.enable_audio_output:
+            checkpoints.write_json(folder / GENERATION, samplers.to_config(self.talker.default_sampling, "talker"))
         checkpoints.write_json(folder / "config.json", raw)
 
     @torch.no_grad()

@@ -4,14 +4,15 @@ Thinker and talker share it. Each step is a function of its own over (batch, voc
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from .errors import ConfigError, InputError
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,28 @@ class Sampling:
 
 
 GREEDY = Sampling()
+CONFIGURED = ("temperature", "top_k", "top_p", "repetition_penalty")  # what a generation_config.json may set
+
+
+def from_config(raw: Any, part: str, default: Sampling) -> Sampling:
+    """`default` with what a generation_config.json sets for a part: `talker_temperature` and the like, the names of
+    the reference's arguments of `generate`. Raises ConfigError for a value that is no number or beyond its range."""
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"generation_config.json holds a {type(raw).__name__}, expected names and values")
+    given = {name: raw[f"{part}_{name}"] for name in CONFIGURED if f"{part}_{name}" in raw}
+    for name, value in given.items():
+        kinds = (int,) if name == "top_k" else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise ConfigError(f"generation_config.json: {part}_{name} is {value!r}, expected a number")
+    try:
+        return replace(default, **given)
+    except InputError as error:
+        raise ConfigError(f"generation_config.json, {part}: {error}") from None
+
+
+def to_config(sampling: Sampling, part: str) -> dict[str, float]:
+    """What `from_config` reads."""
+    return {f"{part}_{name}": getattr(sampling, name) for name in CONFIGURED}
 
 
 def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:

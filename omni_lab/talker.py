@@ -129,16 +129,13 @@ class Talker(nn.Module):
         self.thinker_to_talker_proj = DecoderLinear(config.embedding_size, config.hidden_size)
         self.model = Decoder(config, config.embedding_size)
         self.codec_head = DecoderLinear(config.hidden_size, config.vocab_size, bias=False)
+        # The release's; a checkpoint's generation_config.json may say otherwise.
+        self.default_sampling = Sampling(0.9, 40, 0.8, 1.05, (config.tts_codec_start_token_id,))
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=0.02)
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
-
-    @property
-    def default_sampling(self) -> Sampling:
-        """The release's: top_k 40, top_p 0.8, temperature 0.9, repetition penalty 1.05, codec_bos never."""
-        return Sampling(0.9, 40, 0.8, 1.05, (self.config.tts_codec_start_token_id,))
 
     @property
     def end_tokens(self) -> tuple[int, int]:

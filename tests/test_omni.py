@@ -241,6 +241,20 @@ def test_a_saved_model_answers_the_same(nano):
     assert not {path.suffix for path in folder.iterdir()} & {".tmp", ".bin"}
 
 
+def test_a_checkpoint_says_how_its_talker_draws(nano, tmp_path):
+    model, folder = nano
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    raw = json.loads((tmp_path / "generation_config.json").read_text())
+    assert raw["talker_temperature"] == 0.9
+    (tmp_path / "generation_config.json").write_text(json.dumps(raw | {"talker_temperature": 0.6}))
+    loaded = OmniModel.from_pretrained(tmp_path, "cpu").talker.default_sampling
+    assert loaded == replace(model.talker.default_sampling, temperature=0.6)
+    (tmp_path / "generation_config.json").write_text("[]")
+    with pytest.raises(ConfigError, match="generation_config.json"):
+        OmniModel.from_pretrained(tmp_path, "cpu")
+
+
 def test_sixteen_bits_load_as_asked(nano, tmp_path):
     model, _ = nano
     model.save_pretrained(tmp_path, dtype=torch.bfloat16)

@@ -1,5 +1,7 @@
 """Token samplers against the reference's logits processors, and by counting."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers.generation.logits_process import (
@@ -9,8 +11,8 @@ from transformers.generation.logits_process import (
 )
 
 from omni_lab import sampling
-from omni_lab.errors import InputError
-from omni_lab.sampling import Sampling
+from omni_lab.errors import ConfigError, InputError
+from omni_lab.sampling import Sampling, from_config, to_config
 
 
 @pytest.fixture
@@ -56,3 +58,19 @@ def test_suppressed_tokens_are_never_taken(logits):
 def test_bad_settings_are_named(bad):
     with pytest.raises(InputError):
         Sampling(**bad)
+
+
+RELEASE = Sampling(0.9, 40, 0.8, 1.05, (7,))
+
+
+def test_what_a_checkpoint_says_of_drawing_comes_back():
+    mine = replace(RELEASE, temperature=0.6, repetition_penalty=1.0)
+    assert from_config(to_config(mine, "talker"), "talker", RELEASE) == mine
+    assert from_config({"talker_top_k": 5, "max_length": 3}, "talker", RELEASE) == replace(RELEASE, top_k=5)
+    assert from_config({"top_k": 5}, "talker", RELEASE) == RELEASE
+
+
+@pytest.mark.parametrize("raw", [[1], {"talker_top_k": 0.5}, {"talker_top_p": 2}, {"talker_temperature": "hot"}])
+def test_a_wrong_way_to_draw_is_named(raw):
+    with pytest.raises(ConfigError, match="generation_config.json"):
+        from_config(raw, "talker", RELEASE)

@@ -112,6 +112,8 @@ def assemble(folder: Path, out: Path, preset_name: str = "nano", base: Path | No
         model.processor = OmniProcessor.from_pretrained(samples_folder() / "checkpoints" / preset_name)
     model.eval()
     model.speakers.update(course_speakers(model))
+    # A sound that lasts is the same code again and again: a penalty on repetition makes it another sound.
+    model.talker.default_sampling = replace(model.talker.default_sampling, temperature=0.6, repetition_penalty=1.0)
     model.to(torch.bfloat16).save_pretrained(out, dtype=torch.bfloat16)
     change = dpo_change(folder)
     if change:
