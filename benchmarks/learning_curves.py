@@ -24,9 +24,13 @@ from omni_lab.train.recipes import ALL, find
 SITTINGS = """
 What ends in `_1`, `_2` is an earlier sitting of the same recipe, from which the next began (`start`). After `dit_2` and
 `talker_1` the speech tokenizer was replaced; the embeddings of the new codes began as means of the old ones, weighted
-by how often both stood at the same place of the same sound. `omni-lab train all` needs none of this: it was for want of
-time on two cores. All sentences of these talkers were of the grammar; since then two in five are of words in no order
-(`speech_bank.UNGUESSABLE`), because this talker puts other nouns in a noun's place."""
+by how often both stood at the same place of the same sound. The sentences of the first three talkers were of the
+grammar alone; since then two in five are of words in no order (`speech_bank.UNGUESSABLE`), because a talker that can
+guess puts other nouns in a noun's place. Before `talker_5` the thinker was balanced (`train/balance.py`); `talker`, the
+last one, also points at the word that comes next (`train/reading.py`); `talker_6` was cut short to begin that.
+`seeing` came after `thinker_2_2` here, and `thinker_2` went on from it.
+`omni-lab train all` needs none of these sittings: they were for want of time on two cores. The first sitting of CLIP,
+920 steps, has left no log."""
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -83,7 +87,7 @@ def main() -> None:
     parser.add_argument("--hardware", default=hardware().name, help="what the run ran on")
     given = parser.parse_args()
     # `dit_1`, `dit_2` are earlier sittings of `dit`, put aside by hand: told just before it.
-    every = [name for recipe in ALL for name in (*(f"{recipe}_{n}" for n in range(1, 5)), recipe)]
+    every = [name for recipe in ("clip", *ALL) for name in (*(f"{recipe}_{n}" for n in range(1, 9)), recipe)]
     every = sorted(set(every), key=every.index)  # `thinker_1` is a recipe, too
     names = [name for name in every if read_log(given.run / name / "log.csv")]
     folder = DOCS / "training"
@@ -98,7 +102,7 @@ def main() -> None:
             for row in rows
             if row["name"].startswith("held-out") and row["step"] == rows[-1]["step"]
         ]
-        last = last if len(last) <= 4 else [f"{len(last)} tasks, see the mini suite"]
+        last = last if len(last) <= 5 else [f"{len(last)} tasks, see the mini suite"]
         cells = (name, rows[-1]["step"], f"{seconds / 60:.1f}", ", ".join(last), command(given.run, name))
         table.append("| " + " | ".join(map(str, cells)) + " |")
         pictures.append(f"![{text}](training/{name}.png)\n")
