@@ -91,8 +91,12 @@ def ask_for_voice(then: Callable[[np.ndarray], None], rate: int = RATE) -> None:
             letters.value = ""  # else the notebook would keep the voice among its widgets
             hear(change["new"])
 
+    def chosen(change: dict) -> None:
+        for one in change["new"]:
+            hear(bytes(one["content"]))
+
     letters.observe(recorded, names="value")
-    file.observe(lambda change: [hear(bytes(one["content"])) for one in change["new"]], names="value")
+    file.observe(chosen, names="value")
     display(HTML(PAGE.format(name=html.escape(name), seconds=SECONDS)))
     display(ipywidgets.VBox([file, letters, out]))
 
