@@ -17,6 +17,7 @@ from PIL import Image
 from ..errors import DataError
 
 SIZE = 72  # pixels of a side
+FAINT = 8  # alpha so near to nothing, or to all, is the codec's noise about a clear or an opaque pixel
 TEST_STYLE = "openmoji"
 REBUILD = "restore the file or run `omni-lab data build emoji`"
 
@@ -116,22 +117,26 @@ def load(root: str | Path | None = None) -> EmojiSet:
     raw = _read(root / "index.json")
     try:
         index = json.loads(raw)
-        concepts, languages = index["concepts"], index["languages"]
+        concepts, languages = index["concepts"], index["languages"]  # columns: entry i of each is about concept i
+        count = len(concepts["character"])
         sheets = {
             s["name"]: Style(
                 **{k: s[k] for k in ("name", "title", "license", "split", "columns", "sha256")},
-                present=tuple(range(len(concepts)) if s["present"] is None else map(int, s["present"])),
+                present=tuple(range(count) if s["present"] is None else map(int, s["present"])),
                 file=root / s["file"],
             )
             for s in index["styles"]
         }
         emoji = EmojiSet(
-            names=tuple(c["labels"]["en"] for c in concepts),
-            characters=tuple(c["character"] for c in concepts),
-            groups=tuple(c["group"] for c in concepts),
-            subgroups=tuple(c["subgroup"] for c in concepts),
-            labels={language: tuple(c["labels"][language] for c in concepts) for language in languages},
-            keywords={language: tuple(tuple(c["keywords"][language]) for c in concepts) for language in languages},
+            names=tuple(concepts["labels"]["en"]),
+            characters=tuple(concepts["character"]),
+            groups=tuple(concepts["group"]),
+            subgroups=tuple(concepts["subgroup"]),
+            labels={language: tuple(concepts["labels"][language]) for language in languages},
+            keywords={
+                language: tuple(tuple(words.split("|")) if words else () for words in concepts["keywords"][language])
+                for language in languages
+            },
             sheets=sheets,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -168,6 +173,9 @@ def _decode(sheet: Style, concepts: int) -> np.ndarray:
         raise DataError(
             f"{sheet.file} is {page.shape[1]}x{page.shape[0]} pixels, expected {sheet.columns * SIZE}x{rows * SIZE}"
         )
+    alpha = page[..., 3]
+    snapped = np.where(alpha < FAINT, 0, np.where(alpha > 255 - FAINT, 255, alpha))
+    page = np.concatenate([np.where(snapped[..., None] > 0, page[..., :3], 0), snapped[..., None]], axis=-1)
     cells = page.reshape(rows, SIZE, sheet.columns, SIZE, 4).swapaxes(1, 2)  # (rows, columns, height, width, 4)
     pictures = np.zeros((concepts, SIZE, SIZE, 4), dtype=np.uint8)
     pictures[list(sheet.present)] = cells.reshape(-1, SIZE, SIZE, 4)[: len(sheet.present)]
