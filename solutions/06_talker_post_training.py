@@ -41,8 +41,7 @@ from omni_lab.codec import disclosure
 from omni_lab.data import folders, sentences, speech
 from omni_lab.data.splits import generator
 from omni_lab.errors import OmniLabError
-from omni_lab.evaluate import ears, metrics
-from omni_lab.evaluate.tasks import speaking as suite
+from omni_lab.evaluate import dpo_change, ears, metrics
 from omni_lab.lab import announcer, exercise, judges, mouth, recorder
 from omni_lab.lab.nano import nano_model
 from omni_lab.omni import OmniModel
@@ -836,14 +835,14 @@ def post_trained_here() -> tuple:
 def taken_back(change) -> tuple:
     """(the talker less what DPO added to its weights, the shipped talker)."""
     before = copy.deepcopy(model.talker)
-    before.load_state_dict(suite.without(before.state_dict(), change))
+    before.load_state_dict(dpo_change.taken_back(before.state_dict(), change))
     return before, shipped.talker
 
 
 # %%
 if understood:
     started = time.process_time()
-    change = folders.samples_folder() / "checkpoints" / "nano" / suite.DPO_CHANGE
+    change = folders.samples_folder() / "checkpoints" / "nano" / dpo_change.FILE
     pair = taken_back(change) if change.is_file() else post_trained_here()
     hard = held_out(100, sentences.hard_sentence)
     report(torch.stack([measured(shipped, one, hard)[0] for one in pair]))

@@ -18,7 +18,7 @@ from ..data import sentences, speech
 from ..data.folders import samples_folder
 from ..data.splits import generator
 from ..errors import CheckpointError, ConfigError
-from ..evaluate.tasks.speaking import DPO_CHANGE
+from ..evaluate import dpo_change
 from ..processing.processor import OmniProcessor
 
 
@@ -115,19 +115,15 @@ def assemble(folder: Path, out: Path, preset_name: str = "nano", base: Path | No
     # A sound that lasts is the same code again and again: a penalty on repetition makes it another sound.
     model.talker.default_sampling = replace(model.talker.default_sampling, temperature=0.6, repetition_penalty=1.0)
     model.to(torch.bfloat16).save_pretrained(out, dtype=torch.bfloat16)
-    change = dpo_change(folder)
-    if change:
-        path = out / DPO_CHANGE
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file({name: tensor.bfloat16() for name, tensor in change.items()}, part)
-        os.replace(part, path)
+    if change := added_by_dpo(folder):
+        dpo_change.write(out / dpo_change.FILE, change)
     return out
 
 
-def dpo_change(folder: Path) -> dict[str, torch.Tensor]:
+def added_by_dpo(folder: Path) -> dict[str, torch.Tensor]:
     """What DPO added to the talker's weights in `folder`, by their names; nothing where it was not trained.
 
-    The mini suite takes it back to hear what it was good for (`evaluate/tasks/speaking.py`)."""
+    The mini suite takes it back to hear what it was good for (`evaluate/dpo_change.py`)."""
     before, after = part_path(folder, "talker"), part_path(folder, "talker_dpo")
     if not before.is_file() or not after.is_file():
         return {}

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from omni_lab import config, tmrope
 from omni_lab.cli import main
@@ -13,7 +12,7 @@ from omni_lab.data import speech, world
 from omni_lab.data.folders import samples_folder
 from omni_lab.data.sample import Sample, user
 from omni_lab.errors import CheckpointError, DataError, InputError
-from omni_lab.evaluate import asking, commands, suite
+from omni_lab.evaluate import asking, commands, dpo_change, suite
 from omni_lab.evaluate.outcome import accuracy
 from omni_lab.evaluate.tasks import hearing, seeing, speaking
 from omni_lab.omni import OmniModel
@@ -62,8 +61,8 @@ def test_what_dpo_added_can_be_taken_back(model, tmp_path, monkeypatch):
     monkeypatch.setattr("omni_lab.evaluate.asking.LONGEST_SPEECH", 12)
     weights = {name: w.clone() for name, w in model.talker.state_dict().items()}
     added = {"codec_head.weight": torch.full_like(weights["codec_head.weight"], 0.5)}
-    save_file(added, tmp_path / speaking.DPO_CHANGE)
-    taken = speaking.without(weights, tmp_path / speaking.DPO_CHANGE)
+    dpo_change.write(tmp_path / dpo_change.FILE, added)
+    taken = dpo_change.taken_back(weights, tmp_path / dpo_change.FILE)
     assert torch.allclose(taken["codec_head.weight"] + 0.5, weights["codec_head.weight"], atol=1e-6)
     assert all(torch.equal(taken[name], w) for name, w in weights.items() if name not in added)
     found = speaking.dpo_wer_ratio(model, 1, 0, False, tmp_path)
@@ -75,10 +74,18 @@ def test_what_dpo_added_can_be_taken_back(model, tmp_path, monkeypatch):
     "content", [b"rubbish", {"head.weight": torch.zeros(2)}, {"codec_head.weight": torch.zeros(2)}]
 )
 def test_a_change_of_another_talker_is_named(model, tmp_path, content):
-    path = tmp_path / speaking.DPO_CHANGE
-    path.write_bytes(content) if isinstance(content, bytes) else save_file(content, path)
+    path = tmp_path / dpo_change.FILE
+    path.write_bytes(content) if isinstance(content, bytes) else dpo_change.write(path, content)
     with pytest.raises(CheckpointError, match="dpo_change.safetensors: "):
-        speaking.without(model.talker.state_dict(), path)
+        dpo_change.taken_back(model.talker.state_dict(), path)
+
+
+def test_eight_bits_are_finer_than_the_weights(tmp_path):
+    torch.manual_seed(0)
+    weights, change = torch.randn(64, 64) * 0.05, torch.randn(64, 64) * 2e-3
+    dpo_change.write(tmp_path / dpo_change.FILE, {"w": change})
+    error = (dpo_change.read(tmp_path / dpo_change.FILE)["w"] - change).abs().mean()
+    assert error < (weights.bfloat16().float() - weights).abs().mean()
 
 
 def test_a_batch_answers_as_each_alone(model):

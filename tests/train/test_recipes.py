@@ -118,11 +118,11 @@ def test_dpo_changes_where_the_talker_looks_and_leaves_the_change(trained: Path,
     for name in ("talker", "talker_dpo"):
         if not parts.part_path(trained, name).exists():
             run(name, trained.parent)
-    change = parts.dpo_change(trained)
+    change = parts.added_by_dpo(trained)
     assert change and all(".self_attn." in name for name in change)
     before, after = (load_file(parts.part_path(trained, name)) for name in ("talker", "talker_dpo"))
     assert all(torch.equal(before[name], after[name]) for name in after if name not in change)
-    assert parts.dpo_change(tmp_path) == {}
+    assert parts.added_by_dpo(tmp_path) == {}
 
 
 def test_the_tokenizer_learns(tmp_path: Path, monkeypatch) -> None:

@@ -8,21 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from tqdm import tqdm
 
 from ...data import sentences, speech
 from ...data.sample import SPEAKING_RATE, Sample, user
 from ...data.splits import generator
-from ...errors import CheckpointError
-from .. import ears
+from .. import dpo_change, ears
 from ..asking import POINTS, ask_aloud
 from ..metrics import pause_errors as count_pause_errors
 from ..metrics import similarity, word_error_rate
 from ..outcome import Evaluation, Outcome
 
-DPO_CHANGE = "dpo_change.safetensors"  # beside the checkpoint: what DPO added to the talker's weights
 ENROLMENT = 10.0  # seconds of a new speaker
 
 
@@ -139,31 +135,19 @@ def dpo_wer_ratio(model: Any, count: int, seed: int, progress: bool, folder: str
     """WER on hard sentences as the talker says them, over that with DPO's change to its weights taken back.
 
     Needs that change beside the checkpoint. Raises CheckpointError if it is not of this talker."""
-    path = Path(folder) / DPO_CHANGE if folder else None
+    path = Path(folder) / dpo_change.FILE if folder else None
     if path is None or not path.is_file():
-        return Outcome("WER ratio", None, 1.0, 1.0, 0, note=f"the checkpoint has no {DPO_CHANGE} to take back")
+        return Outcome("WER ratio", None, 1.0, 1.0, 0, note=f"the checkpoint has no {dpo_change.FILE} to take back")
     lines = texts("hard_sentence", count, seed)
     after = heard_errors(lines, spoken(model, lines, seed, "after DPO" * progress))
     trained = copy.deepcopy(model.talker.state_dict())
-    model.talker.load_state_dict(without(trained, path))
+    model.talker.load_state_dict(dpo_change.taken_back(trained, path))
     try:
         before = heard_errors(lines, spoken(model, lines, seed, "before DPO" * progress))
     finally:
         model.talker.load_state_dict(trained)
     parts = {"after": after, "before": before}
     return Outcome("WER ratio", over(after, before, lines), 1.0, 1.0, count, parts)
-
-
-def without(weights: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    """The weights less the change that a file holds. Raises CheckpointError if it is damaged or of another talker."""
-    try:
-        change = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file ({error}); fetch or train it again") from error
-    strange = [name for name in change if name not in weights or weights[name].shape != change[name].shape]
-    if strange:
-        raise CheckpointError(f"{path}: {strange[0]} is no weight of this talker; it belongs to another checkpoint")
-    return {n: (w.float() - change[n].float()).to(w.dtype) if n in change else w for n, w in weights.items()}
 
 
 TASKS = {

@@ -79,7 +79,7 @@ class TalkerDPO(TalkerRecipe):
 
     def groups(self, model: Any) -> dict[str, list[dict[str, Any]]]:
         """Where the talker looks, and no more: what it gets wrong is mostly which word is next. So what changes is
-        small enough to be kept beside a checkpoint, to be heard with it and without (`parts.dpo_change`)."""
+        small enough to be kept beside a checkpoint, to be heard with it and without (`parts.added_by_dpo`)."""
         chosen = [(name, p) for name, p in model["talker"].named_parameters() if re.match(self.settings.learns, name)]
         return {"main": decay_groups(chosen, self.settings)}
 
