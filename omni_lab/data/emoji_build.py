@@ -297,7 +297,7 @@ def bleed(picture: np.ndarray, reach: int = 2) -> np.ndarray:
     colour, known = picture[..., :3].astype(np.float32), picture[..., 3] > 0
     for _ in range(reach):
         around = np.pad(np.dstack([colour * known[..., None], known]), ((1, 1), (1, 1), (0, 0)))
-        total = sum(around[y : y + SIZE, x : x + SIZE] for y in range(3) for x in range(3))  # (72, 72, 4)
+        total = np.sum([around[y : y + SIZE, x : x + SIZE] for y in range(3) for x in range(3)], axis=0)  # (72, 72, 4)
         fresh = ~known & (total[..., 3] > 0)
         colour[fresh] = total[fresh, :3] / total[fresh, 3:]
         known = known | fresh

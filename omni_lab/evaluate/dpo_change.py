@@ -24,7 +24,7 @@ def write(path: Path, change: Mapping[str, Tensor]) -> None:
     kept: dict[str, Tensor] = {}
     for name, tensor in change.items():
         scale = tensor.abs().max().clamp(min=1e-12) / 127
-        kept |= {name: (tensor / scale).round().to(torch.int8), name + SCALE: scale.float()[None]}
+        kept |= {name: (tensor / scale).round().to(torch.int8).contiguous(), name + SCALE: scale.float()[None]}
     part = path.with_name(f".{path.name}.{os.getpid()}")
     save_file(kept, part)
     os.replace(part, path)
