@@ -128,7 +128,9 @@ def outline(x: Tensor, edges: Tensor, rng: torch.Generator) -> Tensor:
     keep = torch.where(chosen(rng, n, 0.3), uniform(rng, n, 0, 0.6), 1.0)[:, None, None, None]
     colour, alpha = x[drawn][:, :3], x[drawn][:, 3:]
     colour = colour * keep + alpha * (1 - keep)
-    x[drawn] = torch.cat([colour * (1 - line) + ink * line, torch.maximum(alpha, line)], dim=1)
+    covered = torch.maximum(alpha, line)
+    inked = torch.minimum(colour * (1 - line) + ink * line, covered)  # grey ink on a faint edge outshines no alpha
+    x[drawn] = torch.cat([inked, covered], dim=1)
     return x
 
 
