@@ -50,7 +50,9 @@ def write(path: str | Path, sounds: list[Sound], rate: int, bit_rate: int = 24_0
 def encode_opus(path: Path, wave: np.ndarray, rate: int, bit_rate: int) -> None:
     """Write one channel of float32 samples as Ogg Opus."""
     with av.open(str(path), "w", format="ogg") as container:
-        stream = container.add_stream("libopus", rate=rate, layout="mono", bit_rate=bit_rate)
+        # Packets of 60 ms: the header of a packet counts when 20 ms of sound are forty bytes.
+        packets = {"frame_duration": "60"}
+        stream = container.add_stream("libopus", rate=rate, layout="mono", bit_rate=bit_rate, options=packets)
         for begin in range(0, len(wave), rate):
             block = np.clip(wave[begin : begin + rate] * 32767, -32768, 32767).astype(np.int16)
             frame = av.AudioFrame.from_ndarray(block[None, :], format="s16", layout="mono")

@@ -34,7 +34,7 @@ def build_recordings(root: Path, work: Path) -> int:
         # G.722 has 8,000 bytes a second.
         if path.is_file() and 0.3 <= path.stat().st_size / 8000 <= LONGEST_PROMPT:
             found.append(bank.Sound(name, level(decode_g722(path)), {"text": text}))
-    bank.write(root / "audio" / "recordings.opus", found, HEARING_RATE, bit_rate=20_000)
+    bank.write(root / "audio" / "recordings.opus", found, HEARING_RATE, bit_rate=16_000)
     return len(found)
 
 
