@@ -1,13 +1,15 @@
 """The emoji set: one concept drawn by many artists, with names and keywords in several languages.
 
-`emoji.load()` reads `data_samples/emoji/`: `index.json` (concepts, captions, checksums) and one sprite sheet a style.
+`emoji.load()` reads `data_samples/emoji/`: `index.json.gz` (concepts, captions, checksums) and one sprite sheet a style.
 Sheets are decoded when their style is first asked for. OpenMoji is the test of generalisation: nothing trains on it.
 The folder is made again by `omni_lab.data.emoji_build`.
 """
 
+import gzip
 import hashlib
 import io
 import json
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from ..errors import DataError
 SIZE = 72  # pixels of a side
 FAINT = 8  # alpha so near to nothing, or to all, is the codec's noise about a clear or an opaque pixel
 TEST_STYLE = "openmoji"
+INDEX = "index.json.gz"  # a third of the plain text
 REBUILD = "restore the file or run `omni-lab data build emoji`"
 
 
@@ -114,9 +117,9 @@ def load(root: str | Path | None = None) -> EmojiSet:
     Raises DataError, in one line, when a file is missing or damaged.
     """
     root = Path(root) if root is not None else default_root()
-    raw = _read(root / "index.json")
+    raw = _read(root / INDEX)
     try:
-        index = json.loads(raw)
+        index = json.loads(gzip.decompress(raw))
         concepts, languages = index["concepts"], index["languages"]  # columns: entry i of each is about concept i
         count = len(concepts["character"])
         sheets = {
@@ -139,11 +142,11 @@ def load(root: str | Path | None = None) -> EmojiSet:
             },
             sheets=sheets,
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{root / 'index.json'} is no index of emoji ({error!r}): {REBUILD}") from error
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{root / INDEX} is no index of emoji ({error!r}): {REBUILD}") from error
     for sheet in sheets.values():
         if hashlib.sha256(_read(sheet.file)).hexdigest() != sheet.sha256:
-            raise DataError(f"{sheet.file} is damaged (its checksum differs from index.json): {REBUILD}")
+            raise DataError(f"{sheet.file} is damaged (its checksum differs from {INDEX}): {REBUILD}")
     return emoji
 
 

@@ -6,6 +6,7 @@ Sheets are AVIF, which keeps colour at full resolution and still takes two third
 give the same pixels.
 """
 
+import gzip
 import hashlib
 import io
 import json
@@ -22,7 +23,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import DataError
-from .emoji import SIZE, default_root
+from .emoji import INDEX, SIZE, default_root
 
 LANGUAGES = ("en", "de", "es", "fr", "ja", "zh")
 COLUMNS = 30
@@ -97,7 +98,8 @@ def build(root: str | Path | None = None, cache: str | Path | None = None, say: 
         say(f"{source.name}.avif: {len(present)} pictures, {len(data) / 1e6:.2f} MB")
         styles.append(describe(source, None if len(present) == len(concepts) else present, data))
     index = {"languages": LANGUAGES, "styles": styles, "concepts": columns(concepts)}
-    write_atomic(root / "index.json", json.dumps(index, ensure_ascii=False, separators=(",", ":")).encode())
+    text = json.dumps(index, ensure_ascii=False, separators=(",", ":"))
+    write_atomic(root / INDEX, gzip.compress(text.encode(), mtime=0))
     write_section(root.parent / "DATA.md", len(concepts), styles)
     return root
 
