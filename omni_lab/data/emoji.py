@@ -1,6 +1,6 @@
 """The emoji set: one concept drawn by many artists, with names and keywords in several languages.
 
-`emoji.load()` reads `data_samples/emoji/`: `index.json.gz` (concepts, captions, checksums) and one sprite sheet a style.
+`emoji.load()` reads `data_samples/emoji/`: the index (concepts, captions, checksums) and one sprite sheet a style.
 Sheets are decoded when their style is first asked for. OpenMoji is the test of generalisation: nothing trains on it.
 The folder is made again by `omni_lab.data.emoji_build`.
 """

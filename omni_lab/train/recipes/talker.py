@@ -155,7 +155,11 @@ class TalkerRecipe(Recipe):
     def batch(self, index: int) -> Batch:
         bad: list[str] = []
         spoken = self.spoken(index, bad)
-        return self.pack(spoken) | {"samples": self.settings.batch_size, "skipped": bad}
+        packed = self.pack(spoken) | {"samples": self.settings.batch_size, "skipped": bad}
+        if self.settings.reading:
+            aloud = [self.said(each, encode(each.sample)) for each in spoken]
+            packed["said"] = torch.nn.utils.rnn.pad_sequence(aloud, True, reading.IGNORED)
+        return packed
 
     def pack(self, spoken: Sequence[Spoken]) -> Batch:
         """Examples -> prompts padded on the left, answers and codes on the right, media in row order."""
@@ -173,10 +177,7 @@ class TalkerRecipe(Recipe):
         given = torch.tensor([s.given for s in spoken])
         targets = continuation_targets(codes, given, config.talker_config.tts_codec_end_token_id)
         first = processor().tokenizer.convert_tokens_to_ids("<spk_0>")
-        aloud = [self.said(*each) for each in zip(spoken, encoded, strict=True)] if self.settings.reading else []
-        next_word = {"said": torch.nn.utils.rnn.pad_sequence(aloud, True, reading.IGNORED)} if aloud else {}
         return {
-            **next_word,
             "thinker": {"input_ids": rows, "attention_mask": mask, **packing.join_media(encoded)},
             "labels": labels,
             "speakers": torch.tensor([first + s.speaker for s in spoken]),
