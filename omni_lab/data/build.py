@@ -73,7 +73,7 @@ def build_sounds(root: Path, work: Path) -> int:
             wave, rate = soundfile.read(folder / f"{name}.flac", dtype="float32", always_2d=True)
             wave = trim(resample(wave.mean(1), rate, HEARING_RATE))
             found.append(bank.Sound(name, level(wave), {"label": label}))
-    bank.write(root / "audio" / "sounds.opus", found, HEARING_RATE, bit_rate=32_000)
+    bank.write(root / "audio" / "sounds.opus", found, HEARING_RATE, bit_rate=28_000)
     return len(found)
 
 

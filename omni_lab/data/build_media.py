@@ -25,7 +25,7 @@ def build_speech(root: Path) -> int:
         name = "heart" if index % 2 else speech.REPLY_SPEAKERS[1 + (index // 2) % 7]
         wave = speech.say(text, name, seed=index)
         found.append(bank.Sound(f"{index:03d}", wave, {"text": text, "speaker": name}))
-    bank.write(root / "audio" / "speech.opus", found, SPEAKING_RATE, bit_rate=24_000)
+    bank.write(root / "audio" / "speech.opus", found, SPEAKING_RATE, bit_rate=20_000)
     return len(found)
 
 
