@@ -355,7 +355,7 @@ class CLIP(nn.Module):
         writers = {"model.safetensors": lambda path: save_file(state, path)}
         writers["config.json"] = lambda path: path.write_text(json.dumps(self.config.to_dict(), indent=2))
         if self.tokenizer is not None:
-            text = self.tokenizer.to_str(pretty=True)
+            text = self.tokenizer.to_str()
             writers["tokenizer.json"] = lambda path: path.write_text(text, encoding="utf-8")
         for name, write in writers.items():  # under another name first: a reader never sees half a file
             write(folder / f"{name}.part")
