@@ -7,8 +7,10 @@ made by `SpeakerEncoder`, an ECAPA-TDNN with 192 outputs that learns together wi
 Notable: convolutions mirror their edges, so a reference needs more frames than the widest kernel reaches.
 """
 
+import io
 import math
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -244,7 +246,8 @@ def read_speaker(entry: object, where: str) -> Speaker:
 def save_speakers(path: str | os.PathLike, speakers: Mapping[str, Speaker], dtype: torch.dtype | None = None) -> None:
     """Write `spk_dict.pt` in the reference's layout, whole or not at all; in 16 bits if `dtype` is so (default: as is).
 
-    Readers widen both tensors, the reference's too.
+    Readers widen both tensors, the reference's too. The file is a zip whose members `torch.save` leaves as they are;
+    here they are deflated, which `torch.load` undoes: 16-bit mels take little more than half the bytes.
     """
     path = Path(path)
     raw = {
@@ -257,5 +260,9 @@ def save_speakers(path: str | os.PathLike, speakers: Mapping[str, Speaker], dtyp
         for name, s in speakers.items()
     }
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(raw, unfinished)
+    plain = io.BytesIO()
+    torch.save(raw, plain)
+    with zipfile.ZipFile(plain) as given, zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as packed:
+        for member in given.infolist():
+            packed.writestr(zipfile.ZipInfo(member.filename), given.read(member), zipfile.ZIP_DEFLATED)
     os.replace(unfinished, path)

@@ -1,6 +1,7 @@
 """ECAPA against the reference, enrolment from a recording, and the file of speakers."""
 
 import math
+import zipfile
 
 import pytest
 import torch
@@ -114,6 +115,7 @@ def test_speakers_go_through_their_file(tmp_path):
     path = tmp_path / "spk_dict.pt"
     speaker.save_speakers(path, made)
     assert [p.name for p in tmp_path.iterdir()] == ["spk_dict.pt"]
+    assert {member.compress_type for member in zipfile.ZipFile(path).infolist()} == {zipfile.ZIP_DEFLATED}
     raw = torch.load(path, weights_only=True)
     assert raw["Ada"]["bos_token"] == 5 and set(raw["Bo"]) == {"bos_token", "cond", "ref_mel"}
     read = speaker.load_speakers(path)
