@@ -1,6 +1,7 @@
 """Operations for which torch has no fast path on a CPU, written with kernels that it does have.
 
-They fall back to the ordinary functions under autocast, under torch.compile, on other devices and for other dtypes.
+They fall back to the ordinary functions under torch.compile, on other devices and for other dtypes; products also under
+autocast.
 """
 
 from collections.abc import Callable
@@ -17,14 +18,18 @@ ONEDNN_ROWS = 48
 
 
 def applies(x: Tensor, weight: Tensor) -> bool:
-    """Whether the kernels of this file may be used: float32 on a CPU, outside autocast and torch.compile.
+    """Whether the products of this file may be used: float32 on a CPU, outside autocast and torch.compile.
 
     Weights of a class of their own (quantised ones) have kernels of their own."""
+    return norm_applies(x, weight) and not torch.is_autocast_enabled("cpu")
+
+
+def norm_applies(x: Tensor, weight: Tensor) -> bool:
+    """Whether RMSNormOnCPU may be used: as `applies`, and under autocast, which leaves the residual stream float32."""
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled("cpu")
         and type(weight) in (Tensor, nn.Parameter)
     )
 

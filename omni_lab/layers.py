@@ -35,7 +35,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.requires_grad and cpu_kernels.applies(x, self.weight):
+        if x.requires_grad and cpu_kernels.norm_applies(x, self.weight):
             return cpu_kernels.RMSNormOnCPU.apply(x, self.weight, self.eps)
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 

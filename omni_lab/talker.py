@@ -180,7 +180,8 @@ class Talker(nn.Module):
         positions = torch.cat((positions, later.expand(3, -1, -1)), dim=2)
         mask = context.attention_mask
         mask = None if mask is None else F.pad(mask, (0, steps + 1), value=1)
-        hidden = self.model(self.thinker_to_talker_proj(inputs), positions, mask)
+        # Autocast would hand on 16 bits, and everything is added to this.
+        hidden = self.model(self.thinker_to_talker_proj(inputs).to(inputs.dtype), positions, mask)
         logits = self.codec_head(hidden[:, -steps:])
         # A sum over the whole table wants 32 bits or more.
         exact = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -65,13 +65,13 @@ def fork(world: int, work: Callable[[], object]) -> None:
 
 
 def mixed_versions(folder: Path) -> None:
-    """The second process is of another version; each prints what stops it."""
+    """The second process is of another version; each writes what stops it to a file of its own."""
     if os.environ["RANK"] == "1":
         distributed.__version__ = "0.0.9"
     try:
         run(Evaluated, folder)
     except OmniLabError as error:
-        print(error, flush=True)
+        folder.with_name(f"stopped_{os.environ['RANK']}.txt").write_text(str(error))
 
 
 def halfway(whole: Path, part: Path) -> Path:
