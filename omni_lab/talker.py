@@ -30,6 +30,8 @@ from .errors import InputError
 from .layers import Decoder, KVCache
 from .sampling import Sampling
 
+LOUD = 0.6  # root mean square of fresh codes' embeddings
+WRITING = ("o_proj", "down_proj")  # what writes into the residual stream
 IGNORE = -100  # a label that does not count, and padding of codes
 
 
@@ -131,11 +133,23 @@ class Talker(nn.Module):
         self.codec_head = DecoderLinear(config.hidden_size, config.vocab_size, bias=False)
         # The release's; a checkpoint's generation_config.json may say otherwise.
         self.default_sampling = Sampling(0.9, 40, 0.8, 1.05, (config.tts_codec_start_token_id,))
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.normal_(module.weight, std=0.02)
-                if isinstance(module, nn.Linear) and module.bias is not None:
+        self.initialise()
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Fresh weights: codes as loud as what the thinker says, and a projection that keeps them so.
+
+        Codes are *added* to the thinker's vectors, which have a root mean square near one. Begun at the usual 0.02 they
+        drown, above all in text_pad, the same large vector at nearly every place. Matrices nearly keep the size of what
+        they are given, those that write into the residual stream a third of it."""
+        nn.init.normal_(self.model.embed_tokens.weight, std=LOUD)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                kept = 1.0 if name == "thinker_to_talker_proj" else 0.35 if name.endswith(WRITING) else 0.7
+                nn.init.normal_(module.weight, std=kept * module.in_features**-0.5)
+                if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        nn.init.normal_(self.codec_head.weight, std=0.02)  # all codes equally likely at first
 
     @property
     def end_tokens(self) -> tuple[int, int]:

@@ -85,6 +85,16 @@ class Spoken:
     speaker: int  # place in REPLY_SPEAKERS of the token that opens the reply
     given: int = 0  # first codes that are no target
 
+    @cached_property
+    def encoded(self) -> packing.Encoded:
+        """Conversation and answer as the thinker's tensors; what the template writes behind the answer is not said."""
+        messages = [*self.sample.messages, assistant(self.sample.answer)]
+        encoded = dict(processor()(messages=messages, labels=True, longest_audio=True))
+        last = int((encoded["labels"][0] != packing.IGNORED).nonzero()[-1]) + 1
+        for name in ("input_ids", "attention_mask", "labels"):
+            encoded[name] = encoded[name][:, :last]
+        return encoded
+
 
 class TalkerRecipe(Recipe):
     """Stage 1: continuation, timbre disentangled."""
@@ -157,14 +167,14 @@ class TalkerRecipe(Recipe):
         spoken = self.spoken(index, bad)
         packed = self.pack(spoken) | {"samples": self.settings.batch_size, "skipped": bad}
         if self.settings.reading:
-            aloud = [self.said(each, encode(each.sample)) for each in spoken]
+            aloud = [self.said(each) for each in spoken]
             packed["said"] = torch.nn.utils.rnn.pad_sequence(aloud, True, reading.IGNORED)
         return packed
 
     def pack(self, spoken: Sequence[Spoken]) -> Batch:
         """Examples -> prompts padded on the left, answers and codes on the right, media in row order."""
         config, pad_id = self.config, processor().tokenizer.pad_token_id or 0
-        encoded = [encode(each.sample) for each in spoken]
+        encoded = [each.encoded for each in spoken]
         sizes = [(e["input_ids"].shape[1] - answer_length(e), answer_length(e)) for e in encoded]
         before, after = max(p for p, _ in sizes), max(a for _, a in sizes)
         rows = torch.full((len(spoken), before + after), pad_id)
@@ -207,9 +217,9 @@ class TalkerRecipe(Recipe):
         wrong = reading.reading_loss(pointed, batch["said"])
         return out.loss + self.settings.reading * wrong, {"codes": out.loss, "reading": wrong, **figures}
 
-    def said(self, spoken: Spoken, encoded: packing.Encoded) -> Tensor:
+    def said(self, spoken: Spoken) -> Tensor:
         """Place in the reply of the token that is about to be said at each code, (codes + 1,)."""
-        ids = encoded["input_ids"][0, -answer_length(encoded) : -1].tolist()
+        ids = spoken.encoded["input_ids"][0, -answer_length(spoken.encoded) : -1].tolist()
         words = [processor().tokenizer.decode([token]) for token in ids]
         letters = [sum(sign.isalnum() for sign in word) for word in words]
         return reading.said_at(self.tokenizer.mel(spoken.codes), letters, self.settings.ahead)
@@ -303,17 +313,6 @@ def said(text: str) -> Sample:
 
 def place_of(speaker: str | None) -> int:
     return REPLY_SPEAKERS.index(speaker) if speaker in REPLY_SPEAKERS else 0
-
-
-def encode(sample: Sample) -> packing.Encoded:
-    """Conversation and answer as the thinker's tensors."""
-    messages = [*sample.messages, assistant(sample.answer)]
-    encoded = dict(processor()(messages=messages, labels=True, longest_audio=True))
-    # What the template writes behind the answer's end is not said.
-    last = int((encoded["labels"][0] != packing.IGNORED).nonzero()[-1]) + 1
-    for name in ("input_ids", "attention_mask", "labels"):
-        encoded[name] = encoded[name][:, :last]
-    return encoded
 
 
 def answer_length(encoded: packing.Encoded) -> int:
