@@ -4,6 +4,10 @@ The codes' loss alone would have it find out by itself that each word of the rep
 speech has the same trouble with attention and helps it with where it should look (guided attention: Tachibana et al.
 2018, section 3.3). Here the state that predicts a code must also point at the reply's token that is said a moment
 later. The pointer is thrown away after training.
+
+Given its own codes without a fault, it also learns to go on from them rather than to read: after the first sound of
+"chicken" any word that begins so will do. So some of what it has said is kept from it, or is another sentence's
+(dropping words from what a decoder is fed: Bowman et al. 2016, section 3.3, there for the same reason).
 """
 
 from collections.abc import Sequence
@@ -14,6 +18,7 @@ from torch import Tensor, nn
 
 IGNORED = -100
 QUIET = 2.0  # nats below a sentence's mean in which its mel counts as silence
+SPAN = 8  # codes that are misheard together: about a syllable
 COMMON = 128  # dimensions in which states and tokens are compared
 
 
@@ -49,3 +54,18 @@ def said_at(mel: Tensor, letters: Sequence[int], ahead: int) -> Tensor:
 def reading_loss(pointed: Tensor, tokens: Tensor) -> Tensor:
     """Cross-entropy of the pointer in nats: (batch, steps, longest), (batch, steps) with IGNORED -> a scalar."""
     return F.cross_entropy(pointed.flatten(0, 1), tokens.flatten(), ignore_index=IGNORED)
+
+
+def misheard(codes: Tensor, share: float, silence: int) -> Tensor:
+    """Codes as the talker hears itself say them, (batch, n) -> (batch, n), with spans that are not what it said.
+
+    Each row loses a share drawn between none and twice `share`, in spans of SPAN codes: in half of the rows they become
+    `silence`, in the others what the row before says there. Padding (negative) stays."""
+    batch, n = codes.shape
+    rate = torch.rand(batch, 1, device=codes.device) * 2 * share / SPAN
+    starts = (torch.rand(batch, n, device=codes.device) < rate).float()
+    lost = F.max_pool1d(F.pad(starts, (SPAN - 1, 0))[:, None], SPAN, 1)[:, 0] > 0  # (batch, n)
+    others = codes.roll(1, 0)
+    wrong = torch.rand(batch, 1, device=codes.device) < 0.5
+    instead = torch.where(wrong & (others >= 0), others, silence)
+    return torch.where(lost & (codes >= 0), instead, codes)

@@ -4,7 +4,7 @@ import torch
 
 from omni_lab.codec.mel import mel_spectrogram
 from omni_lab.data import speech
-from omni_lab.train.reading import IGNORED, Pointer, reading_loss, said_at
+from omni_lab.train.reading import IGNORED, Pointer, misheard, reading_loss, said_at
 
 
 def test_each_word_is_said_in_turn_for_as_long_as_its_letters_ask() -> None:
@@ -44,3 +44,20 @@ def test_a_pointer_learns_and_never_points_beyond_the_reply() -> None:
         optimiser.step()
     assert loss.item() < 0.1 * first
     assert pointer(hidden, reply, lengths)[1].argmax(-1).max() < 3
+
+
+def test_misheard_codes_come_in_spans_of_silence_or_of_another_row_and_padding_stays() -> None:
+    torch.manual_seed(0)
+    codes = torch.arange(64)[:, None] * 1000 + torch.arange(200)  # every row can be told from the others
+    codes[:, 180:] = -100
+    heard = misheard(codes, 0.25, silence=7)
+    lost = heard != codes
+    assert 0.15 < lost[:, :180].float().mean() < 0.3 and not lost[:, 180:].any()
+    shares = lost[:, :180].float().mean(1)
+    assert shares.min() < 0.05 and shares.max() > 0.35  # some rows hear all, some hardly anything
+    silent, wrong = lost & (heard == 7), lost & (heard != 7)
+    assert not (silent.any(1) & wrong.any(1)).any() and silent.any() and wrong.any()
+    rows, places = wrong.nonzero().T
+    assert torch.equal(heard[rows, places], codes[rows - 1, places])
+    assert (lost.int().diff(dim=1) == 1).sum() * 6 < lost.sum()  # in spans, not one by one
+    assert torch.equal(misheard(codes, 0.0, silence=7), codes)

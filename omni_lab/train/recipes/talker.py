@@ -44,6 +44,7 @@ class TalkerSettings(Settings, speech_bank.Supply):
     longest: int = 500  # codes of an example
     reading: float = 0.0  # weight of the loss that makes it know which word comes next (reading.py)
     ahead: int = 8  # codes later that this word is said
+    mishear: float = 0.0  # mean share of the codes said that it hears wrongly or not at all (reading.py)
     start: str = ""  # folder with a `talker` to go on from, with a schedule of its own; "": fresh weights
 
 
@@ -56,6 +57,7 @@ CPU = TalkerSettings(
     save_every=50,
     workers=1,
     reading=0.5,
+    mishear=0.25,
 )
 SCALES = {
     "smoke": replace(
@@ -203,10 +205,12 @@ class TalkerRecipe(Recipe):
         with torch.no_grad():
             heard = model["thinker"](**batch["thinker"], logits_to_keep=0)
             context, reply = talker_view(model["thinker"], model["talker"], heard, batch)
+        share, silence = self.settings.mishear * model.training, self.config.talker_config.tts_codec_mask_token_id
+        codes = reading.misheard(batch["codes"], share, silence)
         states: list[Tensor] = []
         hook = model["talker"].model.register_forward_hook(lambda _, __, hidden: states.append(hidden))
         try:
-            out = model["talker"](context, reply, batch["codes"], batch["reply_lengths"], batch["targets"])
+            out = model["talker"](context, reply, codes, batch["reply_lengths"], batch["targets"])
         finally:
             hook.remove()
         figures = {"code accuracy": accuracy(out.logits, batch["targets"])}
@@ -258,7 +262,7 @@ class Speakers(TalkerRecipe):
     writes: ClassVar[tuple[str, ...]] = ("speakers",)
     tasks: ClassVar[tuple[str, ...]] = ("say_this", "spoken_reply")
     scales = {
-        k: replace(s, steps=max(2, s.steps // 3), learning_rate=s.learning_rate / 3, reading=0.0)
+        k: replace(s, steps=max(2, s.steps // 3), learning_rate=s.learning_rate / 3, reading=0.0, mishear=0.0)
         for k, s in SCALES.items()
     }
 
@@ -278,7 +282,7 @@ class Joint(Speakers):
     reads: ClassVar[tuple[str, ...]] = ("speech_tokenizer", "speakers")
     writes: ClassVar[tuple[str, ...]] = ("joint_thinker", "joint_talker")
     scales = {
-        k: replace(s, steps=max(2, s.steps // 6), learning_rate=s.learning_rate / 5, reading=0.0)
+        k: replace(s, steps=max(2, s.steps // 6), learning_rate=s.learning_rate / 5, reading=0.0, mishear=0.0)
         for k, s in SCALES.items()
     }
 

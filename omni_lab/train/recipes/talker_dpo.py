@@ -48,6 +48,7 @@ CPU = DPOSettings(
         "learning_rate": 3e-5,
         "evaluate_every": 100,
         "reading": 0.0,
+        "mishear": 0.0,
     }
 )
 
