@@ -127,6 +127,8 @@ class OmniModel(nn.Module):
         if config.enable_audio_output:
             given, default = checkpoints.read_json(folder / GENERATION, {}), model.talker.default_sampling
             model.talker.default_sampling = samplers.from_config(given, "talker", default)
+            sounding = samplers.from_config(given, "token2wav", Sampling(temperature=1.0))
+            model.token2wav.code2wav_dit_model.temperature = sounding.temperature
         if (folder / SPEAKERS).is_file():
             model.speakers.update(voices.load_speakers(folder / SPEAKERS))
         if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
@@ -161,7 +163,9 @@ class OmniModel(nn.Module):
             checkpoints.write_tensors(folder / OWN_WEIGHTS, tensors)
         voices.save_speakers(folder / SPEAKERS, self.speakers, dtype)
         if self.config.enable_audio_output:
-            checkpoints.write_json(folder / GENERATION, samplers.to_config(self.talker.default_sampling, "talker"))
+            drawn = samplers.to_config(self.talker.default_sampling, "talker")
+            drawn["token2wav_temperature"] = self.token2wav.code2wav_dit_model.temperature
+            checkpoints.write_json(folder / GENERATION, drawn)
         checkpoints.write_json(folder / "config.json", raw)
 
     @torch.no_grad()
@@ -329,8 +333,8 @@ class OmniModel(nn.Module):
         codes = codes[sounding]
         if noise is None:
             # drawn on the CPU, so that a seed gives the same speech on every machine
-            shape = (1, len(codes) * dit.repeats, dit.mel_dim)
-            noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+            drawn = torch.Generator().manual_seed(seed)
+            noise = self.token2wav.code2wav_dit_model.draw_noise(1, len(codes), generator=drawn)
         return self.token2wav(codes, speaker=speaker, noise=noise, **how).float().cpu()
 
     def enrol(

@@ -247,9 +247,14 @@ def test_a_checkpoint_says_how_its_talker_draws(nano, tmp_path):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     raw = json.loads((tmp_path / "generation_config.json").read_text())
     assert raw["talker_temperature"] == 0.9
-    (tmp_path / "generation_config.json").write_text(json.dumps(raw | {"talker_temperature": 0.6}))
-    loaded = OmniModel.from_pretrained(tmp_path, "cpu").talker.default_sampling
-    assert loaded == replace(model.talker.default_sampling, temperature=0.6)
+    assert raw["token2wav_temperature"] == 1
+    calmer = raw | {"talker_temperature": 0.6, "token2wav_temperature": 0.25}
+    (tmp_path / "generation_config.json").write_text(json.dumps(calmer))
+    loaded = OmniModel.from_pretrained(tmp_path, "cpu")
+    assert loaded.talker.default_sampling == replace(model.talker.default_sampling, temperature=0.6)
+    loud, calm = (m.token2wav.code2wav_dit_model.draw_noise(1, 500) for m in (model, loaded))
+    assert loud.shape == (1, 1000, 80) and loud.std() == pytest.approx(1, abs=0.05)
+    assert calm.std() == pytest.approx(0.25, abs=0.02)
     (tmp_path / "generation_config.json").write_text("[]")
     with pytest.raises(ConfigError, match="generation_config.json"):
         OmniModel.from_pretrained(tmp_path, "cpu")

@@ -1,7 +1,7 @@
 """The table of all tasks, and the endless, resumable, shardable stream of samples to train and test on."""
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,13 +69,16 @@ def sample(task: str, split: str, seed: int, index: int) -> Sample:
     return sample_module.check(made)
 
 
-def schedule(tasks: Sequence[str], seed: int, index: int, text: float = 1.0) -> tuple[str, int]:
+def schedule(
+    tasks: Sequence[str], seed: int, index: int, text: float = 1.0, emphasis: Mapping[str, float] | None = None
+) -> tuple[str, int]:
     """Which task the mixture's position `index` holds, and which of its samples.
 
-    Tasks are drawn by their weights, those without media `text` times as often; a sample's own index is the position,
-    so that no sample comes twice.
+    Tasks are drawn by their weights, those without media `text` times as often, those named in `emphasis` so many times
+    as often; a sample's own index is the position, so that no sample comes twice.
     """
-    weights = np.array([TASKS[task].weight * (1.0 if TASKS[task].gives else text) for task in tasks])
+    factors = [(1.0 if TASKS[task].gives else text) * (emphasis or {}).get(task, 1.0) for task in tasks]
+    weights = np.array([TASKS[task].weight for task in tasks]) * factors
     order = generator("schedule", "|".join(tasks), seed, index)
     return tasks[int(order.choice(len(tasks), p=weights / weights.sum()))], index
 

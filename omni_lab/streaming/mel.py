@@ -121,7 +121,7 @@ class MelStream:
             new, self.noise = self.noise[:, :need], self.noise[:, need:]
             self.pending = torch.cat((self.pending, new.to(self.voice)), dim=1)
         elif need > 0:
-            new = torch.randn(1, need, config.mel_dim, generator=self.drawn)
+            new = self.dit.draw_noise(1, need // config.repeats, generator=self.drawn)
             self.pending = torch.cat((self.pending, new.to(self.voice)), dim=1)
         return self.pending[:, : codes * config.repeats]
 

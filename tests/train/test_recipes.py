@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from omni_lab.codec.speech_tokenizer import SpeechTokenizer
 from omni_lab.config import SpeechTokenizerConfig
+from omni_lab.data import world
 from omni_lab.errors import CheckpointError, ConfigError, DataError
 from omni_lab.runtime import SCALES
 from omni_lab.train import parts, speech_bank
@@ -17,6 +18,7 @@ from omni_lab.train.commands import changed
 from omni_lab.train.loop import train
 from omni_lab.train.recipes import ALL, GROUPS, RECIPES, find
 from omni_lab.train.recipes import speech_tokenizer as recipe_of_tokenizer
+from omni_lab.train.recipes.thinker import emphasised
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -176,3 +178,14 @@ def test_settings_from_the_command_line() -> None:
     for wrong in ("steps=many", "colour=red", "steps"):
         with pytest.raises(ConfigError, match="--set"):
             changed(settings, [wrong])
+
+
+def test_some_tasks_can_be_drawn_more_often_than_others() -> None:
+    factors = emphasised("sound_events:6 ocr:0 music:0.5")
+    assert factors == {"sound_events": 6.0, "ocr": 0.0, "music": 0.5} and emphasised("") == {}
+    tasks = ("sound_events", "music", "ocr", "picture_qa")
+    drawn = [world.schedule(tasks, 0, place, emphasis=factors)[0] for place in range(400)]
+    assert drawn.count("ocr") == 0 < drawn.count("music") < drawn.count("picture_qa") < drawn.count("sound_events")
+    for wrong in ("sound_events", "sound_events:loud", "sound_events:-1", "sound:2"):
+        with pytest.raises(ConfigError, match="emphasis is"):
+            emphasised(wrong)

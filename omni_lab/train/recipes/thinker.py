@@ -19,6 +19,7 @@ from ...data.sample import Sample, assistant, audio, user
 from ...data.speech import heard, in_a_room
 from ...data.splits import generator, pick
 from ...data.spoken import TRANSCRIBE, to_say
+from ...errors import ConfigError
 from ...processing.processor import OmniProcessor
 from ...thinker import Thinker
 from .. import memory, packing, speech_bank, transcripts
@@ -51,6 +52,7 @@ class ThinkerSettings(Settings, speech_bank.Supply):
     turns: int = 1  # samples joined to one conversation
     answers_only: bool = True  # loss on the assistant's words alone; False: on every token
     text: float = 1.0  # times the weight of the tasks without media
+    emphasis: str = ""  # times the weight of single tasks: "sound_events:4 picture_qa:2"
     start: str = ""  # folder with this part to go on from, with a schedule of its own; "": the part it reads
     ctc: float = 0.0  # weight of the loss that makes the audio encoder spell what was said (transcripts.py)
 
@@ -157,10 +159,10 @@ class ThinkerRecipe(Recipe):
 
         A line for each bad one goes to `bad`; the position of each one used to `taken`.
         """
-        position = start
+        position, emphasis = start, emphasised(self.settings.emphasis)
         while True:
             turns = range(self.settings.turns)
-            places = [world.schedule(tasks, self.seed, position + i, self.settings.text) for i in turns]
+            places = [world.schedule(tasks, self.seed, position + i, self.settings.text, emphasis) for i in turns]
             position += len(places)
             taken.extend(range(position - len(places), position))
             makers = [partial(self.sample, task, split, place) for task, place in places]
@@ -221,6 +223,19 @@ class ThinkerRecipe(Recipe):
         if self.heard:
             balance(model)
         save_part(self.parts, self.name, model)
+
+
+def emphasised(text: str) -> dict[str, float]:
+    """What `ThinkerSettings.emphasis` says: task -> factor. Raises ConfigError."""
+    try:
+        pairs = [pair.split(":") for pair in text.split()]
+        factors = {task: float(factor) for task, factor in pairs}
+    except ValueError as error:
+        raise ConfigError(f'emphasis is {text!r}, expected as "sound_events:4 picture_qa:0.5"') from error
+    unknown = sorted(set(factors) - set(world.TASKS))
+    if unknown or any(factor < 0 for factor in factors.values()):
+        raise ConfigError(f"emphasis is {text!r}: " + (f"no task {unknown[0]}" if unknown else "a factor is negative"))
+    return factors
 
 
 def has_talking_film(sample: Sample) -> bool:
