@@ -51,6 +51,7 @@ from omni_lab.lab.plots import PALETTE
 from omni_lab.omni import OmniModel
 from omni_lab.thinker import Thinker
 from omni_lab.train import memory, utilisation
+from omni_lab.train.optimise import AdamW
 
 run = lab.start(SCALE, SEED, lab="08")
 
@@ -415,7 +416,7 @@ def loss_scales(overflowed: list[bool], start: float, interval: int) -> list[flo
 # %%
 def torch_scales(overflowed: list[bool], start: float, interval: int) -> list[float]:
     weight = torch.nn.Parameter(torch.ones(()))
-    optimiser = torch.optim.SGD([weight], lr=0.0)
+    optimiser = AdamW([weight], lr=0.0)
     scaler = torch.amp.GradScaler("cpu", init_scale=start, growth_interval=interval)
     scales = []
     for overflow in overflowed:

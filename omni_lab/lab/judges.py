@@ -58,7 +58,7 @@ def listener(scale: str, voice: Announcer) -> Callable[[Sequence[Tensor], Sequen
     except OmniLabError as error:
         reason = str(error)
     if not reason:
-        return lambda waves, codes: [ears.words(wave.numpy(), 24_000) for wave in waves]
+        return lambda waves, codes: ears.all_words([wave.numpy() for wave in waves], 24_000)
     print(f"{reason}; here the announcer's codes are read, which is no independent judgement.")
     return lambda waves, codes: [voice.heard(row) for row in codes]
 
