@@ -24,6 +24,7 @@ from .layers import Decoder, KVCache
 from .sampling import GREEDY, Sampling
 
 IGNORE = -100  # a label that does not count
+WRITING = ("o_proj", "down_proj", "attn.proj", "out_proj", "fc2")  # what writes into a residual stream
 
 
 @dataclass
@@ -68,14 +69,25 @@ class Thinker(nn.Module):
         self.visual = VisionEncoder(config.vision_config)
         self.model = Decoder(config.text_config)
         self.lm_head = DecoderLinear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv3d)):
-                nn.init.normal_(module.weight, std=0.02)
+        self.initialise()
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Fresh weights, which keep the size of what they are given; what writes into a residual stream halves it.
+
+        The usual deviation of 0.02 does so at a width of 2,500; at 256 it leaves a third, from layer to layer."""
+        for name, module in self.named_modules():
+            if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv3d)):
+                kept = 0.5 if name.endswith(WRITING) else 1.0
+                nn.init.normal_(module.weight, std=kept * module.weight[0].numel() ** -0.5)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.1)
+        nn.init.normal_(self.lm_head.weight, std=0.02)  # all tokens equally likely at first
         for name, parameter in self.named_parameters():
             if name.endswith(".bias"):
                 nn.init.zeros_(parameter)
-        if config.tie_word_embeddings:
-            self.lm_head.weight = self.model.embed_tokens.weight
 
     def gradient_checkpointing(self, on: bool = True) -> None:
         """Recompute layers in backward instead of keeping what they computed: less memory, a third more time."""
