@@ -378,6 +378,24 @@ recipe = recipes.LlavaInstruct.at(run.scale, SEED)
 print(f"at this scale about {memory(recipe):.2f} GB; at t4 {memory(recipes.LlavaInstruct.at('t4')):.2f} GB of 16")
 lab.need_memory(2 * memory(recipe), run.here)
 
+# %% [markdown]
+# ### How large does a weight begin?
+# This language model starts from nothing, so its first weights are random. How large should they be? The published
+# models' configurations say 0.02 (`initializer_range`). Each output of a matrix sums over its whole input, so what
+# comes out also grows with the root of the width. Before you run it: which width is 0.02 right for?
+
+# %%
+for width in (untrained.config.text.hidden_size, 256, 3584):
+    given = torch.randn(64, width, generator=run.generator)
+    for title, std in (("0.02", 0.02), ("1 / sqrt(width)", width**-0.5)):
+        kept = (given @ (std * torch.randn(width, width, generator=run.generator))).std() / given.std()
+        print(f"{width:>4} wide, standard deviation {title:<15}: {float(kept):.2f} of what is given comes out")
+
+# %% [markdown]
+# What suits a model 3584 wide lets little through in a small one. Its layers begin by saying almost nothing, and the
+# first steps go into making them louder. PyTorch's own first weights, which this model keeps, follow the width, and so
+# do those of lab 05's thinker.
+
 # %%
 work = tempfile.TemporaryDirectory()
 parts = Path(work.name) / "parts"
@@ -420,10 +438,29 @@ for axis, log, title in zip(
 ):
     curve(axis, log, "held-out answer loss", "right picture", marker="o")
     curve(axis, log, "held-out answer loss with another's picture", "another's", marker="s", linestyle="--")
-    axis.set(title=title, xlabel="step", ylim=(0, None))
-axes[0].set_ylabel("held-out loss (nats a token)")
+    axis.set(title=title, xlabel="step")
+axes[0].set(ylabel="held-out loss (nats a token)", ylim=(0, None))
 axes[0].legend()
 lab.show(figure, alt="Held-out loss over the steps of three trainings, with the right picture and with another's.")
+
+# %% [markdown]
+# Predict before you run on: in which of the three is the gap already wide after a tenth of the steps, and where must it
+# grow? These curves are **recorded** at cpu scale; `python -m benchmarks.llava_stages` records them anew.
+
+# %%
+record = json.loads((samples_folder() / "llava_stages.json").read_text())
+figure, axes = lab.figure(1, 3, width=7.5, height=2.8, sharey=True)
+for axis, title in zip(axes, ("language", "align", "instruct"), strict=True):
+    steps, right, other = zip(*record["curves"][title], strict=True)
+    axis.plot(steps, right, marker="o", label="right picture")
+    axis.plot(steps, other, marker="s", linestyle="--", label="another's")
+    axis.fill_between(steps, right, other, color="C2", alpha=0.2, label="what the picture tells")
+    axis.set(title=title, xlabel="step", xlim=(0, None))
+axes[0].set(ylabel="held-out loss (nats a token)", ylim=(0, None))
+axes[1].legend(loc="lower left", fontsize="small")
+figure.suptitle(f"recorded {record['date']}, {record['machine']}", fontsize="small")
+lab.show(figure, alt="Recorded: in all three trainings the loss with the right picture falls well below that with "
+         "another's.")  # fmt: skip
 
 # %% [markdown]
 # ## What W writes
@@ -610,12 +647,19 @@ if option_scores:
 
 # %%
 _, skipped_log = run_stage(recipes.LlavaInstruct, "skipped", start="llava_language")
-figure, axis = lab.figure(height=3)
-for log, label, mark in ((instruct_log, "after stage 1", "o"), (skipped_log, "stage 1 skipped", "s")):
-    curve(axis, log, "held-out answer loss", label, marker=mark)
-axis.set(xlabel="step of stage 2", ylabel="held-out loss (nats a token)")
-axis.legend()
-lab.show(figure, alt="Held-out loss over the steps of stage 2, with stage 1 before it and without.")
+figure, (here, before) = lab.figure(1, 2, width=7, height=3)
+for log, name, label, mark in (
+    (instruct_log, "instruct", "after stage 1", "o"),
+    (skipped_log, "skipped", "stage 1 skipped", "s"),
+):
+    curve(here, log, "held-out answer loss", label, marker=mark)
+    if name in record["curves"]:
+        steps, right, _ = zip(*record["curves"][name], strict=True)
+        before.plot(steps, right, marker=mark, label=label)
+here.set(title="yours", xlabel="step of stage 2", ylabel="held-out loss (nats a token)")
+before.set(title=f"recorded {record['date']}", xlabel="step of stage 2")
+here.legend()
+lab.show(figure, alt="Held-out loss over the steps of stage 2, with stage 1 before it and without; yours and recorded.")
 
 # %% [markdown]
 # ## Fewer tokens for the same picture
