@@ -113,7 +113,7 @@ def assemble(folder: Path, out: Path, preset_name: str = "nano", base: Path | No
     model.eval()
     model.speakers.update(course_speakers(model))
     # A sound that lasts is the same code again and again: a penalty on repetition makes it another sound.
-    model.talker.default_sampling = replace(model.talker.default_sampling, temperature=0.6, repetition_penalty=1.0)
+    model.talker.default_sampling = replace(model.talker.default_sampling, temperature=0.3, repetition_penalty=1.0)
     model.token2wav.code2wav_dit_model.temperature = 0.5
     model.to(torch.bfloat16).save_pretrained(out, dtype=torch.bfloat16)
     if change := added_by_dpo(folder):
