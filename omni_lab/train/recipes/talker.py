@@ -51,7 +51,7 @@ class TalkerSettings(Settings, speech_bank.Supply):
 CPU = TalkerSettings(
     steps=3000,
     batch_size=12,
-    learning_rate=1e-3,
+    learning_rate=3e-3,
     ema=0.999,
     evaluate_every=500,
     save_every=50,
@@ -262,7 +262,7 @@ class Speakers(TalkerRecipe):
     writes: ClassVar[tuple[str, ...]] = ("speakers",)
     tasks: ClassVar[tuple[str, ...]] = ("say_this", "spoken_reply")
     scales = {
-        k: replace(s, steps=max(2, s.steps // 3), learning_rate=s.learning_rate / 3, reading=0.0, mishear=0.0)
+        k: replace(s, steps=max(2, s.steps // 3), learning_rate=s.learning_rate / 10, reading=0.0, mishear=0.0)
         for k, s in SCALES.items()
     }
 
@@ -282,7 +282,7 @@ class Joint(Speakers):
     reads: ClassVar[tuple[str, ...]] = ("speech_tokenizer", "speakers")
     writes: ClassVar[tuple[str, ...]] = ("joint_thinker", "joint_talker")
     scales = {
-        k: replace(s, steps=max(2, s.steps // 6), learning_rate=s.learning_rate / 5, reading=0.0, mishear=0.0)
+        k: replace(s, steps=max(2, s.steps // 6), learning_rate=s.learning_rate / 15, reading=0.0, mishear=0.0)
         for k, s in SCALES.items()
     }
 
