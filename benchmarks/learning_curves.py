@@ -26,10 +26,11 @@ What ends in `_1`, `_2` is an earlier sitting of the same recipe, from which the
 `talker_1` the speech tokenizer was replaced; the embeddings of the new codes began as means of the old ones, weighted
 by how often both stood at the same place of the same sound. The sentences of the first three talkers were of the
 grammar alone; since then two in five are of words in no order (`speech_bank.UNGUESSABLE`), because a talker that can
-guess puts other nouns in a noun's place. Before `talker_5` the thinker was balanced (`train/balance.py`); `talker_7` also
-points at the word that comes next (`train/reading.py`); `talker_6` was cut short to begin that. `talker_8` began anew,
-with codes as loud as words (`Talker.initialise`) and at three times the learning rate; from its step 1,044 on it
-misheard a quarter of its own codes (`reading.misheard`). `talker` is the same one, used to the last thinker.
+guess puts other nouns in a noun's place. Before `talker_5` the thinker was balanced (`train/balance.py`);
+`talker_7` also points at the word that comes next (`train/reading.py`); `talker_6` was cut short to begin that.
+`talker_8` began anew, with codes as loud as words (`Talker.initialise`) and at three times the learning rate; from its
+step 1,044 on it misheard a quarter of its own codes (`reading.misheard`). `talker` is the same one, used to the last
+thinker.
 `seeing` came after `thinker_2_2` here, and `thinker_2_3` went on from it. Before `thinker_2`, the last, its balance was
 undone (the residual stream divided by four), so that one learning rate suited all matrices again.
 `omni-lab train all` needs none of these sittings: they were for want of time on two cores. The first sitting of CLIP,
