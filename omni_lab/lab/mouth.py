@@ -93,25 +93,19 @@ def small(thinker: Thinker, talker: Talker, voice: Announcer) -> Mouth:
     return Mouth(thinker, talker, lambda rows: [voice.wave(row) for row in rows], voice.silence + 1, 100)
 
 
-def shipped(model: OmniModel, speaker: str, longest: int = 500, batch: int = 8) -> Mouth:
-    """The model's own mouth: DiT (4 Euler steps) and vocoder, rows of like length together."""
-    codec = model.token2wav
+def shipped(model: OmniModel, speaker: str, longest: int = 500) -> Mouth:
+    """The model's own mouth: DiT (4 Euler steps) and vocoder, one row at a time.
+
+    On a CPU that takes a third of the time of a batch of 8: what lies between the vocoder's layers stays in the cache,
+    and it has a quicker copy of itself for single rows (`packed_vocoder`)."""
 
     @torch.no_grad()
     def sound(rows: Sequence[Tensor]) -> list[Tensor]:
-        waves = [torch.zeros(0)] * len(rows)
-        order = sorted((i for i in range(len(rows)) if len(rows[i])), key=lambda i: len(rows[i]))
-        for start in range(0, len(order), batch):
-            places = order[start : start + batch]
-            width = len(rows[places[-1]])
-            # A shorter row goes on with its last code; what that sounds like is cut off.
-            codes = torch.stack([torch.cat((rows[i], rows[i][-1:].expand(width - len(rows[i])))) for i in places])
-            noise = torch.randn(1, width * 2, 80, generator=torch.Generator().manual_seed(0)).expand(
-                len(places), -1, -1
-            )
-            made = codec(codes, speaker=speaker, noise=noise, num_steps=5, solver="euler").float()
-            for i, wave in zip(places, made, strict=True):
-                waves[i] = wave[: len(rows[i]) * 480]
+        waves = []
+        for row in rows:
+            noise = torch.randn(1, 2 * len(row), 80, generator=torch.Generator().manual_seed(0))
+            how: dict[str, Any] = {"speaker": speaker, "noise": noise, "num_steps": 5, "solver": "euler"}
+            waves.append(model.token2wav(row[None], **how)[0].float() if len(row) else torch.zeros(0))
         return waves
 
     return Mouth(model.thinker, model.talker, sound, model.speech_tokenizer.config.codebook_size, longest)
