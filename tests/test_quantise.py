@@ -30,7 +30,7 @@ def kept_bytes(tensor):
     return sum(kept_bytes(getattr(tensor, name)) for name in names if getattr(tensor, name) is not None)
 
 
-@pytest.mark.parametrize("kind, most_error, most_bytes", [("int8", 0.03, 0.27), ("nf4", 0.4, 0.16)])
+@pytest.mark.parametrize("kind, most_error, most_bytes", [("int8", 0.04, 0.27), ("nf4", 0.4, 0.16)])
 def test_fewer_bits_answer_nearly_the_same(folder, kind, most_error, most_bytes):
     ids = torch.randint(0, 2000, (2, 40), generator=torch.Generator().manual_seed(1))
     exact = OmniModel.from_pretrained(folder, "cpu", torch.float32).thinker
