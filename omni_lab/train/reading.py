@@ -59,8 +59,8 @@ def reading_loss(pointed: Tensor, tokens: Tensor) -> Tensor:
 def misheard(codes: Tensor, share: float, silence: int) -> Tensor:
     """Codes as the talker hears itself say them, (batch, n) -> (batch, n), with spans that are not what it said.
 
-    Each row loses a share drawn between none and nearly twice `share` (spans overlap), in spans of SPAN codes: in half of the rows they become
-    `silence`, in the others what the row before says there. Padding (negative) stays."""
+    Each row loses a share drawn between none and nearly twice `share` (spans overlap), in spans of SPAN codes: in half
+    of the rows they become `silence`, in the others what the row before says there. Padding (negative) stays."""
     batch, n = codes.shape
     rate = torch.rand(batch, 1, device=codes.device) * 2 * share / SPAN
     starts = (torch.rand(batch, n, device=codes.device) < rate).float()
