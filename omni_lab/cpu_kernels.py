@@ -15,6 +15,9 @@ from torch.autograd.function import once_differentiable
 
 # Below so many rows MKL, which repacks nothing, is faster than oneDNN.
 ONEDNN_ROWS = 48
+# So many keys at most for which attention is written out: their weights are kept for the backward pass.
+SPELLED_UP_TO = 1024
+LEAST = -1e9  # a score that attends to nothing, and of which no gradient is NaN
 
 
 def applies(x: Tensor, weight: Tensor) -> bool:
@@ -125,6 +128,42 @@ class OneDNNLinear(torch.autograd.Function):
         grad_x = onednn_product(grad, weight.t()) if need_x else None
         grad_weight = onednn_product(rows.t(), x.reshape(-1, x.shape[-1]).t()) if need_weight else None
         return grad_x, grad_weight, rows.sum(0) if need_bias else None
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, causal: bool = False, grouped: bool = False
+) -> Tensor:
+    """torch's scaled_dot_product_attention, (batch, heads, length, head_dim) each, `bias` additive.
+
+    In 16 bits torch's kernel for a CPU takes two to seven times as long for its backward pass as plain products do."""
+    if spelled_out(query) and key.shape[2] <= SPELLED_UP_TO:
+        return spelled_attention(query, key, value, bias, causal)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, is_causal=causal, enable_gqa=grouped)
+
+
+def spelled_out(query: Tensor) -> bool:
+    """Whether attention that learns is better written in products: on a CPU, in bfloat16, outside torch.compile."""
+    if query.device.type != "cpu" or not query.requires_grad or torch.compiler.is_compiling():
+        return False
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    return dtype == torch.bfloat16
+
+
+def spelled_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, causal: bool) -> Tensor:
+    """softmax(query key^T / sqrt(head_dim) + bias) value, with as many queries to a key as there are more heads."""
+    batch, heads, length, head_dim = query.shape
+    kv_heads, places = key.shape[1:3]
+    if causal:
+        later = torch.ones(length, places, dtype=torch.bool, device=query.device).triu(places - length + 1)
+        bias = torch.zeros(later.shape, dtype=query.dtype, device=query.device).masked_fill_(later, -torch.inf)
+    rows = (query * head_dim**-0.5).reshape(batch, kv_heads, -1, head_dim)  # queries of one key side by side
+    scores = (rows @ key.transpose(-1, -2)).view(batch, heads, length, places)
+    if bias is None:
+        weights = scores.softmax(-1)
+    else:  # where nothing may be seen there is no gradient and, as in torch's kernel, nothing comes out
+        blind = (bias == -torch.inf).all(-1, keepdim=True)
+        weights = (scores + bias.clamp(min=LEAST).to(scores.dtype)).softmax(-1).masked_fill(blind, 0.0)
+    return (weights.view(batch, kv_heads, -1, places) @ value).reshape(batch, heads, length, head_dim)
 
 
 class RMSNormOnCPU(torch.autograd.Function):

@@ -241,9 +241,7 @@ class Attention(nn.Module):
         if isinstance(mask[0], list):
             out = segmented_attention(query, key, value, mask[0], self.grouped)
         else:
-            out = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=mask[0], is_causal=mask[1], enable_gqa=self.grouped
-            )
+            out = cpu_kernels.attention(query, key, value, mask[0], mask[1], self.grouped)
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
 
 

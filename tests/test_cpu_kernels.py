@@ -2,8 +2,11 @@
 
 import copy
 import gc
+import math
 
+import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.thinker import peak_bytes
@@ -74,3 +77,33 @@ def test_decoding_holds_little_beside_keys_and_values():
     peak = peak_bytes(lambda: thinker.generate(new, input_ids=prompt), torch.device("cpu"))
     kept = 4 * 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * (64 + new)
     assert peak < 1.6 * kept  # the prompt's passing is the larger part of what is beside them
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("how", ["all", "causal", "masked"])
+def test_attention_that_learns_in_16_bits_is_torchs(kv_heads: int, how: str) -> None:
+    dice = torch.Generator().manual_seed(0)
+
+    def heads(count: int) -> torch.Tensor:
+        return torch.randn(2, count, 24, 16, generator=dice).bfloat16().float().requires_grad_()
+
+    given, bias = (heads(4), heads(kv_heads), heads(kv_heads)), None
+    if how == "masked":
+        bias = torch.zeros(2, 1, 24, 24).masked_fill_(torch.rand(2, 1, 24, 24, generator=dice) < 0.3, -math.inf)
+        bias[0, 0, 3] = -math.inf  # a place of padding, which sees nothing
+    known = F.scaled_dot_product_attention(*given, attn_mask=bias, is_causal=how == "causal", enable_gqa=kv_heads < 4)
+    assert not cpu_kernels.spelled_out(given[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert cpu_kernels.spelled_out(given[0])
+        ours = cpu_kernels.attention(*given, bias, how == "causal", kv_heads < 4)
+    assert torch.allclose(ours.float(), known, atol=0.03)
+    if how == "masked":
+        assert (ours[0, :, 3] == 0).all()
+    weights = torch.randn(known.shape, generator=dice)
+    for a, b in zip(
+        torch.autograd.grad((known * weights).sum(), given),
+        torch.autograd.grad((ours * weights).sum(), given),
+        strict=True,
+    ):
+        mine, theirs = b[a.isfinite()], a[a.isfinite()]  # torch's own gradient is NaN beside a place that sees nothing
+        assert b.isfinite().all() and (mine - theirs).norm() < 0.02 * theirs.norm()

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from ..cpu_kernels import attention
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def window_attention(query: Tensor, key: Tensor, value: Tensor, plan: WindowPlan
         if group.real is not None:
             bias = torch.zeros(group.count, 1, 1, group.longest, dtype=q.dtype, device=q.device)
             bias.masked_fill_(~group.real.view(bias.shape), -math.inf)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        out = attention(q, k, v, bias)
         out = out.transpose(1, 2).reshape(-1, heads * head_dim)  # (count * longest, heads * head_dim)
         done.append(out if group.real is None else out[group.real])
     out = torch.cat(done) if len(done) != 1 else done[0]
