@@ -21,6 +21,8 @@ from ..errors import CheckpointError, ConfigError
 from ..evaluate import dpo_change
 from ..processing.processor import OmniProcessor
 
+TEMPERATURE = 0.5  # of the noise with which the assembled model's DiT begins (DiT.draw_noise)
+
 
 def part_path(folder: Path, name: str) -> Path:
     """Where part `name` lies."""
@@ -114,7 +116,7 @@ def assemble(folder: Path, out: Path, preset_name: str = "nano", base: Path | No
     model.speakers.update(course_speakers(model))
     # A sound that lasts is the same code again and again: a penalty on repetition makes it another sound.
     model.talker.default_sampling = replace(model.talker.default_sampling, temperature=0.3, repetition_penalty=1.0)
-    model.token2wav.code2wav_dit_model.temperature = 0.5
+    model.token2wav.code2wav_dit_model.temperature = TEMPERATURE
     model.to(torch.bfloat16).save_pretrained(out, dtype=torch.bfloat16)
     if change := added_by_dpo(folder):
         dpo_change.write(out / dpo_change.FILE, change)

@@ -147,6 +147,11 @@ def drawn(supply: Supply, seed: int, index: int) -> tuple[tuple[tuple[Clip, Clip
     return shard("train", number, supply.sentences), rng
 
 
+def drawn_solo(supply: Supply, rng: np.random.Generator) -> tuple[Clip, ...]:
+    """A shard of the source voice alone, out of as many as `supply` has of the others and of the same size."""
+    return solo("train", int(rng.integers(supply.shards)), supply.sentences * SOLO // SENTENCES)
+
+
 def pad(rows: list[Tensor], value: float = 0.0, multiple: int = 1) -> tuple[Tensor, Tensor]:
     """Rows (length, ...) -> (batch, longest, ...) and a mask (batch, longest), True where a row is."""
     longest = -(-max(len(row) for row in rows) // multiple) * multiple

@@ -13,7 +13,7 @@ from omni_lab.codec.speech_tokenizer import pairs
 from omni_lab.config import preset
 from omni_lab.errors import ConfigError, DataError
 from omni_lab.talker import Talker
-from omni_lab.train import parts, speech_bank
+from omni_lab.train import parts, speech_bank, transcripts
 from omni_lab.train.recipes import find
 
 NANO = preset("nano")
@@ -140,3 +140,29 @@ def test_a_recipe_goes_on_from_parts_with_a_schedule_of_its_own(coded: Path, tmp
     assert not same_weights(at("talker", coded).build()["talker"], talker)
     started = at("dit", coded, start=str(tmp_path)).build()
     assert same_weights(started["dit"], dit) and same_weights(started["speaker_encoder"], encoder)
+
+
+def test_hearing_can_listen_to_the_source_voice_more_often(tmp_path: Path) -> None:
+    from omni_lab.thinker import Thinker
+
+    parts.save_part(tmp_path, "hearing", Thinker(NANO.thinker_config))
+    hearing = at("hearing", tmp_path, start=str(tmp_path), source=1.0, recorded=0.0, hidden=0, batch_size=3)
+    hearing.build()  # from the part that it goes on from: the language model's is not there
+    told = hearing.batch(0)["letters"]
+    alone = [transcripts.spell(clip.text) for clip in speech_bank.solo("train", 0, 20)]
+    assert [[i for i in row.tolist() if i >= 0] in alone for row in told] == [True] * 3
+
+
+def test_the_vocoder_learns_on_mels_as_quiet_as_it_will_be_given(coded: Path) -> None:
+    dit = NANO.token2wav_config.dit_config
+    parts.save_part(coded, "dit", DiT(dit))
+    parts.save_part(coded, "speaker_encoder", SpeakerEncoder(dit))
+    (clip,) = speech_bank.solo("train", 0, 4)[:1]
+    mels = [
+        at("bigvgan", coded, temperature=temperature).predicted_mel(clip, [clip])
+        for temperature in (parts.TEMPERATURE, parts.TEMPERATURE, 0.0)
+    ]
+    assert torch.equal(mels[0], mels[1]) and not torch.equal(mels[0], mels[2])
+    assert at("bigvgan", coded).settings.temperature == parts.TEMPERATURE
+    batch = at("bigvgan", coded, source=1.0, predicted=1.0, batch_size=2).batch(0)
+    assert batch["mel"].isfinite().all() and batch["wave"].abs().max() > 0

@@ -21,7 +21,7 @@ from ...config import preset
 from ...data.splits import generator
 from .. import discriminators, speech_bank
 from ..optimise import decay_groups
-from ..parts import frozen_tokenizer, need_part, save_part
+from ..parts import TEMPERATURE, frozen_tokenizer, need_part, save_part
 from ..recipe import Batch, Recipe, Settings
 from ..speech_bank import Clip
 
@@ -36,6 +36,8 @@ class BigVGANSettings(Settings, speech_bank.Supply):
     matching_weight: float = 2.0
     roughness: float = 0.1  # largest deviation of the noise on the mel, in nats
     predicted: float = 0.0  # share of crops whose mel the trained DiT has made from the clip's codes
+    temperature: float = TEMPERATURE  # of the noise that the DiT begins with: as the assembled model's
+    source: float = 0.0  # share of batches by the source voice alone
     start: str = ""  # folder with a `bigvgan` to go on from, with a schedule of its own; "": fresh weights
 
 
@@ -113,6 +115,8 @@ class BigVGANRecipe(Recipe):
     def batch(self, index: int) -> Batch:
         pairs, rng = speech_bank.drawn(self.settings, self.seed, index)
         clips = [clip for pair in pairs for clip in pair]
+        if self.settings.source and rng.random() < self.settings.source:
+            clips = [*speech_bank.drawn_solo(self.settings, rng)]
         frames = self.settings.frames
         waves, mels = [], []
         for choice in rng.integers(len(clips), size=self.settings.batch_size):
@@ -138,6 +142,7 @@ class BigVGANRecipe(Recipe):
             shown = reference_window(other.mel)
             tokenizer, dit, encoder = self.codec
             noise = torch.from_numpy(rng.standard_normal((1, len(clip.mel), clip.mel.shape[1]))).float()
+            noise *= self.settings.temperature
             cond = encoder(shown[None, :REFERENCE_FRAMES])
             codes = tokenizer.codes(clip.mel[None])
             self.made[key] = dit.sample(codes, cond, shown[None, :REFERENCE_FRAMES], noise, 3, solver="rk4")[0]

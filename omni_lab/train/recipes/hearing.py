@@ -2,10 +2,13 @@
 
 Next-token loss would have a decoder find out by itself which stretch of sound belongs to which word. Letters in order,
 with no decoder in the way, teach the same encoder in a fraction of the time; the head that spells is thrown away.
+Whole words are taught beside them, by the language model's own head (transcripts.py): fast speech has a letter for
+nearly every token of sound, so that letters alone leave it hardly a choice of places.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +30,9 @@ from .thinker import processor
 @dataclass(frozen=True)
 class HearingSettings(Settings, speech_bank.Supply):
     recorded: float = 0.15  # share of clips in which a real person reads a prompt
+    words: float = 1.0  # weight of the loss that makes it say words, as the language model writes them, beside letters
+    source: float = 0.0  # share of clips by the source voice alone, half of whose words stand in no order
+    start: str = ""  # folder with a `hearing` to go on from, with a schedule of its own; "": the part it reads
     hidden: int = 2  # stretches of time and of pitch blanked in each clip (SpecAugment, Park et al. 2019)
 
 
@@ -54,7 +60,10 @@ class Hearing(Recipe):
     def build(self) -> nn.Module:
         config = preset(self.settings.preset).thinker_config
         thinker = Thinker(config)
-        need_part(self.parts, "language", thinker, self.name)
+        if self.settings.start:
+            need_part(Path(self.settings.start), self.name, thinker, self.name)
+        else:
+            need_part(self.parts, "language", thinker, self.name)
         letters = nn.Linear(config.audio_config.output_dim, len(transcripts.LETTERS) + 1)
         return nn.ModuleDict({"thinker": thinker, "letters": letters})
 
@@ -70,13 +79,15 @@ class Hearing(Recipe):
 
     def batch(self, index: int) -> Batch:
         pairs, rng = speech_bank.drawn(self.settings, self.seed, index)
+        alone = speech_bank.drawn_solo(self.settings, rng) if self.settings.source else ()
         clips = []
         for _ in range(self.settings.batch_size):
             if rng.random() < self.settings.recorded:
                 prompt = pick(rng, recordings.prompts("train"))
                 clips.append((speech.resample(prompt.wave, 100, int(rng.integers(90, 112))), prompt.text))
             else:
-                clip = pick(rng, pick(rng, pairs))
+                others = not alone or rng.random() >= self.settings.source
+                clip = pick(rng, pick(rng, pairs)) if others else pick(rng, alone)
                 clips.append((speech.heard(clip.wave.astype("float32") / 32767), clip.text))
         batch = self.pack([(speech.in_a_room(wave, rng), text) for wave, text in clips])
         hide(batch["input_features"], batch["feature_attention_mask"].sum(1).tolist(), self.settings.hidden, rng)
@@ -86,39 +97,48 @@ class Hearing(Recipe):
         """Waves at 16 kHz with their words -> log-mels, their mask, and letters (clips, longest)."""
         features, mask = sound.log_mel([wave for wave, _ in clips], processor().feature_extractor, None)
         letters = transcripts.join([transcripts.spell(text) for _, text in clips])
-        return {"input_features": features, "feature_attention_mask": mask, "letters": letters}
+        words = transcripts.join([processor().tokenizer(text)["input_ids"] for _, text in clips])
+        return {"input_features": features, "feature_attention_mask": mask, "letters": letters, "words": words}
 
     def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
-        mask = batch["feature_attention_mask"]
-        heard = model["thinker"].audio_features(batch["input_features"], mask)
-        return transcripts.spelling_loss(model["letters"](heard), token_count(mask.sum(1)), batch["letters"], 0), {}
+        frames = batch["feature_attention_mask"].sum(1)
+        heard = model["thinker"].audio_features(batch["input_features"], batch["feature_attention_mask"])
+        letters = transcripts.spelling_loss(model["letters"](heard), token_count(frames), batch["letters"], 0)
+        blank = processor().tokenizer.pad_token_id or 0
+        words = transcripts.ctc_loss(model["thinker"], heard, frames, batch["words"], blank)
+        return letters + self.settings.words * words, {"letters": letters, "words": words}
 
     def evaluate(self, model: Any) -> dict[str, float]:
-        """Nats a letter, and letters wrong, on sentences never heard by voices never heard, and on the real person."""
+        """Nats a letter, letters and word tokens wrong: new sentences by voices never heard and by the source voice, and
+        the real person."""
         few = self.settings.steps < 100
         pairs = speech_bank.shard("test", 0, self.settings.sentences)[: 2 if few else 32]
         rng = generator("hearing evaluation", "test", 0, 0)
         made = [(speech.heard(clip.wave.astype("float32") / 32767), clip.text) for clip, _ in pairs]
+        own = [(speech.heard(speech.say(clip.text, "heart", 0)), clip.text) for clip, _ in pairs]
         read = [(p.wave, p.text) for p in recordings.prompts("test")[: 2 if few else 32]]
         figures = {}
-        for name, clips in (("sentences", made), ("recorded", read)):
+        for name, clips in (("sentences", made), ("source voice", own), ("recorded", read)):
             batch = self.pack([(speech.in_a_room(wave, rng), text) for wave, text in clips])
             device = model["letters"].weight.device
             batch = {key: tensor.to(device) for key, tensor in batch.items()}
-            figures[name] = self.loss(model, batch, "main")[0].item()
-            figures[f"{name}, letters wrong"] = self.letters_wrong(model, batch)
+            figures[name] = self.loss(model, batch, "main")[1]["letters"].item()
+            figures[f"{name}, letters wrong"] = self.wrong(model, batch, model["letters"], "letters", 0)
+            thinker, blank = model["thinker"], processor().tokenizer.pad_token_id or 0
+            head = nn.Sequential(thinker.model.norm, thinker.lm_head)
+            figures[f"{name}, words wrong"] = self.wrong(model, batch, head, "words", blank)
         return figures
 
-    def letters_wrong(self, model: Any, batch: Batch) -> float:
-        """Edits a letter that greedy spelling needs: repeats merged, blanks dropped."""
+    def wrong(self, model: Any, batch: Batch, head: nn.Module, what: str, blank: int) -> float:
+        """Edits a symbol that greedy spelling needs: repeats merged, blanks dropped."""
         from torchaudio.functional import edit_distance
 
         mask = batch["feature_attention_mask"]
-        logits = model["letters"](model["thinker"].audio_features(batch["input_features"], mask))
+        logits = head(model["thinker"].audio_features(batch["input_features"], mask))
         edits = length = 0
         spelled = logits.argmax(-1).split(token_count(mask.sum(1)).tolist())
-        for best, wanted in zip(spelled, batch["letters"], strict=True):
-            told = [i for i in torch.unique_consecutive(best).tolist() if i]
+        for best, wanted in zip(spelled, batch[what], strict=True):
+            told = [i for i in torch.unique_consecutive(best).tolist() if i != blank]
             truth = [i for i in wanted.tolist() if i != transcripts.NOTHING]
             edits, length = edits + edit_distance(told, truth), length + len(truth)
         return edits / length

@@ -7,6 +7,7 @@ sound, an independent recogniser writes it down, and the best and the worst atte
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,12 +20,13 @@ from ...data import sentences, speech
 from ...data.splits import generator, pick
 from ...errors import ConfigError
 from ...evaluate import ears, metrics
+from ...evaluate.asking import POINTS
 from ...talker import IGNORE, Talker
 from .. import preferences
 from ..loader import to_device
 from ..lock import only_one
 from ..optimise import decay_groups
-from ..parts import need_part, reference_speaker, save_part
+from ..parts import TEMPERATURE, need_part, reference_speaker, save_part
 from ..preferences import Triple
 from ..recipe import Batch
 from .talker import CPU as TALKER_CPU
@@ -35,6 +37,7 @@ from .talker import Spoken, TalkerRecipe, TalkerSettings, said, talker_view
 class DPOSettings(TalkerSettings):
     texts: int = 120  # sentences on which preferences are collected
     tries: int = 4  # times each is said
+    temperature: float = 0.7  # at which it is said: above the assembled model's, or no attempt would differ
     beta: float = 0.1
     anchor: float = 0.1  # weight of the loss on the chosen codes themselves, against drifting from speech
     learns: str = r"model\.layers\.\d+\.self_attn\."  # regular expression on the names of what learns; "": all
@@ -111,7 +114,7 @@ class TalkerDPO(TalkerRecipe):
             rng = generator("preferences", "train", self.seed, number)
             text = pick(rng, (sentences.hard_sentence, sentences.paused_sentence))(rng, "train")
             attempts = self.attempts(model, text, number)
-            scores = [spoken_score(text, token2wav, codes, voice) for codes in attempts]
+            scores = spoken_scores(text, token2wav, attempts, voice, number)
             chosen = preferences.best_and_worst(scores)
             # At smoke scale nothing that an untrained talker says is better than the rest: any pair will do.
             chosen = chosen or ((0, 1) if self.settings.steps < 10 else None)
@@ -128,9 +131,13 @@ class TalkerDPO(TalkerRecipe):
         batch = to_device(self.pack(spoken), device)
         heard = model["thinker"](**batch["thinker"], logits_to_keep=0)
         context, reply = talker_view(model["thinker"], model["talker"], heard, batch)
-        dice = torch.Generator(device).manual_seed(number)
+        # Drawn as the assembled model draws (parts.assemble), else one learns to avoid what it would never say.
+        sampling = replace(
+            model["talker"].default_sampling, temperature=self.settings.temperature, repetition_penalty=1.0
+        )
+        how = {"sampling": sampling, "generator": torch.Generator(device).manual_seed(number)}
         codes = model["talker"].generate(
-            context, reply, batch["reply_lengths"], max_new_tokens=self.settings.longest, generator=dice
+            context, reply, batch["reply_lengths"], max_new_tokens=self.settings.longest, **how
         )
         size = self.tokenizer.config.codebook_size
         return [row[row < size] if bool((row < size).any()) else row.new_zeros(1) for row in codes]
@@ -164,17 +171,25 @@ class TalkerDPO(TalkerRecipe):
 
 
 def load_codec(config, parts: Path, recipe: str) -> Token2Wav:
-    """The trained DiT and vocoder."""
+    """The trained DiT and vocoder, as quiet as in the assembled model."""
     token2wav = Token2Wav(config.token2wav_config).eval()
     need_part(parts, "dit", token2wav.code2wav_dit_model, recipe)
     need_part(parts, "bigvgan", token2wav.code2wav_bigvgan_model, recipe)
+    token2wav.code2wav_dit_model.temperature = TEMPERATURE
     return token2wav
 
 
-def spoken_score(text: str, token2wav: Token2Wav, codes: Tensor, voice) -> float:
-    """How badly these codes say `text`, by an independent recogniser: word errors, and pauses in the wrong places."""
-    wave = token2wav(codes, speaker=voice, num_steps=9, solver="euler").float().cpu().numpy()
-    heard = ears.words(wave, speech.SPEAKING_RATE)
-    errors, places = metrics.pause_errors(text, heard)
-    words = metrics.word_error_rate([text], [" ".join(word for word, _, _ in heard)])
-    return preferences.preference_score(words, errors / max(places, 1))
+def spoken_scores(text: str, token2wav: Token2Wav, attempts: Sequence[Tensor], voice, seed: int) -> list[float]:
+    """How badly each of these codes (n,) says `text`, by an independent recogniser: word errors, and wrong pauses.
+
+    All attempts are heard with noise of the same seed and with as few steps as replies are."""
+    waves = []
+    for codes in attempts:
+        torch.manual_seed(seed)
+        waves.append(token2wav(codes, speaker=voice, num_steps=POINTS).float().cpu().numpy())
+    scores = []
+    for heard in ears.all_words(waves, speech.SPEAKING_RATE):
+        errors, places = metrics.pause_errors(text, heard)
+        words = metrics.word_error_rate([text], [" ".join(word for word, _, _ in heard)])
+        scores.append(preferences.preference_score(words, errors / max(places, 1)))
+    return scores
