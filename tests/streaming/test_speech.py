@@ -70,9 +70,16 @@ def test_half_a_block_of_look_ahead_is_enough_for_the_first_chunk(model, spoken)
 
 
 def test_a_packed_network_streams_as_the_plain_one_does(model, spoken, monkeypatch):
-    packed = stream_mel(model, spoken, [1, 2, 1, 5])
+    def draft():
+        mel = MelStream(model.token2wav.code2wav_dit_model, spoken[1])
+        mel.add(spoken[0].tolist())
+        with torch.no_grad():
+            return mel.draft(9)
+
+    packed, drafted = stream_mel(model, spoken, [1, 2, 1, 5]), draft()
     monkeypatch.setattr(packed_dit, "packable", lambda *_: False)
     torch.testing.assert_close(packed, stream_mel(model, spoken, [1, 2, 1, 5]), atol=2e-5, rtol=0)
+    torch.testing.assert_close(drafted, draft(), atol=2e-5, rtol=0)
     dit = model.token2wav.code2wav_dit_model
     with torch.no_grad():  # the fixture's whole was packed
         torch.testing.assert_close(
