@@ -23,10 +23,13 @@ from ..thinker import Token
 from .account import Account
 from .events import AudioChunk, TextDelta
 from .mel import MelStream
-from .speech import FADE, FIRST, MARGIN, Speech, WaveStream
+from .speech import EARLY, FADE, FIRST, MARGIN, Speech, WaveStream
 from .writing import TextStream
 
 Event = TextDelta | AudioChunk
+# Tokens that the thinker writes at a time, behind the first: as many as the opening needs. From token to token weights
+# stay in the processor's cache; were thinker and talker to take turns, each would drive out the other's.
+BURST = FIRST // 2 + EARLY - 1
 TOKEN2WAV = ("num_steps", "guidance_scale", "sway_coefficient", "solver", "ahead", "first_ahead", "noise")
 
 
@@ -131,7 +134,8 @@ class ReplyStream:
             with self.account.span("talker prefill"):
                 heard = talk(output)
                 speech = self.new_speech(self.voice)
-            track = talker.text_track(itertools.chain([first], vectors), heard.text_eos, heard.text_pad)
+            thought = itertools.chain([first], in_bursts(vectors))
+            track = talker.text_track(thought, heard.text_eos, heard.text_pad)
             yield from self.spoken(heard, track, speech)
         more = first
         while more is not None and not self.stopped.is_set():  # what the talker did not wait for
@@ -206,6 +210,12 @@ class ReplyStream:
         chunk = AudioChunk(samples)
         self.account.sounded(chunk.seconds)
         return chunk
+
+
+def in_bursts(vectors: Iterator[Tensor], size: int = BURST) -> Iterator[Tensor]:
+    """The same, drawn several at a time."""
+    while burst := list(itertools.islice(vectors, size)):
+        yield from burst
 
 
 def prepared_voice(dit: DiT, voice: Speaker) -> Tensor:
