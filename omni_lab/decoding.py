@@ -60,6 +60,12 @@ class Stepper:
             raise InputError("decoding needs a prompt: the cache is empty")
         return now + ahead if isinstance(ahead, int) else now[:, None] + ahead
 
+    def jump(self, position: Tensor) -> None:
+        """The next token of each row stands at `position`, (batch,)."""
+        if not torch.equal(position, self.next_position(0)):
+            self.cache.next_start = self.cache.next_position = position
+            self.left = 0  # the tables end here
+
     def logits(self, hidden: Tensor) -> Tensor:
         """The head: (batch, dim) -> (batch, vocab)."""
         return self.head(hidden)

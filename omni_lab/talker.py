@@ -67,7 +67,7 @@ class Prefilled:
     cache: KVCache
     text_eos: Tensor
     text_pad: Tensor
-    position: Tensor  # (3, batch, 1): of the first reply vector
+    position: Tensor  # (3, batch, 1): of the first reply vector, as of all text three times the same
     next_position: Tensor  # (batch,): of the code after it
 
 
@@ -298,9 +298,10 @@ class Talker(nn.Module):
             return
         cache.reserve(1 + min(max_new_tokens, ROOM), spare=False)
         first = (first + self.code_embed(config.tts_codec_start_token_id)).expand(batch, -1)
-        hidden = self.model(self.thinker_to_talker_proj(first).unsqueeze(1), start.position, None, None, cache)[:, 0]
-        cache.next_start = cache.next_position = start.next_position
+        cache.next_start = cache.next_position = start.position[0, :, 0]
         step = Stepper(self.model, self.codec_head, cache)
+        hidden = step(self.thinker_to_talker_proj(first))
+        step.jump(start.next_position)
         for count in range(1, max_new_tokens + 1):
             codes = samplers.next_token(step.logits(hidden), sampling, seen, generator)
             codes = codes.masked_fill(ended, pad)

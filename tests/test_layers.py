@@ -90,6 +90,21 @@ def test_stepping_equals_one_pass(padded, monkeypatch):
             assert relative(stepper.logits(hidden), head(hidden)) < 1e-5
 
 
+@torch.no_grad()
+def test_positions_may_jump_between_steps():
+    torch.manual_seed(0)
+    decoder, head = Decoder(TEXT), Linear(TEXT.hidden_size, 10, bias=False)
+    x, places = torch.randn(2, 12, TEXT.hidden_size), torch.tensor([*range(10), 14, 15]).expand(3, 2, -1)
+    whole, cache = decoder(x, places), KVCache(TEXT, 2, 9)
+    decoder(x[:, :9], places[..., :9], cache=cache)
+    cache.next_position = places[0, :, 9]
+    stepper = Stepper(decoder, head, cache)
+    for i in range(9, 12):
+        stepper.jump(places[0, :, i])
+        assert relative(stepper(x[:, i]), whole[:, i]) < 1e-5
+    assert cache.next_start.tolist() == [16, 16]
+
+
 def test_layers_that_someone_replaced_are_run_as_they_are():
     decoder, head = Decoder(TEXT), Linear(TEXT.hidden_size, 10, bias=False)
     decoder.layers[0].mlp.up_proj = torch.nn.Sequential(decoder.layers[0].mlp.up_proj)
