@@ -133,7 +133,7 @@ class OneDNNLinear(torch.autograd.Function):
 def attention(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, causal: bool = False, grouped: bool = False
 ) -> Tensor:
-    """torch's scaled_dot_product_attention, (batch, heads, length, head_dim) each, `bias` additive.
+    """torch's scaled_dot_product_attention, (batch, heads, length, head_dim) each; `bias` additive or bool.
 
     In 16 bits torch's kernel for a CPU takes two to seven times as long for its backward pass as plain products do."""
     if spelled_out(query) and key.shape[2] <= SPELLED_UP_TO:
@@ -160,6 +160,8 @@ def spelled_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | 
     scores = (rows @ key.transpose(-1, -2)).view(batch, heads, length, places)
     if bias is None:
         weights = scores.softmax(-1)
+    elif bias.dtype == torch.bool:
+        weights = scores.masked_fill(~bias, LEAST).softmax(-1).masked_fill(~bias.any(-1, keepdim=True), 0.0)
     else:  # where nothing may be seen there is no gradient and, as in torch's kernel, nothing comes out
         blind = (bias == -torch.inf).all(-1, keepdim=True)
         weights = (scores + bias.clamp(min=LEAST).to(scores.dtype)).softmax(-1).masked_fill(blind, 0.0)

@@ -80,7 +80,7 @@ def test_decoding_holds_little_beside_keys_and_values():
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2])
-@pytest.mark.parametrize("how", ["all", "causal", "masked"])
+@pytest.mark.parametrize("how", ["all", "causal", "masked", "bool"])
 def test_attention_that_learns_in_16_bits_is_torchs(kv_heads: int, how: str) -> None:
     dice = torch.Generator().manual_seed(0)
 
@@ -88,16 +88,17 @@ def test_attention_that_learns_in_16_bits_is_torchs(kv_heads: int, how: str) -> 
         return torch.randn(2, count, 24, 16, generator=dice).bfloat16().float().requires_grad_()
 
     given, bias = (heads(4), heads(kv_heads), heads(kv_heads)), None
-    if how == "masked":
+    if how in ("masked", "bool"):
         bias = torch.zeros(2, 1, 24, 24).masked_fill_(torch.rand(2, 1, 24, 24, generator=dice) < 0.3, -math.inf)
         bias[0, 0, 3] = -math.inf  # a place of padding, which sees nothing
+        bias = bias == 0 if how == "bool" else bias
     known = F.scaled_dot_product_attention(*given, attn_mask=bias, is_causal=how == "causal", enable_gqa=kv_heads < 4)
     assert not cpu_kernels.spelled_out(given[0])
     with torch.autocast("cpu", torch.bfloat16):
         assert cpu_kernels.spelled_out(given[0])
         ours = cpu_kernels.attention(*given, bias, how == "causal", kv_heads < 4)
     assert torch.allclose(ours.float(), known, atol=0.03)
-    if how == "masked":
+    if bias is not None:
         assert (ours[0, :, 3] == 0).all()
     weights = torch.randn(known.shape, generator=dice)
     for a, b in zip(

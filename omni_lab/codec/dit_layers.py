@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import DiTConfig
-from ..cpu_kernels import Linear
+from ..cpu_kernels import Linear, attention
 from .speaker import ECAPA
 
 TIME_SCALE = 1000.0  # flow time 0..1 as the sinusoids see it
@@ -158,7 +158,7 @@ class Attention(nn.Module):
         mask = geometry.masks[self.reach]
         if mask is not None:
             mask = mask.expand(batch, *mask.shape[1:]).flatten(0, 1)  # (batch * blocks, 1, block_size, window)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        out = attention(query, key, value, mask)
         out = out.transpose(1, 2).reshape(batch, frames, -1)
         for layer in self.to_out:
             out = layer(out)

@@ -108,6 +108,15 @@ def test_others_may_borrow_the_source_voices_codes(coded: Path, monkeypatch, sha
     assert lending and abs(len(borrowed) / len(lending) - share) <= (0.25 if share == 0.5 else 0.0)
 
 
+def test_all_codes_may_be_the_source_voices(coded: Path, monkeypatch) -> None:
+    """As a talker's are: of pairs in which it said the sentence, either voice is made from its codes."""
+    recipe = at("dit", coded, lent=1.0, other_voice=0.0, batch_size=50)
+    monkeypatch.setattr(recipe, "examples", lambda chosen, clips, rng: chosen)
+    chosen = recipe.batch(0)
+    assert all(heard.speaker == "heart" and heard.text == said.text for said, heard in chosen)
+    assert {said.speaker == "heart" for said, _ in chosen} == {True, False}
+
+
 def test_crops_keep_mel_and_codes_in_step(coded: Path) -> None:
     recipe = at("dit", coded, other_voice=0.0, batch_size=6)
     for index in range(3):

@@ -36,6 +36,7 @@ class DiTSettings(Settings, speech_bank.Supply):
     guidance_dropout: float = 0.15  # share of rows that learn the unconditional velocity
     reference_frames: int = REFERENCE_FRAMES
     other_voice: float = 0.5  # share of others' clips with the source voice's codes, where it said the same
+    lent: float = 0.0  # share of batches in which all codes are the source voice's, as a talker's are
     start: str = ""  # folder of parts to go on from, with a schedule of its own; "": fresh weights
 
 
@@ -85,11 +86,15 @@ class DiTRecipe(Recipe):
     def batch(self, index: int) -> Batch:
         pairs, rng = speech_bank.drawn(self.settings, self.seed, index)
         clips = [clip for pair in pairs for clip in pair]
-        chosen = []
-        for i in rng.integers(len(clips), size=self.settings.batch_size):
+        chosen, places, others = [], range(len(clips)), self.settings.other_voice
+        if self.settings.lent and rng.random() < self.settings.lent:
+            # Given mostly its own codes, a voice is read off them, and what a speaker's vectors say is not learnt.
+            of_source = [i for i in places if "heart" in (clips[i].speaker, clips[i ^ 1].speaker)]
+            places, others = of_source or places, 1.0
+        for i in rng.choice(places, size=self.settings.batch_size):
             beside = clips[i ^ 1]  # pairs stand side by side
             lent = beside.speaker == "heart" != clips[i].speaker
-            borrowed = lent and rng.random() < self.settings.other_voice
+            borrowed = lent and rng.random() < others
             chosen.append((clips[i], beside if borrowed else clips[i]))
         return self.examples(chosen, clips, rng)
 

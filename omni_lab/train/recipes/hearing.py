@@ -109,8 +109,8 @@ class Hearing(Recipe):
         return letters + self.settings.words * words, {"letters": letters, "words": words}
 
     def evaluate(self, model: Any) -> dict[str, float]:
-        """Nats a letter, letters and word tokens wrong: new sentences by voices never heard and by the source voice, and
-        the real person."""
+        """Nats a letter, letters and word tokens wrong: new sentences by voices never heard, the same by the source
+        voice, and prompts by the real person."""
         few = self.settings.steps < 100
         pairs = speech_bank.shard("test", 0, self.settings.sentences)[: 2 if few else 32]
         rng = generator("hearing evaluation", "test", 0, 0)
