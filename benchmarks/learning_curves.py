@@ -1,12 +1,14 @@
 """Learning curves of a run as small pictures, and a table of what each recipe took: docs/training.md.
 
-    python -m benchmarks.learning_curves RUN_FOLDER [--hardware TEXT]
+    python -m benchmarks.learning_curves RUN_FOLDER [--hardware TEXT] [--add]
 
-Reads the run's own logs (RECIPE/log.csv), so nothing here is typed in. The grey line is the loss of single reports, the
-dark one their running mean; dots are figures on held-out data.
+Reads the run's own logs (RECIPE/log.csv), so nothing here is typed in. With --add the page keeps the sittings that it
+holds, whose logs need not be there any more, and a recipe's earlier one gets a number. The grey line is the loss of
+single reports, the dark one their running mean; dots are figures on held-out data.
 """
 
 import argparse
+import re
 from pathlib import Path
 
 import matplotlib
@@ -85,32 +87,57 @@ def command(run: Path, name: str) -> str:
     return f"`omni-lab train {state['recipe']} --scale cpu{''.join(changed)}`"
 
 
+def told(page: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Table rows and pictures of a page, by their names."""
+    rows = re.findall(r"^\| (\w+) \| \d.*\|$", page, re.MULTILINE)
+    lines = {name: re.search(rf"^\| {name} \| \d.*\|$", page, re.MULTILINE) for name in rows}
+    pictures = {name: re.search(rf"^!\[.*\]\(training/{name}\.png\)$", page, re.MULTILINE) for name in rows}
+    return ({n: m[0] for n, m in lines.items() if m}, {n: m[0] + "\n" for n, m in pictures.items() if m})
+
+
+def put_aside(name: str, rows: dict[str, str], pictures: dict[str, str], folder: Path) -> None:
+    """Give the sitting that is called by its recipe's name the next number, in place."""
+    number = next(n for n in range(1, 100) if f"{name}_{n}" not in rows)
+    other = f"{name}_{number}"
+    rows[other] = rows.pop(name).replace(f"| {name} |", f"| {other} |", 1)
+    if name in pictures:
+        (folder / f"{name}.png").rename(folder / f"{other}.png")
+        picture = pictures.pop(name).replace(f"![{name}:", f"![{other}:", 1)
+        pictures[other] = picture.replace(f"training/{name}.png", f"training/{other}.png")
+
+
+def entry(run: Path, name: str, folder: Path) -> tuple[str, str]:
+    """(table row, picture) of a sitting, from its log."""
+    rows = read_log(run / name / "log.csv")
+    seconds = max(float(row["seconds"]) for row in rows)
+    text = draw(rows, name, folder / f"{name}.png")
+    last = [
+        f"{row['name'].removeprefix('held-out ')} {float(row['value']):.3g}"
+        for row in rows
+        if row["name"].startswith("held-out") and row["step"] == rows[-1]["step"]
+    ]
+    last = last if len(last) <= 9 else [f"{len(last)} tasks, see the mini suite"]
+    cells = (name, rows[-1]["step"], f"{seconds / 60:.1f}", ", ".join(last), command(run, name))
+    return "| " + " | ".join(map(str, cells)) + " |", f"![{text}](training/{name}.png)\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--hardware", default=hardware().name, help="what the run ran on")
+    parser.add_argument("--add", action="store_true", help="keep the sittings that the page holds")
     given = parser.parse_args()
     # `dit_1`, `dit_2` are earlier sittings of `dit`, put aside by hand: told just before it.
-    every = [name for recipe in ("clip", *ALL) for name in (*(f"{recipe}_{n}" for n in range(1, 9)), recipe)]
+    every = [name for recipe in ("clip", *ALL) for name in (*(f"{recipe}_{n}" for n in range(1, 20)), recipe)]
     every = sorted(set(every), key=every.index)  # `thinker_1` is a recipe, too
-    names = [name for name in every if read_log(given.run / name / "log.csv")]
-    folder = DOCS / "training"
+    folder, page = DOCS / "training", DOCS / "training.md"
     folder.mkdir(parents=True, exist_ok=True)
-    table, pictures = [], []
-    for name in names:
-        rows = read_log(given.run / name / "log.csv")
-        seconds = max(float(row["seconds"]) for row in rows)
-        text = draw(rows, name, folder / f"{name}.png")
-        last = [
-            f"{row['name'].removeprefix('held-out ')} {float(row['value']):.3g}"
-            for row in rows
-            if row["name"].startswith("held-out") and row["step"] == rows[-1]["step"]
-        ]
-        last = last if len(last) <= 5 else [f"{len(last)} tasks, see the mini suite"]
-        cells = (name, rows[-1]["step"], f"{seconds / 60:.1f}", ", ".join(last), command(given.run, name))
-        table.append("| " + " | ".join(map(str, cells)) + " |")
-        pictures.append(f"![{text}](training/{name}.png)\n")
-    page = [
+    table, pictures = told(page.read_text()) if given.add else ({}, {})
+    for name in [name for name in every if read_log(given.run / name / "log.csv")]:
+        if name in table:
+            put_aside(name, table, pictures, folder)
+        table[name], pictures[name] = entry(given.run, name, folder)
+    lines = [
         "# How the shipped checkpoint was trained",
         "",
         f"`python -m benchmarks.learning_curves`, from the logs of its run on {given.hardware}.",
@@ -118,12 +145,12 @@ def main() -> None:
         "",
         "| recipe | steps | minutes | held out, at the end | command |",
         "|---|---|---|---|---|",
-        *table,
+        *(table[name] for name in every if name in table),
         "",
-        *pictures,
+        *(pictures[name] for name in every if name in pictures),
     ]
-    write_atomic(DOCS / "training.md", "\n".join(page).encode())
-    print("\n".join(page[:-1]))
+    write_atomic(page, "\n".join(lines).encode())
+    print("\n".join(lines[:-1]))
 
 
 if __name__ == "__main__":
