@@ -6,7 +6,7 @@ Notable:
   computed beyond its end, so that no seam is heard;
 - chunks grow: the first is one block, because someone is waiting; later ones are longer, because the look-ahead is
   paid once a chunk;
-- the first half of the first block is drafted before the rest of it is known, and the rest is made while it plays: nine
+- of the first block 14 frames are drafted before the rest of it is known, and the rest is made while they play: ten
   codes are waited for, not eighteen;
 - state is a few blocks, however long the reply.
 """
@@ -24,9 +24,9 @@ from .account import Account
 from .mel import MelStream
 
 MARGIN = 12  # mel frames of context on each side of a vocoder's chunk (0.12 s); beyond them it hears next to nothing
-FIRST = 12  # mel frames that are given out first (0.12 s): about twice what making the rest of the block takes
-# Codes behind them for which they wait. Without the rest of its block the trained nano DiT's mel moves by 0.4 % of its
-# spread; what a vocoder makes of it, by 0.2 %, because that wants context too.
+FIRST = 14  # mel frames that are given out first (0.14 s): half as long again as making the rest of the block takes
+# Codes behind them for which they wait: context for the vocoder. Without the rest of its block the trained nano DiT's
+# mel moves by 0.3 % of its spread where a reply begins, in near silence; a loud beginning would move by 3 %.
 EARLY = 3
 FADE = 0.01  # seconds over which a chunk fades into the next
 

@@ -15,14 +15,14 @@ COSTS = Costs(0.010, 0.002, 0.008, 0.002, 0.001, 0.00002, 0.004, 0.0005)
 
 def test_the_first_sound_by_hand():
     account = simulate(COSTS, Setting(tokens=10))
-    codes = 9 * 0.002 + 8 * 0.002  # half a block and three codes behind it; the first token has been counted
-    dit, vocoder = 8 * (0.001 + 0.00002 * 18), 0.004 + 0.0005 * 18
+    codes = 10 * 0.002 + 9 * 0.002  # seven codes and three behind them; the first token has been counted
+    dit, vocoder = 8 * (0.001 + 0.00002 * 20), 0.004 + 0.0005 * 20
     first = 0.010 + 0.002 + 0.008 + codes + dit + vocoder
     assert account.marks["first sound"] == pytest.approx(first)
-    codes = 9 * 0.002 + 0.002  # the rest of the block and half of its look-ahead; the text has ended
-    dit, vocoder = 8 * (0.001 + 0.00002 * 36), 0.004 + 0.0005 * 36
+    codes = 8 * 0.002  # the rest of the block and half of its look-ahead; the text has ended
+    dit, vocoder = 8 * (0.001 + 0.00002 * 36), 0.004 + 0.0005 * (12 + 10 + 12)
     assert account.chunks[1][0] == pytest.approx(first + codes + dit + vocoder)
-    assert [seconds for _, seconds in account.chunks[:3]] == [0.12, 0.12, 0.24]
+    assert [seconds for _, seconds in account.chunks[:3]] == pytest.approx([0.14, 0.10, 0.24])
     assert account.seconds == 10.0 and account.codes == 500
     assert sum(list(account.sources().values())[:3]) == pytest.approx(account.marks["first sound"])
 
@@ -31,7 +31,7 @@ def test_the_first_sound_by_hand():
     "change",
     [
         {"early": 4},
-        {"first": 14},
+        {"first": 16},
         {"calls": 36},
         {"talker": 3.0},
         {"codec": 2.0},
