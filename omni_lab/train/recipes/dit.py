@@ -47,6 +47,7 @@ CPU = DiTSettings(
     ema=0.999,
     evaluate_every=1000,
     save_every=100,
+    lent=0.85,
 )
 
 
@@ -58,7 +59,16 @@ class DiTRecipe(Recipe):
     writes: ClassVar[tuple[str, ...]] = ("dit", "speaker_encoder")
     scales: ClassVar[Mapping[str, Settings]] = {
         "smoke": replace(
-            CPU, steps=3, batch_size=2, shards=1, sentences=4, frames=96, evaluate_every=0, log_every=1, ema=0.5
+            CPU,
+            steps=3,
+            batch_size=2,
+            shards=1,
+            sentences=4,
+            frames=96,
+            evaluate_every=0,
+            log_every=1,
+            ema=0.5,
+            lent=0.0,
         ),
         "cpu": CPU,
         "t4": replace(CPU, batch_size=32, shards=60, growth=0.05, workers=2, reference_frames=240),
