@@ -24,7 +24,7 @@ from .account import Account
 from .mel import MelStream
 
 MARGIN = 12  # mel frames of context on each side of a vocoder's chunk (0.12 s); beyond them it hears next to nothing
-FIRST = 14  # mel frames that are given out first (0.14 s): half as long again as making the rest of the block takes
+FIRST = 14  # mel frames that are given out first (0.14 s): the rest took 0.13 s of one core beside two trainings
 # Codes behind them for which they wait: context for the vocoder. Without the rest of its block the trained nano DiT's
 # mel moves by 0.3 % of its spread where a reply begins, in near silence; a loud beginning would move by 3 %.
 EARLY = 3
