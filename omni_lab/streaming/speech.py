@@ -142,8 +142,9 @@ class Speech:
         """Samples of the next `blocks` blocks; of the first ones without what the opening has given out."""
         with self.account.span("dit"):
             mel, ahead = self.mel.advance(blocks, ended)
-        opened, self.opened = self.opened, 0
-        return self.voiced(mel[:, opened:], ahead)
+        if self.opened:
+            mel, self.opened = mel[:, self.opened :], 0
+        return self.voiced(mel, ahead)
 
     def voiced(self, mel: Tensor, ahead: Tensor) -> Tensor:
         """Samples of these frames."""
