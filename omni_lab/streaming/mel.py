@@ -71,12 +71,7 @@ class MelStream:
     @property
     def codes_a_block(self) -> int:
         """Codes in a block (12 of the released model: 0.24 s)."""
-        return self.dit.config.block_size // self.repeats
-
-    @property
-    def repeats(self) -> int:
-        """Mel frames of a code."""
-        return self.dit.config.repeats
+        return self.dit.config.block_size // self.dit.config.repeats
 
     @property
     def calls(self) -> int:
@@ -116,10 +111,6 @@ class MelStream:
         self.blocks += blocks
         return mel[:, :frames], mel[:, frames:]
 
-    def draft(self, codes: int) -> Tensor:
-        """Mel of the next `codes` codes, as if none followed, (1, frames, mel_dim); nothing is spoken by that."""
-        return self.solve(torch.tensor([self.codes[:codes]], device=self.voice.device), self.noise_of(codes))
-
     def noise_of(self, codes: int) -> Tensor:
         """Noise of the coming codes, as one draw for the whole reply would have given it."""
         config = self.dit.config
@@ -134,7 +125,7 @@ class MelStream:
             self.pending = torch.cat((self.pending, new.to(self.voice)), dim=1)
         return self.pending[:, : codes * config.repeats]
 
-    def solve(self, codes: Tensor, noise: Tensor, final: int | None = None) -> Tensor:
+    def solve(self, codes: Tensor, noise: Tensor, final: int) -> Tensor:
         """Integrate (1, codes) from (1, frames, mel_dim); of the `final` first blocks the last one is kept as past."""
         dit = self.dit
         guided = self.scale >= 1e-5
@@ -147,7 +138,7 @@ class MelStream:
         layers: Any = dit.transformer_blocks  # ModuleList hides what they are
         reaches = {layer.attn.reach for layer in layers}
         masks = {reach: self.mask(blocks, reach, real) for reach in reaches}
-        keep = final - 1 if final is not None and final <= blocks else None
+        keep = final - 1 if final <= blocks else None
         network = self.network(fixed, frames, masks, keep)
         call = 0
 

@@ -23,13 +23,13 @@ from ..thinker import Token
 from .account import Account
 from .events import AudioChunk, TextDelta
 from .mel import MelStream
-from .speech import EARLY, FADE, FIRST, MARGIN, Speech, WaveStream
+from .speech import FADE, FIRST, MARGIN, Speech, WaveStream
 from .writing import TextStream
 
 Event = TextDelta | AudioChunk
-# Tokens that the thinker writes at a time, behind the first: as many as the opening needs. From token to token weights
-# stay in the processor's cache; were thinker and talker to take turns, each would drive out the other's.
-BURST = FIRST // 2 + EARLY - 1
+# Tokens that the thinker writes at a time, behind the first. From token to token weights stay in the processor's cache;
+# were thinker and talker to take turns, each would drive out the other's.
+BURST = 9
 TOKEN2WAV = ("num_steps", "guidance_scale", "sway_coefficient", "solver", "ahead", "first_ahead", "noise")
 
 

@@ -14,7 +14,7 @@ import torch
 
 from .account import Account
 from .mel import MelStream
-from .speech import EARLY, FIRST, MARGIN, WaveStream, chunk_blocks
+from .speech import FIRST, MARGIN, WaveStream, chunk_blocks
 
 CODES_A_SECOND = 50
 
@@ -42,15 +42,14 @@ class Setting:
     calls: int = 8  # of the DiT a chunk: 2 steps of Runge-Kutta 4
     most_blocks: int = 8  # in a chunk
     margin: int = MARGIN  # mel frames of the vocoder's context
-    first: int = FIRST  # mel frames that are drafted and given out before the rest of the first block
-    early: int = EARLY  # codes behind them for which they wait
+    first: int = FIRST  # mel frames of the first chunk that are given out before the rest of it
     tokens: int = 30  # of the reply's text
     seconds: float = 10.0  # of speech
     thinker: float = 1.0  # how many times as dear a token is: a larger model
     talker: float = 1.0
     codec: float = 1.0
     machine: float = 1.0  # how many times as fast all of it runs
-    first_ahead: float = 0.5  # share of the look-ahead for which the first block waits
+    first_ahead: float = 0.5  # share of the look-ahead for which the first chunk waits
 
 
 def simulate(costs: Costs, setting: Setting | None = None) -> Account:
@@ -69,40 +68,30 @@ def simulate(costs: Costs, setting: Setting | None = None) -> Account:
     work("talker prefill", costs.talker_prefill * setting.talker)
     total = round(setting.seconds * CODES_A_SECOND)
     made, spoken, tokens = 0, 0, 1
-
-    def talk(codes: int) -> None:
-        nonlocal made, tokens
-        while made < codes:
+    while spoken < total:
+        blocks = chunk_blocks(-(-spoken // setting.block_codes), setting.most_blocks)
+        ahead = setting.ahead * (1 if spoken else setting.first_ahead)
+        wanted = min(total, spoken + round((blocks + ahead) * setting.block_codes))
+        while made < wanted:
             if made and tokens < setting.tokens:
                 work("thinker", costs.token * setting.thinker)
                 tokens += 1
             work("talker", costs.code * setting.talker)
             made += 1
             account.marks.setdefault("first code", now)
-
-    def sound(codes: int, frames: int, before: int) -> None:
-        """The DiT over `codes` codes, the vocoder over all of their frames but the first `before`; `frames` heard."""
-        known = 2 * codes
-        work("dit", setting.codec * setting.calls * (costs.dit_call + costs.dit_frame * known))
-        context = min(setting.margin, 2 * spoken + before) + min(setting.margin, known - before - frames)
-        work("vocoder", setting.codec * (costs.vocoder_call + costs.vocoder_frame * (context + frames)))
-        account.marks.setdefault("first sound", now)
-        account.chunks.append((now, frames / (2 * CODES_A_SECOND)))
-
-    opened = setting.first // 2  # codes
-    if opened >= setting.block_codes or opened + setting.early > total:
-        opened = 0
-    if opened:
-        talk(opened + setting.early)
-        sound(opened + setting.early, 2 * opened, 0)
-    while spoken < total:
-        blocks = chunk_blocks(-(-spoken // setting.block_codes), setting.most_blocks)
-        ahead = setting.ahead * (1 if spoken else setting.first_ahead)
-        wanted = min(total, spoken + round((blocks + ahead) * setting.block_codes))
-        talk(wanted)
         codes = min(blocks * setting.block_codes, total - spoken)
-        before = 0 if spoken else 2 * opened
-        sound(wanted - spoken, 2 * codes - before, before)
+        beyond = 2 * (wanted - spoken - codes)
+        frames, before = 2 * (wanted - spoken), min(setting.margin, 2 * spoken)
+        work("dit", setting.codec * setting.calls * (costs.dit_call + costs.dit_frame * frames))
+        pieces = [2 * codes] if spoken else [min(setting.first, 2 * codes), max(0, 2 * codes - setting.first)]
+        for done, piece in zip((0, pieces[0]), pieces, strict=False):
+            if not piece:
+                continue
+            window = min(setting.margin, before + done) + piece
+            window += min(setting.margin, 2 * codes - done - piece + beyond)
+            work("vocoder", setting.codec * (costs.vocoder_call + costs.vocoder_frame * window))
+            account.marks.setdefault("first sound", now)
+            account.chunks.append((now, piece / (2 * CODES_A_SECOND)))
         spoken += codes
     account.tokens, account.codes, account.seconds = tokens, made, total / CODES_A_SECOND
     account.marks["end"] = now

@@ -6,8 +6,7 @@ Notable:
   computed beyond its end, so that no seam is heard;
 - chunks grow: the first is one block, because someone is waiting; later ones are longer, because the look-ahead is
   paid once a chunk;
-- of the first block 14 frames are drafted before the rest of it is known, and the rest is made while they play: ten
-  codes are waited for, not eighteen;
+- of the first block a third is vocoded and given out before the rest, which is made while that third plays;
 - state is a few blocks, however long the reply.
 """
 
@@ -21,13 +20,9 @@ from ..codec import disclosure, packed_vocoder
 from ..codec.bigvgan import BigVGAN
 from ..errors import ConfigError
 from .account import Account
-from .mel import MelStream
 
 MARGIN = 12  # mel frames of context on each side of a vocoder's chunk (0.12 s); beyond them it hears next to nothing
-FIRST = 14  # mel frames that are given out first (0.14 s): the rest took 0.13 s of one core beside two trainings
-# Codes behind them for which they wait: context for the vocoder. Without the rest of its block the trained nano DiT's
-# mel moves by 0.3 % of its spread where a reply begins, in near silence; a loud beginning would move by 3 %.
-EARLY = 3
+FIRST = 8  # mel frames that are given out first (0.08 s): more than twice what making the rest of the block takes
 FADE = 0.01  # seconds over which a chunk fades into the next
 
 
@@ -108,43 +103,42 @@ class Speech:
     ) -> None:
         """most_blocks: of a chunk; disclosed: whether the sound carries the audible mark of an enrolled voice;
 
-        first: mel frames that are drafted and given out before the first chunk is due, as many as whole codes make,
-        by a MelStream (default: none)."""
+        first: mel frames of the first chunk that are given out before the rest of it (default: all of it at once)."""
         self.mel, self.wave, self.account, self.most = mel, wave, account, most_blocks
         self.disclosed, self.first, self.spoken = disclosed, first, 0  # samples so far
-        self.opened = 0  # mel frames of the next chunk that have been given out
+        self.rest: tuple[Tensor, Tensor] | None = None  # of the first chunk: its mel, and what follows
 
     def add(self, code: int) -> Tensor | None:
         """One more code; samples (n,), float32, on the CPU, when there are some to give out, else None."""
         self.mel.add([code])
+        if self.rest is not None:
+            return self.remaining()
         blocks = chunk_blocks(self.mel.blocks, self.most)
-        if self.mel.ready(blocks):
-            return self.chunk(blocks)
-        return self.opening(self.first) if self.first and not self.spoken else None
+        return self.chunk(blocks) if self.mel.ready(blocks) else None
 
     def finish(self) -> Iterator[Tensor]:
         """No more codes: the rest, in chunks."""
-        while self.mel.codes:
-            yield self.chunk(chunk_blocks(self.mel.blocks, self.most), ended=True)
-
-    def opening(self, frames: int) -> Tensor | None:
-        """Samples of the first mel frames, from a draft, once it can be made."""
-        assert isinstance(self.mel, MelStream)
-        codes = frames // self.mel.repeats
-        if len(self.mel.codes) < codes + EARLY or codes >= self.mel.codes_a_block:
-            return None
-        with self.account.span("dit"):
-            mel = self.mel.draft(codes + EARLY)
-        self.opened = codes * self.mel.repeats
-        return self.voiced(mel[:, : self.opened], mel[:, self.opened :])
+        while self.rest is not None or self.mel.codes:
+            if self.rest is not None:
+                yield self.remaining()
+            else:
+                yield self.chunk(chunk_blocks(self.mel.blocks, self.most), ended=True)
 
     def chunk(self, blocks: int, ended: bool = False) -> Tensor:
-        """Samples of the next `blocks` blocks; of the first ones without what the opening has given out."""
+        """Samples of the next `blocks` blocks; of the very first ones only what shall be given out before the rest."""
         with self.account.span("dit"):
             mel, ahead = self.mel.advance(blocks, ended)
-        if self.opened:
-            mel, self.opened = mel[:, self.opened :], 0
+        if self.first is not None and not self.spoken and self.first < mel.shape[1]:
+            first, rest = mel[:, : self.first], mel[:, self.first :]
+            self.rest = rest, ahead
+            return self.voiced(first, torch.cat((rest, ahead), dim=1))
         return self.voiced(mel, ahead)
+
+    def remaining(self) -> Tensor:
+        """Samples of the rest of the first chunk."""
+        assert self.rest is not None
+        rest, self.rest = self.rest, None
+        return self.voiced(*rest)
 
     def voiced(self, mel: Tensor, ahead: Tensor) -> Tensor:
         """Samples of these frames."""

@@ -10,7 +10,7 @@ from omni_lab.errors import InputError
 from omni_lab.streaming.account import Account
 from omni_lab.streaming.mel import NUM_STEPS, MelStream
 from omni_lab.streaming.seams import seam_flux, seam_score
-from omni_lab.streaming.speech import EARLY, FIRST, Speech, WaveStream, chunk_blocks, crossfade
+from omni_lab.streaming.speech import FIRST, Speech, WaveStream, chunk_blocks, crossfade
 
 MEL_TOLERANCE = 3e-4  # of the mel's spread: what one block of look-ahead cannot see (measured: 6e-5 to 8e-5)
 HALF_TOLERANCE = 1e-2  # of the first chunk's, which sees half as far (measured: 4e-3)
@@ -70,16 +70,9 @@ def test_half_a_block_of_look_ahead_is_enough_for_the_first_chunk(model, spoken)
 
 
 def test_a_packed_network_streams_as_the_plain_one_does(model, spoken, monkeypatch):
-    def draft():
-        mel = MelStream(model.token2wav.code2wav_dit_model, spoken[1])
-        mel.add(spoken[0].tolist())
-        with torch.no_grad():
-            return mel.draft(9)
-
-    packed, drafted = stream_mel(model, spoken, [1, 2, 1, 5]), draft()
+    packed = stream_mel(model, spoken, [1, 2, 1, 5])
     monkeypatch.setattr(packed_dit, "packable", lambda *_: False)
     torch.testing.assert_close(packed, stream_mel(model, spoken, [1, 2, 1, 5]), atol=2e-5, rtol=0)
-    torch.testing.assert_close(drafted, draft(), atol=2e-5, rtol=0)
     dit = model.token2wav.code2wav_dit_model
     with torch.no_grad():  # the fixture's whole was packed
         torch.testing.assert_close(
@@ -105,44 +98,20 @@ def say(model, spoken, margin=12, fade=0.01, ahead=1, first=FIRST):
     return torch.cat(pieces), list(itertools.accumulate(map(len, pieces)))[:-1]
 
 
-def test_more_than_half_of_the_first_block_is_drafted_and_changes_little(model, spoken):
-    """What follows it is what it would have been, but for the context of a vocoder that has heard the draft."""
+def test_a_third_of_the_first_block_is_given_out_first_and_changes_nothing(model, spoken):
+    """Nor does the rest wait: it comes with the next code."""
     parted, borders = say(model, spoken)
     whole, others = say(model, spoken, first=None)
     assert borders[0] == FIRST * 240 and borders[1:] == others and others[0] == 24 * 240
-    opening = slice(0, FIRST * 240)
-    assert float((parted[opening] - whole[opening]).std() / spoken[4].std()) < WAVE_TOLERANCE
     assert float((parted - whole).std() / spoken[4].std()) < WAVE_TOLERANCE
-    torch.testing.assert_close(parted[24 * 240 :], whole[24 * 240 :], atol=1e-4, rtol=0)
-
-
-def test_the_draft_comes_with_ten_codes_and_leaves_no_trace(model, spoken):
-    """Samples of each code's arrival; the mel of the block is that of a stream which has drafted nothing."""
-    how = {"num_steps": 2, "solver": "euler"}
-    dit, codes = model.token2wav.code2wav_dit_model, spoken[0].tolist()[:19]
-    mel = MelStream(dit, spoken[1], **how)
-    speech = Speech(mel, WaveStream(model.token2wav.code2wav_bigvgan_model), Account(), first=FIRST)
-    with torch.no_grad():
-        made = [speech.add(code) for code in codes]
-        given = {i: len(piece) for i, piece in enumerate(made, 1) if piece is not None}
-        assert given == {FIRST // 2 + EARLY: FIRST * 240, 18: (24 - FIRST) * 240}
-        assert sum(map(len, speech.finish())) == 7 * 480, "what is left is not said"
-        drafted, plain = MelStream(dit, spoken[1], **how), MelStream(dit, spoken[1], **how)
-        for stream in (drafted, plain):
-            stream.add(codes)
-        assert drafted.draft(10).shape == (1, 20, 80)
-        for _ in range(2):
-            for one, other in zip(drafted.advance(1, True), plain.advance(1, True), strict=True):
-                assert torch.equal(one, other)
-
-
-@pytest.mark.parametrize("count", [1, 9, 10, 11, 13, 18])
-def test_a_reply_that_ends_around_its_opening_is_said_once(model, spoken, count):
+    torch.testing.assert_close(parted[24 * 240 :], whole[24 * 240 :], atol=1e-5, rtol=0)
     mel = MelStream(model.token2wav.code2wav_dit_model, spoken[1], num_steps=2, solver="euler")
     speech = Speech(mel, WaveStream(model.token2wav.code2wav_bigvgan_model), Account(), first=FIRST)
     with torch.no_grad():
-        pieces = [speech.add(code) for code in spoken[0].tolist()[:count]] + list(speech.finish())
-    assert sum(len(piece) for piece in pieces if piece is not None) == count * 480
+        made = [speech.add(code) for code in spoken[0].tolist()[:19]]
+        assert [len(piece) for piece in made if piece is not None] == [FIRST * 240, 16 * 240]
+        assert made[17] is not None and made[18] is not None
+        assert sum(map(len, speech.finish())) == 7 * 480, "what is left is not said"
 
 
 def test_no_seam_can_be_measured_but_a_bad_one_is(model, spoken):
