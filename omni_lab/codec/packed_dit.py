@@ -98,10 +98,15 @@ class PackedDiTLayer:
     def __call__(self, x: Tensor, modulation: Modulation, plan: Plan, past: Past | None, call: int) -> Tensor:
         """(rows, frames, hidden_size) -> the same; the last block may be short."""
         shift, scale, gate, shift_ff, scale_ff, gate_ff = modulation
-        qkv = self.qkv(F.layer_norm(x, scale.shape, scale, shift, eps=1e-6))
-        x = torch.addcmul(x, gate, self.out(self.attend(qkv.unflatten(2, (3, -1, self.head_dim)), plan, past, call)))
+        x = torch.addcmul(x, gate, self.out(self.attend(self.project(x, scale, shift), plan, past, call)))
         inner = self.wide(F.layer_norm(x, scale_ff.shape, scale_ff, shift_ff, eps=1e-6))
         return torch.addcmul(x, gate_ff, self.narrow(inner))
+
+    def project(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """Queries, keys and values: (rows, frames, hidden_size) -> (rows, frames, 3, heads, head_dim).
+
+        Its caller keeps no name for them, so that `attend` frees them once it has padded them."""
+        return self.qkv(F.layer_norm(x, scale.shape, scale, shift, eps=1e-6)).unflatten(2, (3, -1, self.head_dim))
 
     def attend(self, qkv: Tensor, plan: Plan, past: Past | None, call: int) -> Tensor:
         """Attention of each block: (rows, frames, 3, heads, head_dim) -> (rows, frames, heads * head_dim)."""
@@ -125,16 +130,15 @@ class PackedDiTLayer:
         blocked = (rows * plan.blocks, -1, heads, dim)
         query = qkv[:, :, 0].view(blocked).transpose(1, 2)
         if back or ahead:
-            parts = [qkv[:, :, 1:]]
+            # (rows, blocks, neighbours, size, 2, heads, head_dim): each copied once, to where attention reads it.
+            window = qkv.new_empty(rows, plan.blocks, back + 1 + ahead, size, 2, heads, dim)
+            own = qkv[:, :, 1:].unflatten(1, (plan.blocks, size))
+            window[:, :, back] = own
             if before is not None:
-                parts.insert(0, before)
+                window[:, 0, 0], window[:, 1:, 0] = before, own[:, :-1]
             if ahead:
-                parts.append(torch.zeros_like(qkv[:, :size, 1:]))
-            # (rows, back + blocks + ahead, ...) -> (rows * blocks, window, 2, heads, head_dim), windows overlapping
-            joined = torch.cat(parts, dim=1)
-            window, step = (back + 1 + ahead) * size, size * joined.stride(1)
-            shape, strides = (rows, plan.blocks, window, 2, heads, dim), (joined.stride(0), step, *joined.stride()[1:])
-            key, value = joined.as_strided(shape, strides).flatten(0, 1).transpose(1, 3).unbind(2)
+                window[:, :-1, -1], window[:, -1, -1] = own[:, 1:], 0
+            key, value = window.view(*blocked[:2], 2, heads, dim).transpose(1, 3).unbind(2)
         else:
             key, value = (qkv[:, :, i].view(blocked).transpose(1, 2) for i in (1, 2))
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=plan.masks[self.reach])

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks.thinker import peak_bytes
 from omni_lab.codec import dit, flow_matching
 from omni_lab.codec.dit import DiT
 from omni_lab.config import DiTConfig, preset
@@ -216,6 +217,21 @@ def test_a_students_mask_is_the_one_the_network_uses(monkeypatch):
         dit, "sliding_window_block_mask", lambda length, size, back=0, ahead=0: torch.eye(length, dtype=torch.bool)
     )
     assert relative(model(**inputs), before) > 1e-2
+
+
+@torch.no_grad()
+def test_it_holds_no_more_at_once_than_the_reference():
+    """The copy packed for the CPU included: what attention copies, it copies once."""
+    config = preset("nano").token2wav_config.dit_config
+    reference, ours = reference_dit(config), DiT(config).eval()
+    ours.load_state_dict(reference.state_dict())
+    inputs = case(config, 100, batch=1, reference=400)
+    voice, codes = (inputs["conditioning"], inputs["reference_mel"]), inputs["codes"].clamp(max=config.num_embeds - 1)
+    peaks = [
+        peak_bytes(lambda: ours.sample(codes, *voice, num_steps=2), torch.device("cpu")),
+        peak_bytes(lambda: reference.sample(*voice, codes, num_steps=2), torch.device("cpu")),
+    ]
+    assert peaks[0] <= peaks[1], [f"{peak / 2**20:.1f} MB" for peak in peaks]
 
 
 @torch.no_grad()
