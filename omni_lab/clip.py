@@ -111,7 +111,9 @@ def eot_pooling(hidden: Tensor, tokens: Tensor, eot: int) -> Tensor:
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions around a skip; where the grid shrinks, an average pool does it (no aliasing)."""
+    """1x1, 3x3, 1x1 convolutions around a skip: (batch, channels, height, width) -> (batch, 4 planes, / stride, ...).
+
+    Where the grid shrinks, an average pool does it, so that nothing is aliased (section 2.4)."""
 
     def __init__(self, channels: int, planes: int, stride: int):
         super().__init__()
@@ -218,7 +220,7 @@ class SelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block."""
+    """Pre-norm transformer block: (batch, length, dim) -> the same, or (batch, 1, dim) with `first_only`."""
 
     def __init__(self, dim: int, heads: int, depth: int):
         super().__init__()

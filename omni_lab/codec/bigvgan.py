@@ -82,7 +82,7 @@ def snake_beta(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
 
 
 class SnakeBeta(nn.Module):
-    """The learned scales of `snake_beta`, as logarithms."""
+    """The learned scales of `snake_beta`, as logarithms: (batch, channels, samples) -> the same."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -105,7 +105,10 @@ class AntiAliasedActivation(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Anti-aliased multi-periodicity block (AMP): three times activation, dilated conv, activation, conv, residual."""
+    """Anti-aliased multi-periodicity block (AMP, the paper's figure 1): (batch, channels, samples) -> the same.
+
+    Three times activation, dilated convolution, activation, convolution, residual.
+    """
 
     def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
@@ -125,7 +128,7 @@ class ResidualBlock(nn.Module):
 
 
 def normalise_mel(mel: Tensor) -> Tensor:
-    """Natural-log mel -> decibels of the magnitude, floored at -115, shifted by -20, scaled to [-1, 1].
+    """Natural-log mel -> decibels of the magnitude, floored at -115, shifted by -20, scaled to [-1, 1]; any shape.
 
     20 log10(exp(m)) is m * 20 / ln 10: no exponential is needed, and none can overflow.
     """
@@ -134,7 +137,7 @@ def normalise_mel(mel: Tensor) -> Tensor:
 
 
 class BigVGAN(nn.Module):
-    """The vocoder (`token2wav.code2wav_bigvgan_model`)."""
+    """The vocoder (`token2wav.code2wav_bigvgan_model`): raises ConfigError for sizes that no vocoder can have."""
 
     def __init__(self, config: BigVGANConfig) -> None:
         super().__init__()

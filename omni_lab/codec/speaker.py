@@ -41,7 +41,10 @@ class TDNN(nn.Module):
 
 
 class Res2Net(nn.Module):
-    """Channels in `scale` groups, each but the first convolved after adding the result of the group before."""
+    """Channels in `scale` groups (Gao et al. 2019, equation 1): (batch, channels, frames) -> the same.
+
+    Each group but the first is convolved, from the third on after adding the result of the group before.
+    """
 
     def __init__(self, channels: int, scale: int, kernel: int, dilation: int) -> None:
         super().__init__()
@@ -59,7 +62,7 @@ class Res2Net(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Scale each channel by what the whole clip says of it (Hu et al. 2018)."""
+    """Scale each channel by what the whole clip says of it (Hu et al. 2018): (batch, channels, frames) -> the same."""
 
     def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()
@@ -109,7 +112,10 @@ class AttentiveStatisticsPooling(nn.Module):
 
 
 class ECAPA(nn.Module):
-    """ECAPA-TDNN: a log-mel (batch, frames, mel_dim) -> one vector per clip (batch, enc_dim)."""
+    """ECAPA-TDNN: a log-mel (batch, frames, mel_dim) -> one vector per clip (batch, enc_dim).
+
+    Raises ConfigError for channels that do not fit together.
+    """
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -135,6 +141,7 @@ class ECAPA(nn.Module):
         self.fewest_frames = max((k - 1) * d for k, d in zip(kernels, dilations, strict=True)) // 2 + 1
 
     def forward(self, mel: Tensor) -> Tensor:
+        """(batch, frames, mel_dim) -> (batch, enc_dim). Raises InputError for fewer frames than are mirrored."""
         if mel.ndim != 3 or mel.shape[2] != self.mel_dim or mel.shape[1] < self.fewest_frames:
             raise InputError(
                 f"reference mel is {tuple(mel.shape)}, expected (batch, frames, {self.mel_dim}) "

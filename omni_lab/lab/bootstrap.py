@@ -80,6 +80,7 @@ def ready(version: str) -> None:
 
 
 def stop(message: str) -> None:
+    """Raise RuntimeError: the cell ends with what is wrong and what to do."""
     raise RuntimeError(f"set-up: {message}")
 
 
@@ -112,6 +113,7 @@ def release(version: str) -> tuple[int, ...]:
 
 
 def requirement_name(requirement: str) -> str:
+    """ "name>=a,<b" -> "name"."""
     return re.split(r"[<>=!~ \[;]", requirement, maxsplit=1)[0]
 
 
@@ -128,6 +130,7 @@ def satisfied(requirement: str) -> bool:
 
 
 def missing_requirements() -> list[str]:
+    """Those of NEEDED that are not installed, or in a version that does not fit."""
     return [r for r in NEEDED if not satisfied(r)]
 
 
@@ -142,6 +145,7 @@ def check_torch_pair() -> None:
 
 
 def own_version() -> str:
+    """The version of the course that this kernel imports."""
     from omni_lab import __version__
 
     return __version__
