@@ -71,6 +71,14 @@ class TestExercise:
         assert not judge_here(stub, checks).attempted
 
 
+@pytest.mark.parametrize("name", sorted(set(SOURCES) - {"00_start_here"}))
+def test_a_graded_lab_has_enough_exercises_and_variants(name):
+    """Of a variant the package holds no answer, so none can be copied from it."""
+    exercises = LABS[name].exercises
+    assert len(exercises) >= 6 and sum(e.points for e in exercises) == 100
+    assert sum(e.target is None for e in exercises) >= 2
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_notebooks_and_checks_are_what_the_source_gives(name):
     assert build.problems(SOURCES[name]) == []

@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from omni_lab import __version__
 from omni_lab.lab import bootstrap
@@ -73,6 +74,19 @@ def test_ci_runs_the_tests_and_nothing_else():
     path = ROOT / ".ci" / "run"
     lines = [s for s in path.read_text().splitlines() if s and not s.startswith(("#", "set ", "cd "))]
     assert lines == ["make test"] and path.stat().st_mode & stat.S_IXUSR
+
+
+def test_continuous_integration_covers_what_the_course_promises():
+    """Push, pull request and nightly; three systems and both versions of Python; all tests, and the lint."""
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    workflow = yaml.safe_load(text)
+    assert set(workflow[True]) == {"push", "pull_request", "schedule"}  # YAML 1.1 reads `on` so
+    matrix = workflow["jobs"]["test"]["strategy"]["matrix"]
+    assert {system.split("-")[0] for system in matrix["os"]} == {"ubuntu", "macos", "windows"}
+    assert matrix["python"] == ["3.11", "3.12"]
+    runs = {name: [step.get("run") for step in job["steps"]] for name, job in workflow["jobs"].items()}
+    assert "make test PYTHON=python" in runs["test"] and "make lint PYTHON=python" in runs["lint"]
+    assert "actionlint" in text
 
 
 def test_the_changelog_knows_the_version():
