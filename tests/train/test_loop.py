@@ -38,6 +38,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kill.py forks the runs that it kills")
 def test_killed_twenty_times_it_ends_with_the_same_bits(tmp_path: Path) -> None:
     command = [sys.executable, "kill.py", str(tmp_path / "killed"), str(tmp_path / "whole"), "20", "500"]
     environment = os.environ | {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
@@ -110,6 +111,7 @@ def test_the_account_of_bad_data_survives_a_pause(tmp_path: Path) -> None:
     assert checkpoints.read_state(tmp_path, 60)["bad_data"]["skipped"] == 60 * 16 // 150
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there os.kill ends a process at once, whatever the signal")
 def test_a_signal_saves_before_the_run_leaves(tmp_path: Path) -> None:
     threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
     result = run(tmp_path, steps=100_000, save_every=10**6)
