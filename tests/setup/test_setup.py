@@ -86,6 +86,7 @@ def test_continuous_integration_covers_what_the_course_promises():
     assert matrix["python"] == ["3.11", "3.12"]
     runs = {name: [step.get("run") for step in job["steps"]] for name, job in workflow["jobs"].items()}
     assert "make test PYTHON=python" in runs["test"] and "make lint PYTHON=python" in runs["lint"]
+    assert "make course PYTHON=python" in runs["course"] and "make browser-all PYTHON=python" in runs["explorers"]
     assert "actionlint" in text
 
 
