@@ -96,7 +96,7 @@ class DiTRecipe(Recipe):
     def batch(self, index: int) -> Batch:
         pairs, rng = speech_bank.drawn(self.settings, self.seed, index)
         clips = [clip for pair in pairs for clip in pair]
-        chosen, places, others = [], range(len(clips)), self.settings.other_voice
+        chosen, places, others = [], [*range(len(clips))], self.settings.other_voice
         if self.settings.lent and rng.random() < self.settings.lent:
             # Given mostly its own codes, a voice is read off them, and what a speaker's vectors say is not learnt.
             of_source = [i for i in places if "heart" in (clips[i].speaker, clips[i ^ 1].speaker)]
