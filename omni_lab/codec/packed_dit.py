@@ -111,10 +111,6 @@ class PackedDiTLayer:
     def attend(self, qkv: Tensor, plan: Plan, past: Past | None, call: int) -> Tensor:
         """Attention of each block: (rows, frames, 3, heads, head_dim) -> (rows, frames, heads * head_dim)."""
         size, (back, ahead), (rows, known, _, heads, dim) = plan.block_size, self.reach, qkv.shape
-        if plan.blocks == 1 and plan.keep is None and not past:  # nothing around it to see or to be seen by
-            turn(qkv[:, :, :2], plan.turns[size : size + known])
-            query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (rows, heads, frames, head_dim) each
-            return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(rows, known, -1)
         frames = plan.blocks * size
         if known < frames:  # only here: the products, which are most of the work, need no whole blocks
             qkv = F.pad(qkv, (0, 0, 0, 0, 0, 0, 0, frames - known))

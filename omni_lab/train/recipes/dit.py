@@ -98,7 +98,7 @@ class DiTRecipe(Recipe):
         clips = [clip for pair in pairs for clip in pair]
         chosen, places, others = [], [*range(len(clips))], self.settings.other_voice
         if self.settings.lent and rng.random() < self.settings.lent:
-            # Given mostly its own codes, a voice is read off them, and what a speaker's vectors say is not learnt.
+            # Given a voice's own codes, the DiT can read it off them, and need not heed what a speaker's vectors say.
             of_source = [i for i in places if "heart" in (clips[i].speaker, clips[i ^ 1].speaker)]
             places, others = of_source or places, 1.0
         for i in rng.choice(places, size=self.settings.batch_size):

@@ -47,7 +47,8 @@ class DPOSettings(TalkerSettings):
 CPU = DPOSettings(
     **{
         **{k: getattr(TALKER_CPU, k) for k in TALKER_CPU.__dataclass_fields__},
-        # Few and small: 160 steps at 1e-4 learn some hundred pairs by heart, and other sentences are said no better.
+        # Few and small: 160 steps at 1e-4 learn some hundred pairs by heart (reward accuracy 1). Neither has been
+        # shown to lower the word error rate yet (benchmarks/results/mini_suite.md).
         "steps": 48,
         "batch_size": 8,
         "learning_rate": 4e-5,
