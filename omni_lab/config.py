@@ -325,10 +325,12 @@ def nano() -> OmniConfig:
         hidden_size=160, num_hidden_layers=5, num_attention_heads=4, head_dim=40, emb_dim=128,
         look_ahead_layers=(2,), look_backward_layers=(0, 4), num_embeds=1025, enc_dim=64,
         enc_channels=(64, 64, 64, 64, 192), enc_attention_channels=32, enc_se_channels=32)
+    # Channels halve with every stage. The release's six would leave 2 of these at the wave; four leave 8.
+    vocoder = BigVGANConfig(
+        upsample_initial_channel=128, upsample_rates=(5, 3, 4, 4), upsample_kernel_sizes=(11, 7, 8, 8))
     return OmniConfig(
         ThinkerConfig(audio, vision, text, user_token_id=ids["user"], tie_word_embeddings=True, **media), talker,
-        Token2WavConfig(dit, BigVGANConfig(upsample_initial_channel=128)),
-        SpeechTokenizerConfig(codebook_size=1024))
+        Token2WavConfig(dit, vocoder), SpeechTokenizerConfig(codebook_size=1024))
 
 
 def small() -> OmniConfig:

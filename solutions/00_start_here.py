@@ -170,6 +170,7 @@ def what_if(block_codes: int, ahead: int, calls: int, thinker: float, machine: f
     return figure
 
 
+# %%
 lab.explore(
     what_if,
     alt="Timeline of a reply with blocks of {block_codes} codes, {ahead} ahead, {calls} calls of the DiT a chunk, a "

@@ -367,6 +367,7 @@ def name_classes(classes: str, picture: str):
     return figure
 
 
+# %%
 lab.explore(
     name_classes,
     alt="The picture of {picture} and the probability of each of these classes: {classes}.",

@@ -241,6 +241,7 @@ def written(form: str, answer: str):
     return figure
 
 
+# %%
 lab.explore(
     written,
     alt="A dialogue of two turns in the form {form}, token by token; the answer {answer} and its stop are learned.",
@@ -541,6 +542,7 @@ def chat(picture: int, question: str):
     return figure
 
 
+# %%
 lab.explore(
     chat,
     alt="Picture {picture} of the album with the model's answer to: {question}",

@@ -318,6 +318,7 @@ def mask_over_sound(block_seconds: float, back: int):
     return figure
 
 
+# %%
 lab.explore(
     mask_over_sound,
     alt="The sentence cut into blocks of {block_seconds} s, and which frame sees which, {back} blocks back.",
@@ -473,8 +474,8 @@ for guess in ("the octopus is right of the snake", "the octopus is right", "a ca
 # ## Train an adapter until it spells
 # The report trains the adapter first, then the encoder, with the language model frozen (section 3). Here is the
 # smallest adapter that can be read: the encoder stays frozen, and 40 ms vectors become letters (CTC, Graves et al.
-# 2006). Nobody says which vector is which letter. Each vector writes a letter or a blank, repeats are joined, and the
-# loss counts every way of writing that gives the sentence: "hh-e-l-ll-o" is "hello".
+# 2006). Nobody says which vector is which letter. Each vector writes a letter or a blank, repeats are joined (their
+# section 3.1), and the loss counts every way of writing that gives the sentence (section 4): "hh-e-l-ll-o" is "hello".
 #
 # It learns from recordings of one person and from shipped sentences, and is asked about prompts it never heard.
 

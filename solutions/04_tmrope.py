@@ -108,6 +108,7 @@ def product(place: int, log10_theta: float):
     return figure
 
 
+# %%
 lab.explore(
     product,
     alt="Query times key against their distance, with the query at place {place} and theta 10 to the {log10_theta}.",
@@ -303,6 +304,7 @@ def token_row(frames_per_second: float, seconds: float, chunk_seconds: float):
     return figure
 
 
+# %%
 lab.explore(
     token_row,
     alt="Tokens of {seconds} s of video at {frames_per_second} frames a second and its sound, in chunks of "

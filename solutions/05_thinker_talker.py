@@ -121,6 +121,7 @@ def light_up(stage: int):
     return figure
 
 
+# %%
 lab.explore(
     light_up,
     alt="The parts of the thinker in stage {stage}: coloured ones learn, white ones are frozen.",
@@ -222,6 +223,7 @@ def dials(temperature: float, top_k: int, top_p: float, penalty: float):
     return figure
 
 
+# %%
 lab.explore(
     dials,
     alt="Chances of 16 codes at temperature {temperature}, top-k {top_k}, top-p {top_p}, penalty {penalty}.",
@@ -364,6 +366,7 @@ def dual_track(position: int):
     return figure
 
 
+# %%
 lab.explore(
     dual_track,
     alt="The talker's two tracks and what it predicts, up to position {position}, drawn as three rows of boxes.",

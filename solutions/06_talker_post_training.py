@@ -171,6 +171,7 @@ def bent_voice(speaker: str, factor: float):
     return figure
 
 
+# %%
 lab.explore(
     bent_voice,
     alt="Cosine of the voice of {speaker}, played at {factor} of its speed, with every recording.",
@@ -348,6 +349,7 @@ def pause_picture(threshold: float, shortest: float):
     return figure
 
 
+# %%
 lab.explore(
     pause_picture,
     alt="Waveform of an announcement; pauses found at {threshold} dB below the loudest frame are shaded.",
@@ -636,6 +638,7 @@ def beta_picture(beta: float):
     return figure
 
 
+# %%
 lab.explore(
     beta_picture,
     alt="Losses of DPO and IPO, and DPO's weight of a pair, against the margin in nats, at beta {beta}.",

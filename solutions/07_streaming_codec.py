@@ -320,6 +320,7 @@ def walk(steps: int, solver: str, sway: float):
     return figure
 
 
+# %%
 lab.explore(
     walk,
     alt="Lines from noise at time 0 to two heaps at time 1, in {steps} steps of {solver}.",
@@ -558,6 +559,7 @@ def windows(layer: int, looking_back: str, looking_ahead: str):
     return figure
 
 
+# %%
 lab.explore(
     windows,
     alt="Layer {layer}'s mask beside what 22 layers see; {looking_back} look back, {looking_ahead} ahead.",
@@ -711,6 +713,7 @@ def overtones(tone_hz: int, alpha: float):
     return figure
 
 
+# %%
 lab.explore(
     overtones,
     alt="Spectra of a tone of {tone_hz} Hz, bent with alpha {alpha}: without filters, peaks between the overtones.",
@@ -911,6 +914,7 @@ def seams(margin: int, fade: int):
     return figure
 
 
+# %%
 lab.explore(
     seams,
     alt="The wave around the first seam, with a margin of {margin} frames and a fade of {fade} samples.",

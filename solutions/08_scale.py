@@ -200,6 +200,7 @@ def plan(model: str, card: str, precision: str, recomputed: bool, processes: int
     return figure
 
 
+# %%
 lab.explore(
     plan,
     alt="Memory of training {model} on {rows} rows of {length} tokens by kind, beside what a {card} holds.",
@@ -375,6 +376,7 @@ def window(of: str, power: int):
     return figure
 
 
+# %%
 lab.explore(
     window,
     alt="Sizes of the gradients of {of} times 2^{power}, between the dashed lines that are the limits of fp16.",
@@ -545,6 +547,7 @@ def roofline(card: str, length: int, bytes_a_weight: int):
     return figure
 
 
+# %%
 lab.explore(
     roofline,
     alt="Roofline of a {card} with the 3B decoder at batches 1 to 512 behind {length} tokens.",

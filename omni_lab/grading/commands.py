@@ -1,9 +1,12 @@
 """`omni-lab release | grade | regrade | report`."""
 
+import importlib.util
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ..errors import ConfigError
 
 Course = Annotated[Path, typer.Option(help="The course's folder, instructor's side: it holds solutions/.")]
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
@@ -40,6 +43,7 @@ def grade(
     root: Course = Path("."),
 ) -> None:
     """Grade a folder of submissions; what is graded already is kept, so an interrupted run goes on where it stopped."""
+    need_locks("grade")
     from .grade import Settings
     from .grade import grade as run
     from .sandbox import Limits
@@ -57,6 +61,7 @@ def regrade(
     root: Course = Path("."),
 ) -> None:
     """Compare the stored answers again, after a repaired tolerance or message, without running any submission."""
+    need_locks("regrade")
     from .grade import Settings
     from .grade import regrade as run
 
@@ -71,11 +76,25 @@ def report(
 ) -> None:
     """Write the gradebook again from the store, with points given by hand, and the class's statistics and
     likenesses."""
+    need_locks("report")
     from .report import write_report
 
     book, pages = write_report(out, root, manual, late_per_day)
     _print_summary(book, out)
     print(f"{pages}: exercises, mistakes, likenesses")
+
+
+def need_locks(command: str) -> None:
+    """Raise ConfigError on a system without POSIX file locks, which keep two graders off one store: that is Windows."""
+    try:
+        found = importlib.util.find_spec("fcntl")
+    except ValueError:  # how Python says that somebody has put nothing in the module's place
+        found = None
+    if found is None:
+        raise ConfigError(
+            f"{command} needs Linux, for its sandbox and its file locks: on Windows run it within WSL 2. "
+            "Labs, release and everything else work here"
+        )
 
 
 def _print_summary(book: dict, out: Path) -> None:
