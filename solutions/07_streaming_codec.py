@@ -26,6 +26,7 @@ RELEASED = ""  # a folder or hub name of a released checkpoint, such as "Qwen/Qw
 import math
 import re
 import time as clock
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,7 @@ from omni_lab import OmniModel, lab
 from omni_lab.codec import bigvgan, flow_matching
 from omni_lab.codec import mel as mels
 from omni_lab.codec.speech_tokenizer import pairs
+from omni_lab.config import preset
 from omni_lab.errors import OmniLabError
 from omni_lab.evaluate import ears
 from omni_lab.lab import codebook, codec_parts, exercise, streamer
@@ -735,6 +737,27 @@ for filtered, words in (
     lab.play(0.3 * (wave - wave.mean()), 24_000, alt=f"A rising tone and its overtones, {words}.")
 
 # %% [markdown]
+# ### What a shape costs
+# Channels halve at every stage, and there are as many stages as rates. Before you run the cell: the release begins with
+# 1,536 channels and has six stages. How many are left when the wave is made? And if nano, which can afford 128, does
+# the same?
+
+# %%
+release = preset("qwen2_5_omni_7b").token2wav_config.bigvgan_config
+nano = preset("nano").token2wav_config.bigvgan_config
+for name, shape in (
+    ("the release", release),
+    ("nano with its stages", replace(nano, upsample_rates=release.upsample_rates)),
+    ("nano as it is", nano),
+):
+    left = shape.upsample_initial_channel // 2 ** len(shape.upsample_rates)
+    print(f"{name:<22}{shape.upsample_initial_channel:>5} channels, times {shape.upsample_rates}: {left} at the wave")
+
+# %% [markdown]
+# The first nano vocoder had all six. It lost more words of *perfect* mels than the rest of the codec together, and
+# hours of training did not help: the fault was its shape. How that was found: put one part after another between the
+# source and an independent recogniser (`python -m benchmarks.lost_words`, its results beside it).
+#
 # ### Who teaches a vocoder?
 # Many waves have the same mel. Averaging over them gives a dull buzz, so BigVGAN is trained against discriminators. One
 # kind folds the wave by a period: whatever repeats with it becomes vertical stripes (HiFi-GAN, Kong et al. 2020,
