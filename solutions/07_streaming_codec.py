@@ -754,9 +754,9 @@ for name, shape in (
     print(f"{name:<22}{shape.upsample_initial_channel:>5} channels, times {shape.upsample_rates}: {left} at the wave")
 
 # %% [markdown]
-# The first nano vocoder had all six. It lost more words of *perfect* mels than the rest of the codec together, and
-# hours of training did not help: the fault was its shape. How that was found: put one part after another between the
-# source and an independent recogniser (`python -m benchmarks.lost_words`, its results beside it).
+# The first nano vocoder had all six, and lost words of *perfect* mels. Its successor has as many weights, was trained
+# for less time, and loses fewer. How that was found: put one part after another between the source and an independent
+# recogniser (`python -m benchmarks.lost_words`, its results beside it).
 #
 # ### Who teaches a vocoder?
 # Many waves have the same mel. Averaging over them gives a dull buzz, so BigVGAN is trained against discriminators. One
