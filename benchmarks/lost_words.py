@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--speakers", type=int, default=8)
     chosen = parser.parse_args()
     words, voices = {}, {}
-    with threads(1), torch.inference_mode():
+    with threads(1), torch.no_grad():
         for folder in chosen.checkpoints or [samples_folder() / "checkpoints" / "nano"]:
             model = OmniModel.from_pretrained(folder, "cpu", torch.float32)
             words[folder.name] = words_lost(model, lines(chosen.sentences))

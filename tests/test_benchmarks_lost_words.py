@@ -19,7 +19,7 @@ def model() -> OmniModel:
     return OmniModel.from_pretrained(samples_folder() / "checkpoints" / "nano", "cpu", torch.float32)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def test_a_vocoder_that_is_silent_loses_all_words_and_no_other_row_changes(model, monkeypatch):
     before = benchmark.words_lost(model, benchmark.lines(2))
     vocoder = model.token2wav.code2wav_bigvgan_model
@@ -31,7 +31,7 @@ def test_a_vocoder_that_is_silent_loses_all_words_and_no_other_row_changes(model
         assert before[way] == after[way]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def test_voices_as_they_are_are_told_apart_best(model):
     found = benchmark.voices_lost(model, benchmark.lines(1), 3)
     assert len(found) == 3
