@@ -24,6 +24,7 @@ from .errors import CheckpointError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5 << 30
+SMALL, ALIGNMENT = 4 << 20, 64  # bytes
 STAMP = "saved"  # names one call of save_weights, in the index and in each of its shards
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.jinja", "spk_dict.pt"]  # of a hub repository: nothing else is fetched
@@ -183,7 +184,7 @@ def load_weights(
 
     dtype_of: (name, stored type) -> type. Names that begin with one of `ignored` may be there without being wanted.
     kept_as: (name, tensor) -> what is kept of a tensor that has been read (quantise.py).
-    On the CPU a tensor that keeps its type stays memory-mapped: it costs memory only once it is touched.
+    On the CPU a large tensor that keeps its type stays memory-mapped: it costs memory only once it is touched.
     Raises CheckpointError for the first missing, extra, mis-shaped or unreadable tensor; `module` is then of no use."""
     wanted = {name: (module.get_submodule(name.rpartition(".")[0]), tensor) for name, tensor in persistent(module)}
     tied = tied_names(wanted)
@@ -245,6 +246,8 @@ def read_tensor(file: Any, path: Path, name: str, old: Tensor, device: torch.dev
     if tensor.is_floating_point() != old.is_floating_point():
         raise CheckpointError(f"{path}: {name!r} is of type {tensor.dtype}, the model expects {old.dtype}")
     tensor = tensor.to(device, dtype_of(name, tensor.dtype) if tensor.is_floating_point() else old.dtype)
+    if tensor.device.type == "cpu" and tensor.nbytes < SMALL and tensor.data_ptr() % ALIGNMENT:
+        tensor = tensor.clone()  # in a file nothing is aligned, and a CPU's sums depend on that in their last bit
     return nn.Parameter(tensor, old.requires_grad) if isinstance(old, nn.Parameter) else tensor
 
 
