@@ -8,6 +8,8 @@ training side) and writes down prompts that it has never heard. Writes data_samp
 import argparse
 import json
 import os
+import shlex
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -61,7 +63,7 @@ def main() -> None:
         print(points[-1], flush=True)
 
         record = {
-            "command": "python -m benchmarks.audio_blocks",
+            "command": shlex.join(["python", "-m", "benchmarks.audio_blocks", *sys.argv[1:]]),
             "date": date.today().isoformat(),
             "machine": f"{runtime.hardware('cpu').name}, busy with other work, {args.threads} thread",
             "sentences": len(sentences), "training clips": len(texts), "test prompts": len(test), "steps": args.steps,

@@ -7,6 +7,8 @@ held-out answers over its steps, with the right picture and with another's. Writ
 import argparse
 import json
 import os
+import shlex
+import sys
 import tempfile
 from dataclasses import replace
 from datetime import date
@@ -51,7 +53,7 @@ def main() -> None:
             curves[name] = losses(Path(work) / name / "log.csv")
             print(name, curves[name][-1], flush=True)
     record = {
-        "command": "python -m benchmarks.llava_stages",
+        "command": shlex.join(["python", "-m", "benchmarks.llava_stages", *sys.argv[1:]]),
         "date": date.today().isoformat(),
         "machine": runtime.hardware().name,
         "scale": args.scale,

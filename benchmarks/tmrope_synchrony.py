@@ -7,6 +7,8 @@ bell rang?" on clips up to ten times as long (omni_lab/lab/synchrony.py). Writes
 import argparse
 import json
 import os
+import shlex
+import sys
 import time
 from datetime import date
 from pathlib import Path
@@ -41,7 +43,7 @@ def main() -> None:
         curves[scheme] = {"accuracy": right, "last loss": sum(losses[-20:]) / 20, "seconds": round(took)}
         print(scheme, curves[scheme], flush=True)
         record = {
-            "command": "python -m benchmarks.tmrope_synchrony",
+            "command": shlex.join(["python", "-m", "benchmarks.tmrope_synchrony", *sys.argv[1:]]),
             "date": date.today().isoformat(),
             "machine": f"{runtime.hardware('cpu').name}, busy with other work, {args.threads} thread",
             "seconds in training": args.seconds,

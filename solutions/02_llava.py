@@ -16,7 +16,7 @@
 # | cpu | the language model, stage 1, stage 2 and an ablation, from nothing |
 # | t4, gpu | a language model of 8 layers, 512 wide, and more steps |
 #
-# When the lab starts, it prints the time and the memory that were measured at each scale.
+# When the lab starts, it prints the time and the memory of each scale that has been measured.
 #
 # Eleven exercises, 100 points, about two hours and a half of yours.
 
@@ -44,6 +44,7 @@ from torch import Tensor
 from omni_lab import clip, lab, llava
 from omni_lab.data import dialogues, instructions, readers, scenes, teacher
 from omni_lab.data.folders import samples_folder
+from omni_lab.errors import DataError
 from omni_lab.lab import exercise
 from omni_lab.train.loop import train
 from omni_lab.train.recipes import llava as recipes
@@ -55,8 +56,9 @@ encoder = clip.CLIP.load(samples_folder() / "checkpoints" / "clip")
 # %% [markdown]
 # ## A teacher who is blind
 # Where do a hundred thousand dialogues about pictures come from? From a language model that cannot see. It is told two
-# things about each picture: captions, and the boxes of what stands in it (section 3 of the paper). Here is a picture
-# and all that the teacher knows of it.
+# things about each picture: captions, and the boxes of what stands in it (section 3 of the paper): left, upper, right
+# and lower edge, as shares of the picture's side. Here is a picture and all that the teacher knows of it, its
+# **context**.
 
 # %%
 shown = instructions.board(np.random.default_rng(SEED + 3), ["dog", "cat", "banana"], "train", "noto")
@@ -72,9 +74,10 @@ print(teacher.context(captions, boxes))
 
 # %% [markdown]
 # ### Exercise 2.1 - Asking the teacher  (difficulty 1 of 3, 5 minutes, 5 points)
-# The teacher learns its task from examples in the prompt (the paper's appendix prints such a prompt). The list of
-# messages is: the system prompt; for each example its context from the "user" and its reply from the "assistant"; at
-# the end the query, from the "user". Each message is a dict with "role" and "content".
+# The teacher learns its task from examples in the prompt (table 13, in the paper's appendix, prints such a prompt). The
+# list of messages is: the system prompt; for each example its context from the "user" and its reply from the
+# "assistant"; at the end the query, which is the new picture's context, from the "user". Each message is a dict with
+# "role" and "content".
 
 
 # %% tags=["exercise"]
@@ -97,20 +100,24 @@ for message in teacher.prompt("conversation", captions, boxes, teacher.examples(
 # %% [markdown]
 # The paper asks for three kinds of data: conversations, detailed descriptions, and complex reasoning, 158 thousand in
 # all (section 3). Offline our teacher goes by rules. Set `TEACHER` in the parameters cell to the address of a server
-# with the OpenAI interface, and the same prompts go there, two examples before each query. What it writes about things
-# that are not there is refused.
+# with the OpenAI interface, and the same prompts go there, two examples before each query. An answer about things that
+# are not there is refused: the cell names them and goes on to the next kind.
 
 # %%
 server = teacher.Server(TEACHER, TEACHER_MODEL) if TEACHER else None
 rng = np.random.default_rng(SEED)
 for kind in dialogues.KINDS:
-    for question, answer in teacher.teach(kind, shown, rng, server):
-        print(f"{kind:<13} {question}\n{'':<13} {answer}")
+    try:
+        for question, answer in teacher.teach(kind, shown, rng, server):
+            print(f"{kind:<13} {question}\n{'':<13} {answer}")
+    except DataError as error:
+        print(f"{kind:<13} refused: {error}")
 
 # %% [markdown]
 # ### Exercise 2.2 - Things that are not there  (difficulty 2 of 3, 15 minutes, 10 points)
 # A teacher who cannot see invents. So every answer is checked before it becomes data. Return the known things that the
-# answer mentions, in singular or plural, though they are not `present`. Only whole words count, in any case.
+# answer mentions, in singular or plural, though they are not in `present` (singular, lower case). Only whole words
+# count; capitals do not matter.
 
 
 # %% tags=["exercise"]
@@ -134,7 +141,7 @@ for claim in ("The dog looks at two mice.", "The cat is about to catch the banan
 #
 # ## Two ways to write a dialogue
 # A language model reads one long text. So a dialogue needs a form that says who speaks, and when he has ended. The
-# paper's form (table 2) ends every message with `###`:
+# paper's form (section 4.2, table 2) ends every message with `###`:
 #
 # ```text
 # You see a picture.###
@@ -142,13 +149,13 @@ for claim in ("The dog looks at two mice.", "The cat is about to catch the banan
 # Assistant: A dog.###
 # ```
 #
-# What of this must the model learn to write? Its answer, and the stop behind it. A model that never learned to stop
-# goes on and plays the human too.
+# What of this must the model learn to write? Its answer, and the stop behind it (section 4.2, equation 3). A model that
+# never learned to stop goes on and plays the human too.
 #
 # ### Exercise 2.3 - The paper's form  (difficulty 2 of 3, 15 minutes, 10 points)
-# Return the dialogue as a list of pieces, each a tuple (text, whether it is learned). First the system's line. Then
-# three pieces for each turn: all that stands before the answer, up to and with `Assistant:`; the answer with the blank
-# before it and the stop behind it; the line break.
+# Return the dialogue as a list of pieces, each a tuple (text, whether it is learned). First the system's line with its
+# stop and line break, not learned. Then three pieces for each turn: all that stands before the answer, up to and with
+# `Assistant:`; the answer with the blank before it and the stop behind it; the line break.
 
 
 # %% tags=["exercise"]
@@ -252,9 +259,9 @@ lab.explore(
 # %% [markdown]
 # ## How a picture enters a sentence
 # Take CLIP's image tower before its pool. It gives one vector for each place of a grid (lab 01). A matrix W turns each
-# into a vector as wide as a word's embedding (section 4.1, equation 1): `H = W Z`. That is all. The language model
-# reads these vectors as if they were words. (Ours first brings all channels of Z to one scale, because W has minutes to
-# learn, not hours.)
+# into a vector as wide as a word's embedding (section 4.1, equation 1): `H = W Z` (and a bias). That is all. The
+# language model reads these vectors as if they were words. (Ours first brings all channels of Z to one scale, because W
+# has minutes to learn, not hours.)
 
 # %%
 untrained = llava.LLaVA(llava.LlavaConfig(), tokenizer, encoder.visual).eval()
@@ -266,7 +273,8 @@ print(f"picture {tuple(pixels.shape)} -> grid Z {tuple(grid.shape)} -> W Z {tupl
 # ### Exercise 2.6 - The picture among the words  (difficulty 3 of 3, 20 minutes, 15 points)
 # In the text stands a placeholder token, once for each place of the grid. Put the picture's vectors there, the first
 # vector at the first placeholder of the row, and so on. All other embeddings stay as they are. The gradient must reach
-# both: the words' embeddings and, through the features, W.
+# both: the words' embeddings and, through the features, W. On a GPU the features may come in 16 bits: return the dtype
+# of `embeddings`.
 
 
 # %% tags=["exercise"]
@@ -361,12 +369,14 @@ for stage in llava.STAGES:
 
 # %% [markdown]
 # How much memory does that take? Each learning weight needs itself, its gradient and two moments of Adam, 16 bytes in
-# all; a frozen one 4. Each layer keeps about 16 vectors a token for the way back, and the logits come twice.
+# all; a frozen one 4. Each layer keeps about 16 vectors a token for the way back (counted roughly: inputs and outputs
+# of its norms and matrices, 4 bytes a number), and the logits come twice. Before training we ask for twice the result,
+# for what the formula leaves out.
 
 
 # %%
-def memory(recipe: recipes.Llava, tokens: int = 110) -> float:
-    """Gigabytes of a training step, by the formula above."""
+def memory(recipe: recipes.Llava, tokens: int) -> float:
+    """Gigabytes of a training step on dialogues of so many tokens, by the formula above."""
     text, rows = recipe.config.text, recipe.settings.batch_size * tokens
     per_layer = 4 * text.hidden_size**2 + 3 * text.hidden_size * text.intermediate_size
     weights = text.num_hidden_layers * per_layer + text.vocab_size * text.hidden_size
@@ -376,8 +386,11 @@ def memory(recipe: recipes.Llava, tokens: int = 110) -> float:
 
 
 recipe = recipes.LlavaInstruct.at(run.scale, SEED)
-print(f"at this scale about {memory(recipe):.2f} GB; at t4 {memory(recipes.LlavaInstruct.at('t4')):.2f} GB of 16")
-lab.need_memory(2 * memory(recipe), run.here)
+tokens = recipe.collate(recipe.examples("train", 0))["ids"].shape[1]
+need = memory(recipe, tokens)
+print(f"{tokens} tokens a dialogue, {grid.shape[1]} of them the picture's: at this scale about {need:.2f} GB;", end=" ")
+print(f"at t4 {memory(recipes.LlavaInstruct.at('t4'), tokens):.2f} GB of 16")
+lab.need_memory(2 * need, run.here)
 
 # %% [markdown]
 # ### How large does a weight begin?
@@ -394,8 +407,8 @@ for width in (untrained.config.text.hidden_size, 256, 3584):
 
 # %% [markdown]
 # What suits a model 3584 wide lets little through in a small one. Its layers begin by saying almost nothing, and the
-# first steps go into making them louder. PyTorch's own first weights, which this model keeps, follow the width, and so
-# do those of lab 05's thinker.
+# first steps go into making them louder. PyTorch's own first weights, which this model's matrices keep, follow the
+# width too: `1 / sqrt(3 * width)`, of which 0.58 comes out at every width. So do those of lab 05's thinker.
 
 # %%
 work = tempfile.TemporaryDirectory()
@@ -419,6 +432,9 @@ _, language_log = run_stage(recipes.LlavaLanguage, "language")
 # before. A model that does not look finds no difference. **Their gap is how much the picture tells.**
 #
 # Now stage 1. Only W learns: it has to write, in the language model's own words, what stands at each place.
+#
+# Predict before you run on: W begins at random, the language model is ready. In which of the two stages will the loss
+# with the right picture fall further? And does the loss with another's picture move at all?
 
 # %%
 _, align_log = run_stage(recipes.LlavaAlign, "align")
@@ -445,8 +461,9 @@ axes[0].legend()
 lab.show(figure, alt="Held-out loss over the steps of three trainings, with the right picture and with another's.")
 
 # %% [markdown]
-# Predict before you run on: in which of the three is the gap already wide after a tenth of the steps, and where must it
-# grow? These curves are **recorded** at cpu scale; `python -m benchmarks.llava_stages` records them anew.
+# These curves are **recorded** at cpu scale; `python -m benchmarks.llava_stages` records them anew. The green area is
+# what the picture tells. Does it grow, and which curve moves, the lower or the upper? A model that only learns to talk
+# lowers both.
 
 # %%
 record = json.loads((samples_folder() / "llava_stages.json").read_text())
@@ -464,10 +481,17 @@ lab.show(figure, alt="Recorded: in all three trainings the loss with the right p
          "another's.")  # fmt: skip
 
 # %% [markdown]
+# In both stages the upper curve hardly moves. What falls is the lower one: the model learns from the picture, not only
+# to talk.
+#
 # ## What W writes
 # The paper calls stage 1 the training of a "visual tokenizer" (section 4.2). You can read what it writes: for each
 # place, take the word whose embedding is nearest to W's vector. At smoke scale you look into the shipped model, if
 # there is one (this lab's recipes make it); at all other scales into yours.
+#
+# Look at the places where a thing stands: its name should be written there, and the brighter the place, the nearer the
+# word (cosine from 0 to 1). Where nothing stands, the word means nothing: there W has none to write. After a few smoke
+# steps all words are chance.
 #
 # ### Something to touch: read the picture as the language model does
 
@@ -477,7 +501,7 @@ ready = run.scale == "smoke" and shipped.is_dir()
 model = llava.LLaVA.load(shipped, encoder.visual) if ready else trained.model.to("cpu").eval()
 print("The shipped model." if ready else f"The model that you have just trained for {trained.step} steps of stage 2.")
 vocabulary = list(teacher.PLURALS)
-ids = torch.tensor([tokenizer.encode(f" {word}", add_special_tokens=False).ids[0] for word in vocabulary])
+word_ids = torch.tensor([tokenizer.encode(f" {word}", add_special_tokens=False).ids[0] for word in vocabulary])
 album = [instructions.example(np.random.default_rng([SEED, i]), "test", "caption") for i in range(8)]
 
 
@@ -485,7 +509,7 @@ album = [instructions.example(np.random.default_rng([SEED, i]), "test", "caption
 @torch.no_grad()
 def nearest(picture: int):
     example = album[picture]
-    vectors, known = model.see(example.picture)[0], model.language_model.embed_tokens(ids)
+    vectors, known = model.see(example.picture)[0], model.language_model.embed_tokens(word_ids)
     scores = clip.similarity(vectors, known)  # (places, words)
     figure, (left, right) = lab.figure(1, 2, width=7, height=3.2)
     left.imshow(example.picture)
@@ -574,6 +598,7 @@ figures = {}
 for title, style in (("known styles", None), ("OpenMoji, never seen", "openmoji")):
     figures[title] = named(style, run.pick(smoke=4, cpu=60))
     print(f"{title:<21} named {figures[title][0]:5.0%} of what is there; invented {figures[title][1]:.2f} a picture")
+print(f"two different words of {len(teacher.PLURALS)}, said blindly, name {2 / len(teacher.PLURALS):.1%}")
 
 # %% [markdown]
 # ## Science questions
@@ -602,7 +627,9 @@ def option_scores(logits: Tensor, labels: Tensor) -> Tensor:
 
 # %% [markdown]
 # Yours at work: with the picture, with the picture of another question, and with none. What do you expect of the last,
-# when chance is 25 %?
+# when chance is 25 %? If the first bar stands above the other two, the model looks. What the last two have above chance
+# comes from the questions alone: most animals with legs have four. (The plot needs your exercise 2.10; without it the
+# next cells show nothing.)
 
 
 # %%
@@ -703,13 +730,13 @@ folder = Path(INSTRUCT or work.name)
 if not INSTRUCT:
     scenes.draw(shown).save(folder / "000000033471.jpg")
     said = [{"from": "human", "value": "<image>\nWhat is in the picture?"}, {"from": "gpt", "value": captions[0]}]
-    record = {"id": "000000033471", "image": "000000033471.jpg", "conversations": said}
-    (folder / "llava_instruct_150k.json").write_text(json.dumps([record]))
+    entry = {"id": "000000033471", "image": "000000033471.jpg", "conversations": said}
+    (folder / "llava_instruct_150k.json").write_text(json.dumps([entry]))
 sample = next(iter(readers.llava(folder / "llava_instruct_150k.json", folder)))
 text = [part["text"] for part in sample.messages[0]["content"] if part["type"] == "text"]
-ids, labels = model.tokenize(chatml([(" ".join(text), sample.answer)], llava.SYSTEM))
-print(tokenizer.decode(ids.tolist(), skip_special_tokens=False))
-print(f"learned: {int((labels != -100).sum())} of {len(ids)} tokens")
+dialogue, labels = model.tokenize(chatml([(" ".join(text), sample.answer)], llava.SYSTEM))
+print(tokenizer.decode(dialogue.tolist(), skip_special_tokens=False))
+print(f"learned: {int((labels != -100).sum())} of {len(dialogue)} tokens")
 if HUB:
     for stage in ("align", "instruct"):
         field = replace(llava_hub.HubRecipe.scales[run.scale], stage=stage, language=HUB, instruct=INSTRUCT)

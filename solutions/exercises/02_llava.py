@@ -54,7 +54,7 @@ EXERCISES = [
         target="omni_lab.llava:place_features", gradients=("embeddings", "features"),
         hints=(
             "Which places hold placeholders? How do you write there without changing the tensor that came in?",
-            "`here = ids == image_token`; then look at `Tensor.masked_scatter`.",
+            "`here = ids == image_token`; then look at `Tensor.masked_scatter`, which wants equal dtypes.",
         ),
     ),
     Exercise(
@@ -92,7 +92,7 @@ EXERCISES = [
         "llava.merge_places", "2.11", "Four places in one", points=10, difficulty=3, minutes=15,
         hints=(
             "Which axes does the grid have if rows and columns are each split in two: which pair, and where in it?",
-            "`x = features.view(batch, side // 2, 2, side // 2, 2, dim)`, then `permute`.",
+            "`side = round(places**0.5)`; `x = features.view(batch, side // 2, 2, side // 2, 2, dim)`; then `permute`.",
         ),
     ),
 ]  # fmt: skip
@@ -534,13 +534,13 @@ def by_repeating(pieces, learned):
 
 @cases("llava.place_features")
 def _(rng):
-    def case(name, batch, length, places, begin):
+    def case(name, batch, length, places, begin, dtype=torch.float32):
         dim, token = int(rng.integers(3, 6)), int(rng.integers(60, 90))
         ids = torch.from_numpy(rng.integers(0, 50, (batch, length)))
         for row in range(batch):
             ids[row, begin(row)] = token
         return Case(
-            name, embeddings=draw(rng, batch, length, dim), ids=ids, features=draw(rng, batch, places, dim),
+            name, embeddings=draw(rng, batch, length, dim), ids=ids, features=draw(rng, batch, places, dim).to(dtype),
             image_token=token,
         )  # fmt: skip
 
@@ -554,11 +554,12 @@ def _(rng):
         case("with words between", 3, 10, 3, apart),
         case("as many rows as places", 4, 9, 4, lambda row: slice(row + 1, row + 5)),
         case("at the end", 2, 7, 3, lambda row: slice(4, 7)),
+        case("features in 16 bits", 2, 8, 3, lambda row: slice(2, 5), torch.bfloat16),
     ]
 
 
 def _scatter(embeddings, ids, features, image_token):
-    return embeddings.masked_scatter((ids == image_token)[..., None], features)
+    return embeddings.masked_scatter((ids == image_token)[..., None], features.to(embeddings.dtype))
 
 
 @wrong("llava.place_features", "The picture's vectors take the placeholders' place: replace, do not add.")
@@ -588,13 +589,18 @@ def first_everywhere(embeddings, ids, features, image_token):
 
 @wrong("llava.place_features", "You wrote into `embeddings` itself: work on a clone.")
 def written_in_place(embeddings, ids, features, image_token):
-    embeddings[ids == image_token] = features.flatten(0, 1)
+    embeddings[ids == image_token] = features.flatten(0, 1).to(embeddings.dtype)
     return embeddings
 
 
 @wrong("llava.place_features", "The words around the picture got lost: keep their embeddings.")
 def words_lost(embeddings, ids, features, image_token):
     return _scatter(torch.zeros_like(embeddings), ids, features, image_token)
+
+
+@wrong("llava.place_features", "Bring the features to the dtype of the embeddings, not the words to theirs.")
+def words_in_16_bits(embeddings, ids, features, image_token):
+    return _scatter(embeddings.to(features.dtype), ids, features, image_token)
 
 
 @wrong("llava.place_features", "Every row has its own picture: you used the first row's for all.")
@@ -610,7 +616,7 @@ def untouched_rows(embeddings, ids, features, image_token):
 @also_right("llava.place_features")
 def by_index(embeddings, ids, features, image_token):
     out = embeddings.clone()
-    out[ids == image_token] = features.reshape(-1, features.shape[-1])
+    out[ids == image_token] = features.reshape(-1, features.shape[-1]).to(out.dtype)
     return out
 
 

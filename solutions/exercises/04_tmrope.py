@@ -51,7 +51,8 @@ EXERCISES = [
         target="omni_lab.tmrope:chunk_spans",
         hints=(
             "Which token begins the second chunk? What if it has begun one already?",
-            "`limits = range(ids_per_chunk, int(times[-1]) + 1, ids_per_chunk)`",
+            "For each `limit in range(ids_per_chunk, int(times[-1]) + 1, ids_per_chunk)`: `first = int((times < "
+            "limit).sum())`. What if `first` is not beyond the last cut?",
         ),
     ),
     Exercise(

@@ -23,6 +23,18 @@ def test_it_gives_the_same_samples(name, frames, at_once, monkeypatch):
 
 
 @pytest.mark.parametrize("name", BIGVGAN_CONFIGS)
+@pytest.mark.parametrize("piece", [7, 20])
+@torch.no_grad()
+def test_a_long_mel_goes_piece_by_piece_to_the_samples_of_the_whole(name, piece, monkeypatch):
+    model, mel = our_bigvgan(name), mel_of(BIGVGAN_CONFIGS[name], 61, batch=1)
+    whole = model(mel)
+    monkeypatch.setattr(packed_vocoder, "PIECE", piece)
+    assert relative(vocode(model, mel), whole) < 1e-5
+    first = 3 * model.hop + 1
+    assert relative(vocode(model, mel, first), whole[:, first:]) < 1e-5
+
+
+@pytest.mark.parametrize("name", BIGVGAN_CONFIGS)
 @torch.no_grad()
 def test_a_part_is_that_of_the_whole(name):
     """What is left out of a window is what the wanted samples do not hear: no more."""

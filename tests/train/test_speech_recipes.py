@@ -175,3 +175,17 @@ def test_the_vocoder_learns_on_mels_as_quiet_as_it_will_be_given(coded: Path) ->
     assert at("bigvgan", coded).settings.temperature == parts.TEMPERATURE
     batch = at("bigvgan", coded, source=1.0, predicted=1.0, batch_size=2).batch(0)
     assert batch["mel"].isfinite().all() and batch["wave"].abs().max() > 0
+
+
+def test_the_vocoder_can_learn_with_its_weights_rounded_as_they_will_be_stored(coded: Path) -> None:
+    """It makes the sound of the stored weights, and every weight still learns."""
+    recipe = at("bigvgan", coded, rounded=True)
+    vocoder, mel = recipe.build()["vocoder"], torch.randn(1, 8, 80)
+    made = recipe.vocode(vocoder, mel)
+    made.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in vocoder.parameters())
+    plain = at("bigvgan", coded).vocode(vocoder, mel)
+    with torch.no_grad():
+        for p in vocoder.parameters():
+            p.copy_(p.bfloat16().float())
+    assert torch.equal(made, vocoder(mel)) and not torch.equal(made, plain)

@@ -38,6 +38,7 @@ class BigVGANSettings(Settings, speech_bank.Supply):
     predicted: float = 0.0  # share of crops whose mel the trained DiT has made from the clip's codes
     temperature: float = TEMPERATURE  # of the noise that the DiT begins with: as the assembled model's
     source: float = 0.0  # share of batches by the source voice alone
+    rounded: bool = False  # it runs with its weights rounded to bfloat16, as a checkpoint will hold them
     start: str = ""  # folder with a `bigvgan` to go on from, with a schedule of its own; "": fresh weights
 
 
@@ -177,7 +178,7 @@ class BigVGANRecipe(Recipe):
         critics, wave = model["critics"], batch["wave"]
         if optimiser == "critics":
             rough = torch.rand(len(wave), 1, 1) * torch.randn(batch["mel"].shape) * self.settings.roughness
-            batch["made"] = model["vocoder"](batch["mel"] + rough.to(wave.device))
+            batch["made"] = self.vocode(model["vocoder"], batch["mel"] + rough.to(wave.device))
             if not batch["judged"]:
                 return torch.stack([p.sum() for p in critics.parameters()]).sum() * 0.0, {}
             return discriminators.critic_loss(critics(wave), critics(batch["made"].detach())), {}
@@ -194,6 +195,13 @@ class BigVGANRecipe(Recipe):
         loss = loss + deception + self.settings.matching_weight * matching
         return loss, {"mel": mel, "spectral": spectral, "deception": deception, "matching": matching}
 
+    def vocode(self, vocoder: nn.Module, mel: Tensor) -> Tensor:
+        """Wave (batch, samples) of a mel (batch, frames, 80), with the weights rounded if the settings say so."""
+        if not self.settings.rounded:
+            return vocoder(mel)
+        rounded = {name: straight_through(p) for name, p in vocoder.named_parameters()}
+        return torch.func.functional_call(vocoder, rounded, (mel,))
+
     def evaluate(self, model: Any) -> dict[str, float]:
         """Mel error of held-out speakers' waves, in nats."""
         pairs = speech_bank.shard("test", 0, self.settings.sentences)
@@ -201,12 +209,18 @@ class BigVGANRecipe(Recipe):
         device = model["vocoder"].conv_post.weight.device
         for choice in rng.integers(len(pairs), size=2 if self.settings.steps < 100 else 10):
             wave = torch.from_numpy(pairs[choice][0].wave[: 2 * 24000])[None].float().to(device) / 32767
-            made = model["vocoder"](discriminators.mel_spectrogram(wave))
+            made = self.vocode(model["vocoder"], discriminators.mel_spectrogram(wave))
             errors.append(discriminators.mel_loss(made, wave))
         return {"mel": torch.stack(errors).mean().item()}
 
     def finish(self, model: Any) -> None:
         save_part(self.parts, "bigvgan", model["vocoder"])
+
+
+def straight_through(weight: Tensor) -> Tensor:
+    """The weight as bfloat16 holds it; its gradient is passed on as if nothing had been rounded (Bengio et al. 2013,
+    section 4: the straight-through estimator)."""
+    return weight + (weight.bfloat16().to(weight.dtype) - weight).detach()
 
 
 def fan_deviation(conv: nn.Conv1d | nn.ConvTranspose1d) -> float:
