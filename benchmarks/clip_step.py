@@ -18,6 +18,7 @@ from open_clip.loss import ClipLoss
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from torch import Tensor, nn
 
+from benchmarks.machine import described
 from omni_lab import clip, runtime
 from omni_lab.clip_config import CLIPConfig, ImageTowerConfig, TextTowerConfig
 
@@ -103,7 +104,7 @@ def main() -> None:
         rows = [row(title, compare(config, given.batch, given.steps)) for title, config in TOWERS.items()]
     table = "\n".join([
         f"Training step (forward, loss, backward, AdamW), batch {given.batch}, {given.threads} thread(s), float32, "
-        f"{runtime.hardware('cpu').name}, torch {torch.__version__}, open_clip {open_clip.__version__}; medians of "
+        f"{described()}, torch {torch.__version__}, open_clip {open_clip.__version__}; medians of "
         f"{given.steps} interleaved steps, milliseconds. Ratio: ours / theirs.",
         "",
         "| towers | open_clip, wall | omni_lab, wall | ratio | open_clip, CPU | omni_lab, CPU | ratio | losses apart |",

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import transformers
 
+from benchmarks.machine import described
 from benchmarks.thinker import HEADER, RESULTS, peak_bytes, seconds
 from omni_lab.codec import packed_vocoder
 from omni_lab.codec.token2wav import Token2Wav
@@ -45,7 +46,7 @@ def compare(runs: Runs, rounds: int, device: torch.device) -> str:
 def published(title: str, preset: str, rounds: int, threads: int, table: str) -> str:
     """The table with the machine and the versions named."""
     return (
-        f"# {title}, preset {preset}\n\n{hardware().name}, {threads} threads, float32, torch {torch.__version__}, "
+        f"# {title}, preset {preset}\n\n{described()}; {threads} threads, float32, torch {torch.__version__}, "
         f"transformers {transformers.__version__}; medians of {rounds} rounds, ours and theirs alternating. Peak "
         f"memory is what a run holds beyond the weights; copies packed for the CPU count.\n\n{table}"
     )

@@ -28,6 +28,7 @@ import torch
 import transformers
 from websockets.sync.client import connect
 
+from benchmarks.machine import described
 from omni_lab.chat.notebook import Served
 from omni_lab.lab.nano import nano_model
 from omni_lab.sampling import Sampling
@@ -282,7 +283,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     model, trained = nano_model("cpu")
     heading = (
-        f"# Streaming, preset nano: {{}}\n\n{len(os.sched_getaffinity(0))} CPU cores, {given.threads} threads, "
+        f"# Streaming, preset nano: {{}}\n\n{described()}; {given.threads} threads, "
         f"float32, torch {torch.__version__}; {'trained' if trained else 'random'} weights; {given.clock} time. "
         f"Load of the machine when this began: {os.getloadavg()[0]:.1f} (above the number of cores, it is at work on "
         "other things; only CPU time says what an idle one would take, and caches shared with that work make it "

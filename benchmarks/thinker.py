@@ -17,6 +17,7 @@ from torch import Tensor
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.machine import described
 from omni_lab import cpu_kernels
 from omni_lab.config import PRESETS, ThinkerConfig
 from omni_lab.encoders import audio
@@ -143,7 +144,7 @@ def measure(preset: str, rounds: int, threads: int) -> str:
         print(row, end="", flush=True)
         table += row
     return (
-        f"# Thinker, preset {preset}\n\n{here.name}, {threads} threads, float32, torch {torch.__version__}, "
+        f"# Thinker, preset {preset}\n\n{described()}; {threads} threads, float32, torch {torch.__version__}, "
         f"transformers {transformers.__version__}; medians of {rounds} rounds, ours and theirs alternating. Peak "
         f"memory is what a run holds beyond the weights; copies packed for the CPU count.\n\n{table}"
     )
