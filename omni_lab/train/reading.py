@@ -7,7 +7,7 @@ later. The pointer is thrown away after training.
 
 Given its own codes without a fault, it also learns to go on from them rather than to read: after the first sound of
 "chicken" any word that begins so will do. So some of what it has said is kept from it, or is another sentence's
-(dropping words from what a decoder is fed: Bowman et al. 2016, section 3.3, there for the same reason).
+(dropping words from what a decoder is fed: Bowman et al. 2016, section 3.1, there for the same reason).
 """
 
 from collections.abc import Sequence

@@ -14,7 +14,7 @@ EXERCISES = [
         "sampling.distribution", "5.1", "Temperature", points=8, difficulty=1, minutes=6,
         hints=(
             "Which temperature must leave the softmax as it is? Then do you multiply by it, or divide?",
-            "`if temperature == 0:` the whole chance goes to `logits.argmax(dim=-1)`; `F.one_hot` writes that down.",
+            "`if temperature == 0:` all chance goes to `logits.argmax(dim=-1)`: `F.one_hot(...).to(logits.dtype)`.",
         ),
     ),
     Exercise(
