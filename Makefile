@@ -19,7 +19,7 @@ NBVAL := --nbval-lax --nbval-cell-timeout=240 --nbval-kernel-name=python3 --time
 
 .PHONY: help setup course test browser browser-all test-code test-notebooks lab lint notebooks bench locks clean
 help:
-	@echo "make course     set up, then run every solved lab at smoke scale; pages and a table under build/course"
+	@echo "make course     set up, then run every solved lab at smoke scale; pages and a table (summary.txt) under build/course"
 	@echo "make test       set up, then run all tests and every notebook in both forms"
 	@echo "make lab        set up, then open JupyterLab"
 	@echo "make lint       format, style, types, cell tags, continuous integration"
@@ -86,10 +86,12 @@ bench: .venv/set-up
 
 # Exact versions for every platform, naming no index. Run after a change of pyproject.toml.
 locks:
-	@mkdir -p build && $(PAIR) > build/pair.txt && echo "webrtcvad; sys_platform == 'none'" > build/override.txt
+	@mkdir -p build && $(PAIR) > build/pair.txt && printf "webrtcvad; sys_platform == 'none'\ntyping; sys_platform == 'none'\n" > build/override.txt
 	$(UV) pip compile pyproject.toml --extra test --constraint build/pair.txt --override build/override.txt $(LOCK) -o requirements.lock
 	$(UV) pip compile pyproject.toml --extra lab --constraint requirements.lock $(LOCK) -o requirements-lab.lock
 	$(UV) pip compile pyproject.toml --extra lint --constraint requirements.lock $(LOCK) -o requirements-lint.lock
 
+# uv stays: without a network nothing would bring it back.
 clean:
-	rm -rf build .pytest_cache .ruff_cache .mypy_cache
+	test ! -d build || find build -mindepth 1 -maxdepth 1 ! -name uv -exec rm -rf {} +
+	rm -rf .pytest_cache .ruff_cache .mypy_cache

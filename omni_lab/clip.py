@@ -27,6 +27,7 @@ from .bpe import read_tokenizer, tokenize
 from .clip_config import CLIPConfig, ImageTowerConfig, TextTowerConfig
 from .errors import CheckpointError, InputError
 
+REMEDY = "train it again (omni-lab train clip), or take the folder from the course's repository anew"
 MAX_LOGIT_SCALE = math.log(100)  # section 2.5: the scale is kept from growing beyond 100
 MEAN, STD = 0.7, 0.33  # of the shipped pictures on white, over all channels
 
@@ -375,12 +376,14 @@ class CLIP(nn.Module):
         except CheckpointError:
             raise
         except (OSError, ValueError, SafetensorError) as error:
-            raise CheckpointError(f"{folder} holds no readable CLIP: {str(error).splitlines()[0]}") from error
+            raise CheckpointError(f"{folder} holds no readable CLIP: {str(error).splitlines()[0]}; {REMEDY}") from error
         model = cls(config, tokenizer)
         own = model.state_dict()
         for name in own.keys() | state.keys():
             given, wanted = (tuple(d[name].shape) if name in d else "nothing" for d in (state, own))
             if given != wanted:
-                raise CheckpointError(f"{folder}: {name} has shape {given}, but config.json asks for {wanted}")
+                raise CheckpointError(
+                    f"{folder}: {name} has shape {given}, but config.json asks for {wanted}; {REMEDY}"
+                )
         model.load_state_dict(state)
         return model.eval()

@@ -81,12 +81,19 @@ def seed_everything(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def set_threads(count: int | None = None) -> None:
+    """Have torch compute on `count` threads (default: all cores) from now on. The one place of the package that does.
+
+    Toy tensors want 1: two were 10 to 20 times slower."""
+    torch.set_num_threads(count or available_cores())
+
+
 @contextmanager
 def threads(count: int | None = None) -> Iterator[None]:
-    """Run a block on `count` torch threads (default: all cores). Toy tensors want 1: two were 10 to 20 times slower."""
+    """Run a block on `count` torch threads (default: all cores); see `set_threads`."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count or available_cores())
+    set_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        set_threads(before)

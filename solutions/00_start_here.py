@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from omni_lab import lab
-from omni_lab.data import music, rendered
+from omni_lab.data import music, readers, rendered
 from omni_lab.data.folders import samples_folder
 from omni_lab.lab import exercise
 from omni_lab.lab.nano import nano_model
@@ -40,8 +40,9 @@ for subject, well, words in doctor.findings():
 # %% [markdown]
 # ## What flows where
 # Three transformers in a row. The **thinker** takes in everything as one row of vectors and writes text. The **talker**
-# reads what the thinker writes *and means*, and speaks in codes, 50 a second. The **codec** turns codes into sound.
-# Each box names the lab that builds it.
+# reads what the thinker writes *and means*, and speaks in codes, 50 a second. The **codec** turns codes into sound in
+# two steps: the *DiT* draws a mel spectrogram, which says how strong each pitch is, moment by moment; the *vocoder*
+# makes the wave from it. Each box names the lab that builds it.
 
 
 # %%
@@ -74,7 +75,8 @@ lab.show(
 # %% [markdown]
 # ## Four conversations
 # Here it is, in the smallest size. The model of this course knows a small world (emoji, short sentences, simple music),
-# so do not ask it for the news. If your copy came without trained weights, it babbles: then watch *when* things come,
+# so do not ask it for the news. It has under 15 million parameters and often errs; the truth stands below each answer
+# that has one. If your copy came without trained weights, it babbles: then watch *when* things come,
 # and return when you have trained it.
 
 # %%
@@ -105,8 +107,15 @@ def converse(question: str, aloud: bool = True, **media: list) -> object:
 # when which words were heard (lab 4).
 
 # %%
-film = samples_folder() / "video" / "who_said_what_0.mp4"
+sample = next(s for s in readers.videos(samples_folder() / "video") if s.task == "who_said_what")
+frames = next(part["video"] for part in sample.messages[0]["content"] if part["type"] == "video")["frames"]
+figure, axis = lab.figure(width=8.0, height=1.6)
+axis.imshow(np.concatenate(list(frames[:: max(1, len(frames) // 6)][:6]), axis=1))
+axis.axis("off")
+lab.show(figure, alt="Six frames of the film: two figures, of which the one that speaks hops.")
+film = samples_folder() / "video" / sample.meta["key"]
 _ = converse("What did the person on the left and the person on the right say?", videos=[film])
+print("truth:", sample.answer)
 
 # %% [markdown]
 # **2. A picture with a sum in it.** Read, and reckon.
@@ -120,6 +129,7 @@ axis.imshow(sheet)
 axis.axis("off")
 lab.show(figure, alt="A sheet of paper that says: X + Y = 10, X = 2, Y = ?")
 _ = converse("Solve what is in the picture.", images=[sheet])
+print("truth: Y = 8")
 
 # %% [markdown]
 # **3. Text.**
@@ -141,7 +151,8 @@ print("truth:", piece.words)
 # ## Where the time went
 # An answer that comes after two seconds is a lecture; one that comes after a third of a second is a conversation. The
 # report names four sources of delay (section 2.4: reading the input; from the first text to the first code; from the
-# first codes to sound; the model's own size). Predict: which of them was the largest just now?
+# first codes to sound; the model's own size). The first three add up to the delay of the first sound; the fourth is the
+# work for each second of sound after it. Predict: which of the three was the largest just now?
 
 # %%
 print(reply.account.table())
@@ -151,8 +162,14 @@ lab.show(figure, alt=words)
 
 # %% [markdown]
 # ## What if?
-# The costs of your machine, measured now, in a simulator. Blocks twice as long? No look-ahead? A thinker a hundred
-# times as dear? Find a setting that falls silent: the player then waits for sound that is not ready.
+# While source 4 and the *real-time factor* (seconds of work for a second of sound) are well below 1 s, the machine
+# keeps up and only the first three are felt as waiting.
+#
+# Here are the costs of your machine, measured now, in a simulator. The DiT works on a block of codes at a time (12
+# codes are 0.24 s) and first waits for some of what follows: `ahead`, in blocks. `calls` is how often the DiT runs for
+# one chunk of sound. `thinker` is how many times as dear a token is, `machine` how many times as fast everything runs.
+#
+# Silence is when the player has run out of sound. Which slider brings it, and which takes it away?
 
 # %%
 costs = simulate.measure(model, model.prepare("What is on the left?"), repeats=1)
@@ -197,8 +214,9 @@ chat = Chat(model, **LENGTH)
 
 # %% [markdown]
 # ## How an exercise works
-# You write one function. When you run its cell, the check calls it on random inputs and tells you what is wrong. Until
-# it holds, the notebook goes on with the package's own version, at zero points. Once it holds, **yours is the one that
+# You write one function. When you run its cell, the check calls it on random inputs and tells you what is wrong. Each
+# case that holds earns its share of the points. Until all hold, the notebook goes on with the package's own version;
+# for a few exercises there is none, and cells that need yours stay silent. Once all hold, **yours is the one that
 # runs**.
 #
 # ### Exercise 0.1 - Root mean square  (difficulty 1 of 3, 3 minutes, 0 points)
@@ -256,7 +274,7 @@ lab.play(0.3 * tone, 16000, alt="A steady tone at 440 Hz, the A of an orchestra.
 # %% [markdown]
 # ## What you have seen
 # - One model that reads, looks and listens, writes and speaks, at once.
-# - Its first sound needs the question, a token, 24 codes, one look of the DiT and one breath of the vocoder.
+# - Its first sound needs the question, the first words, 18 codes, 8 calls of the DiT and 0.08 s from the vocoder.
 # - A check that says what is wrong, and your function running inside the real thing.
 #
 # Every lab ends with your points, and with one figure by which the run is judged.

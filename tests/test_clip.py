@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import TextTransformer, VisionTransformer
 
-from omni_lab import bpe, clip
+from omni_lab import bpe, clip, runtime
 from omni_lab.clip_config import CLIPConfig, ImageTowerConfig, TextTowerConfig
 from omni_lab.errors import CheckpointError, ConfigError, InputError
 
@@ -118,23 +118,29 @@ def test_recall_counts_ties_for_the_true_key():
     assert clip.recall_at_k(scores.T, 1) == pytest.approx(1 / 3)
 
 
-def test_a_step_lowers_the_loss_and_is_the_same_each_time():
-    losses = []
-    for _ in range(2):
-        torch.manual_seed(1)
-        model = clip.CLIP(VIT)
-        optimiser = torch.optim.AdamW(model.parameters(), 1e-3)
-        x, tokens = torch.randn(6, 3, 32, 32), torch.randint(2, 299, (6, 8))
-        tokens[:, -1] = 299
-        run = []
-        for _ in range(4):
-            loss = model(x, tokens)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            run.append(loss.item())
-        losses.append(run)
+@pytest.mark.parametrize("count", [1, None])
+def test_a_step_lowers_the_loss_and_is_the_same_each_time(count):
+    """On one thread and on all cores."""
+    with runtime.threads(count):
+        losses = [losses_of_four_steps() for _ in range(2)]
     assert losses[0] == losses[1] and losses[0][-1] < losses[0][0]
+
+
+def losses_of_four_steps() -> list[float]:
+    """Of a small model on random data, from the same seed each time."""
+    torch.manual_seed(1)
+    model = clip.CLIP(VIT)
+    optimiser = torch.optim.AdamW(model.parameters(), 1e-3)
+    x, tokens = torch.randn(6, 3, 32, 32), torch.randint(2, 299, (6, 8))
+    tokens[:, -1] = 299
+    losses = []
+    for _ in range(4):
+        loss = model(x, tokens)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    return losses
 
 
 @pytest.fixture
@@ -210,3 +216,18 @@ def test_tokenizer_ends_every_caption_and_knows_every_byte():
     assert tokenizer.decode(tokenizer.encode("日本").ids).strip() == "日本"
     with pytest.raises(InputError):
         bpe.tokenize(tokenizer, [], 8)
+
+
+def test_a_save_that_breaks_off_leaves_the_old_files(saved, monkeypatch):
+    folder, model = saved
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full_disk(state, path):
+        path.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(clip, "save_file", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        model.save(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".part"} == before
+    assert clip.CLIP.load(folder)

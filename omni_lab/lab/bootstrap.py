@@ -39,8 +39,11 @@ NEEDED = (  # for the notebooks; `pyproject.toml` holds the same, checked by a t
 def cell_source(version: str) -> str:
     """The code of the set-up cell, for notebooks of this version of the course."""
     return f'''# Set-up: finds the course or fetches it, installs what is missing. Safe to run again.
-import importlib.util, os, pathlib, subprocess, sys
+import importlib.metadata, importlib.util, os, pathlib, subprocess, sys
 if importlib.util.find_spec("omni_lab") is None:
+    numpy = getattr(sys.modules.get("numpy"), "__version__", None)
+    if numpy and numpy != importlib.metadata.version("numpy"):
+        raise RuntimeError("set-up: numpy changed on disk after it was loaded: restart the kernel, run again")
     course = pathlib.Path("omni_lab_course").resolve()
     if not course.exists():
         origin = os.environ.get("OMNI_LAB_COURSE", "{COURSE}")
@@ -163,7 +166,16 @@ def update_course(version: str) -> None:
     result = subprocess.run(["git", "-C", str(folder), "pull", "--quiet", "--ff-only"], capture_output=True, text=True)
     if result.returncode:
         stop(f"{advice}, and updating {folder} failed: {result.stderr.strip().splitlines()[-1:] or 'no reason given'}")
+    now = version_on_disk(folder)
+    if release(now) < release(version):
+        stop(f"{advice}, and where {folder} comes from there is none newer than {now}: use a notebook of that one")
     stop(f"{advice}; it has now been updated: restart the kernel and run this cell again")
+
+
+def version_on_disk(folder: Path) -> str:
+    """The version that the course in `folder` has now, whatever this kernel has loaded; "0" if it does not say."""
+    found = re.search(r'__version__ = "([^"]+)"', (folder / "omni_lab" / "__init__.py").read_text(encoding="utf-8"))
+    return found[1] if found else "0"
 
 
 def install(requirements: list[str]) -> None:

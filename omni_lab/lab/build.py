@@ -188,7 +188,9 @@ def read_notebook(path: Path) -> NotebookNode:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such notebook; run `omni-lab notebooks build`") from error
     except Exception as error:  # nbformat raises a different error for each way of being no notebook
-        raise InputError(f"{path}: not a Jupyter notebook ({type(error).__name__})") from error
+        raise InputError(
+            f"{path}: not a Jupyter notebook; `omni-lab notebooks build` makes the course's own again"
+        ) from error
 
 
 def up_to_date(source: Path, solved: bool) -> bool:

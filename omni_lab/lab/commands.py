@@ -60,10 +60,12 @@ def run_command(
 ) -> None:
     """Run solved labs through papermill and print time, peak memory and key figure of each."""
     from . import run
+    from .stored import replace_file
 
     results = run.run_labs(root, labs or [], runtime.check_scale(scale), seed, out, record)
     print(run.table(results))
-    print(f"Executed copies and HTML pages: {out}")
+    replace_file(out / "summary.txt", f"{run.table(results)}\n".encode())
+    print(f"Executed copies, HTML pages and this table (summary.txt): {out}")
     failed = [r.name for r in results if r.fault]
     if failed:
         raise OmniLabError(f"{len(failed)} of {len(results)} labs failed: {', '.join(failed)}")

@@ -18,6 +18,7 @@ from . import measured
 from .build import MAX_BYTES, clean, lab_sources, notebook, notebook_path, number_of, write_notebook
 from .lint import check_outputs
 from .scales import KEY_FIGURE
+from .stored import replace_file
 
 CELL_SECONDS = {"smoke": 240, "cpu": 3600, "t4": 7200, "gpu": 7200}  # a cell that takes longer hangs
 
@@ -132,7 +133,7 @@ def write_html(path: Path) -> Path:
 
     page, _ = HTMLExporter().from_filename(str(path))
     target = path.with_suffix(".html")
-    target.write_text(page, encoding="utf-8")
+    replace_file(target, page.encode())
     return target
 
 

@@ -49,7 +49,7 @@ def start(scale: str | None = None, seed: int = 0, lab: str | None = None) -> St
         raise ConfigError(f"scale {chosen!r} needs an NVIDIA GPU and there is none here: choose 'cpu'")
     here = runtime.hardware("cpu" if chosen in ("smoke", "cpu") else None)
     # Toy tensors want one thread, training all cores: this is the one place where a notebook's threads are set.
-    torch.set_num_threads(1 if chosen == "smoke" else runtime.available_cores())
+    runtime.set_threads(1 if chosen == "smoke" else None)
     free = runtime.free_memory(here) / 1e9
     print(f"Running on {here.name}, {free:.1f} GB free, in {str(here.dtype).removeprefix('torch.')}.")
     print(f"Scale {chosen!r}, seed {seed}.")

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import DataError
+from ..runtime import set_threads
 from .recipe import Batch, Recipe
 
 TOLERATED = 0.01  # share of bad samples that a run survives
@@ -51,7 +52,7 @@ def load(recipe: Recipe, order: Iterable[int], pin: bool) -> Iterator[tuple[int,
 
 def one_thread(worker: int) -> None:
     """Workers share the cores by being many, not by many threads each."""
-    torch.set_num_threads(1)
+    set_threads(1)
 
 
 def to_device(value: Any, device: torch.device) -> Any:

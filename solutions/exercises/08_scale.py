@@ -20,8 +20,7 @@ EXERCISES = [
         "scale.layer_activations", "8.2", "What a layer keeps", points=15, difficulty=3, minutes=20,
         target="omni_lab.train.memory:layer_activations",
         hints=(
-            "Go through `layers.DecoderLayer` line by line. Which operation needs which of its inputs in order to find "
-            "a gradient? An addition needs none.",
+            "Take the list above item by item: how many numbers wide is each, and how often does it stand there?",
             "`stream = 2 * hidden_size` numbers a token of the residual stream: one before each norm.",
         ),
     ),

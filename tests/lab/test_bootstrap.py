@@ -5,6 +5,7 @@ A fresh venv holds packages in name only (metadata, no code), and a folder of wh
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -126,15 +127,43 @@ def test_a_fresh_machine_is_made_ready_and_torch_and_numpy_stay(machine, tmp_pat
 
     outdated = run_cell(machine, bootstrap.cell_source("0.2.0"))
     assert outdated.returncode and "this notebook needs omni_lab 0.2.0, here is 0.1.0" in outdated.stderr
-    assert "restart the kernel" in outdated.stderr
+    assert "there is none newer than 0.1.0" in outdated.stderr and "restart" not in outdated.stderr
+
+    begin = origin / "omni_lab" / "__init__.py"
+    begin.write_text(begin.read_text(encoding="utf-8").replace('"0.1.0"', '"0.2.0"'), encoding="utf-8")
+    subprocess.run([*git, "commit", "-q", "-a", "-m", "next"], check=True)
+    updated = run_cell(machine, bootstrap.cell_source("0.2.0"))
+    assert updated.returncode and "it has now been updated: restart the kernel" in updated.stderr
+    assert run_cell(machine, bootstrap.cell_source("0.2.0")).stdout == "Ready: omni_lab 0.2.0.\n"
 
     loaded = "import sys, types; m = types.ModuleType('numpy'); m.__version__ = '2.0.2'; sys.modules['numpy'] = m"
     stale = run_cell(machine, cell, loaded)
     assert stale.returncode and "numpy changed on disk" in stale.stderr and "Installing" not in stale.stdout
+    shutil.rmtree(machine[3] / "work" / "omni_lab_course")
+    absent = run_cell(machine, cell, loaded)
+    assert absent.returncode and "numpy changed on disk" in absent.stderr
+    assert not (machine[3] / "work" / "omni_lab_course").exists(), "nothing is fetched before a restart"
 
     install_in_name(machine[1], "torchaudio", "2.11.0")
     pair = run_cell(machine, cell)
     assert pair.returncode and "torch 2.9.0+cu126 and torchaudio 2.11.0 do not match" in pair.stderr
+
+
+@pytest.mark.parametrize("uv", ["absent", "failing"])
+def test_pip_installs_where_uv_is_absent_or_fails(machine, tmp_path, uv):
+    install_in_name(machine[1], "tqdm", "4.1")
+    folders = [p for p in os.get_exec_path() if not any((Path(p) / name).exists() for name in ("uv", "uv.exe"))]
+    if uv == "failing":
+        fake = tmp_path / ("uv.exe" if os.name == "nt" else "uv")
+        fake.write_text("#!/bin/sh\nexit 1\n")  # on Windows no program at all, which fails as well
+        fake.chmod(0o755)
+        folders.insert(0, str(tmp_path))
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom omni_lab.lab import bootstrap\n"
+    code += "bootstrap.install(['tqdm>=4.66'])"
+    python, site, environment, folder = machine
+    done = run_cell((python, site, environment | {"PATH": os.pathsep.join(folders)}, folder), code)
+    assert done.returncode == 0, done.stderr
+    assert versions(machine)["tqdm"] == "4.70"
 
 
 @pytest.mark.parametrize(

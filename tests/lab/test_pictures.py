@@ -8,7 +8,7 @@ import soundfile
 import torch
 from matplotlib.colors import to_hex
 
-from omni_lab import lab
+from omni_lab import lab, runtime
 from omni_lab.errors import ConfigError, InputError, OmniLabError
 from omni_lab.lab import explorers, measured, player, plots
 
@@ -103,7 +103,9 @@ def test_scales(capsys):
     again = lab.start("smoke", seed=3)
     assert torch.equal(torch.rand(2), first) and again.device.type == "cpu"
     assert (run.pick(smoke=1, gpu=2), lab.start("cpu").pick(smoke=1, gpu=2)) == (1, 1)
-    torch.set_num_threads(1)
+    assert torch.get_num_threads() == runtime.available_cores(), "a training is given all cores"
+    lab.start("smoke")
+    assert torch.get_num_threads() == 1, "toy tensors one"
     for bad in (lambda: lab.start("huge"), lambda: run.pick(cpu=1), lambda: run.pick(tiny=1)):
         with pytest.raises(ConfigError):
             bad()

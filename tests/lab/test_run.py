@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from omni_lab import runtime
+from omni_lab import cli, runtime
 from omni_lab.errors import InputError
 from omni_lab.lab import measured, run
 
@@ -74,3 +74,25 @@ def test_what_labs_take_is_kept_by_lab_and_scale(tmp_path):
     path.write_text('{"05": 7}')
     with pytest.raises(InputError, match="not a record"):
         measured.read(path)
+
+
+def test_an_untouched_student_notebook_runs_earns_nothing_and_shows_every_plot(tmp_path):
+    source = ROOT / "solutions" / "01_clip.py"
+    result = run.execute(source, tmp_path / "01.ipynb", "smoke", {"SCALE": "smoke"}, solved=False)
+    assert not result.fault
+    student = nbformat.read(tmp_path / "01.ipynb", as_version=4)
+    printed = "".join(o.get("text", "") for c in student.cells for o in c.get("outputs", []))
+    assert "Total: 0 of 100 points" in printed
+
+    def pictures(book):
+        shown = "".join(str(o.get("data", {}).get("text/html", "")) for c in book.cells for o in c.get("outputs", []))
+        return shown.count("<img")
+
+    solved = nbformat.read(ROOT / "solutions" / "01_clip.ipynb", as_version=4)
+    assert pictures(student) == pictures(solved) > 5
+
+
+def test_the_table_of_a_run_is_kept_beside_its_pages(tmp_path, capsys):
+    assert cli.main(["notebooks", "run", "00", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "summary.txt").read_text().strip() in capsys.readouterr().out
+    assert not list(tmp_path.glob("*.part*"))

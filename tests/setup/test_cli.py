@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from omni_lab import cli, doctor
 from omni_lab.data.folders import samples_folder
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -26,6 +29,28 @@ def test_bad_input_is_one_line(arguments, words, capsys):
     assert cli.main(arguments) == 1
     said = capsys.readouterr()
     assert words in said.err and said.err.count("\n") == 1 and "Traceback" not in said.err
+
+
+def test_damaged_files_are_one_line_that_says_what_to_do(tmp_path, capsys):
+    """And leave nothing behind."""
+    model = tmp_path / "clip"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    start = ["train", "clip", "--scale", "smoke", "--out", str(tmp_path / "run"), "--set", f"start={model}"]
+    lab = tmp_path / "course"
+    (lab / "solutions").mkdir(parents=True)
+    (lab / "notebooks").mkdir()
+    (lab / "solutions" / "00_start_here.py").write_bytes((ROOT / "solutions" / "00_start_here.py").read_bytes())
+    (lab / "notebooks" / "00_start_here.ipynb").write_text("{ no notebook")
+    for arguments, words in (
+        (start, "no configuration of a CLIP"),
+        (["notebooks", "check", "--root", str(lab)], "00_start_here.ipynb: not a Jupyter notebook"),
+    ):
+        assert cli.main(arguments) == 1
+        said = capsys.readouterr()
+        assert words in said.err and said.err.count("\n") == 1 and "Traceback" not in said.err
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
+    assert (lab / "notebooks" / "00_start_here.ipynb").read_text() == "{ no notebook"
 
 
 def test_help_lists_every_command(capsys):

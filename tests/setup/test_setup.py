@@ -1,5 +1,7 @@
 """The set-up files agree with one another, and name neither an index nor a machine."""
 
+import importlib.metadata
+import platform
 import re
 import stat
 import tomllib
@@ -7,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from omni_lab import __version__
 from omni_lab.lab import bootstrap
@@ -92,3 +96,22 @@ def test_continuous_integration_covers_what_the_course_promises():
 
 def test_the_changelog_knows_the_version():
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_one_place_sets_the_threads():
+    callers = [p.name for p in (ROOT / "omni_lab").rglob("*.py") if "set_num_threads(" in p.read_text(encoding="utf-8")]
+    assert callers == ["runtime.py"]
+
+
+def test_what_is_installed_by_hand_resolves_nothing():
+    """The locks leave out on purpose what pip would ask for, and hold nothing that this Python may not have."""
+    for name, command in (
+        ("README.md", "pip install --no-deps -r requirements.lock"),
+        ("environment.yml", "PIP_NO_DEPS=1"),
+    ):
+        assert command in (ROOT / name).read_text(encoding="utf-8")
+    for line in (ROOT / LOCKS[0]).read_text(encoding="utf-8").splitlines():
+        pin = Requirement(line)
+        if pin.marker is None or pin.marker.evaluate():
+            needs = importlib.metadata.metadata(pin.name).get("Requires-Python") or ""
+            assert SpecifierSet(needs).contains(platform.python_version()), f"{line} needs Python {needs}"

@@ -28,6 +28,7 @@ RUN = 8  # neighbours in Unicode's order that enter a batch together
 TOWERS = {
     "tiny": CLIPConfig(64, ImageTowerConfig(32, 16, (1, 1, 1), 4), TextTowerConfig(1024, 16, 64, 2, 1)),
     "nano": CLIPConfig(192, ImageTowerConfig(48, 32, (2, 2, 2), 8), TextTowerConfig(2048, 12, 128, 4, 2)),
+    "vit": CLIPConfig(192, ImageTowerConfig(48, 192, (6,), 6, patch_size=8), TextTowerConfig(2048, 12, 128, 4, 2)),
     "small": CLIPConfig(512, ImageTowerConfig(64, 64, (3, 4, 6), 16), TextTowerConfig(2048, 24, 384, 6, 4)),
 }
 
