@@ -489,9 +489,10 @@ lab.show(figure, alt="Recorded: in all three trainings the loss with the right p
 # place, take the word whose embedding is nearest to W's vector. At smoke scale you look into the shipped model, if
 # there is one (this lab's recipes make it); at all other scales into yours.
 #
-# Look at the places where a thing stands: its name should be written there, and the brighter the place, the nearer the
-# word (cosine from 0 to 1). Where nothing stands, the word means nothing: there W has none to write. After a few smoke
-# steps all words are chance.
+# Look at the places where a thing stands: a W that has learnt writes its name there, and the brighter the place, the
+# nearer the word (cosine from 0 to 1). Where nothing stands, the word means nothing: there W has none to write. After
+# smoke's few steps all words are chance. After cpu's few minutes some pictures are named, many by the name of something
+# else of the same kind. In how many of the eight does it say the right one?
 #
 # ### Something to touch: read the picture as the language model does
 

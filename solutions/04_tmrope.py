@@ -412,7 +412,7 @@ for scheme, values in losses.items():
     axis.plot(np.convolve(values, np.ones(5) / 5, mode="valid"), label=scheme)
 axis.axhline(np.log(synchrony.THINGS), color="black", linestyle="--", label="knowing nothing")
 axis.set(xlabel="step", ylabel="loss (nats)", ylim=(0, None), title=f"trained here, {steps} steps")
-axis.legend()
+axis.legend(bbox_to_anchor=(1, 1))
 lab.show(figure, alt="Loss over the training steps for each scheme of positions, beside the loss of knowing nothing.")
 
 # %% [markdown]
