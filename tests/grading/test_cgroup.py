@@ -81,6 +81,25 @@ def test_groups_of_a_killed_grader_are_swept() -> None:
         assert not stale.exists() and mine is not None and mine.path.exists()
 
 
+def test_graders_that_sweep_at_once_do_not_disturb_one_another() -> None:
+    """Each finds groups of a dead grader that another one is just removing."""
+    if cgroup.find_parent() is None:
+        return
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    code = (
+        "import sys; from omni_lab.grading import cgroup\n"
+        "parent = cgroup.find_parent()\n"
+        "for number in range(300):\n"
+        f"    (parent / f'omni-lab-{dead.pid}-{{number}}').mkdir(exist_ok=True)\n"
+        "    cgroup.sweep(parent)\n"
+    )
+    graders = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(3)]
+    for grader in graders:
+        _, complaint = grader.communicate(timeout=120)
+        assert grader.returncode == 0, complaint.decode()
+
+
 @pytest.mark.timeout(600)
 def test_without_groups_rlimits_and_the_watch_do_it(
     course: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
