@@ -65,6 +65,8 @@ def gallery(rows: tuple[str, ...], concepts: list[int]) -> np.ndarray:
 
 
 shown = [names.index(thing) for thing in things]
+taught = names.training_styles + names.extra_styles
+print(f"{len(names)} things; {sum(int(names.present(style).sum()) for style in taught):,} drawings to train on")
 rows = run.pick(smoke=("noto", "fluent", "noto-line", "openmoji"), cpu=styles)
 figure, axis = lab.figure(width=7, height=0.75 * len(rows), squeeze=True)
 axis.imshow(gallery(rows, shown))
@@ -447,9 +449,9 @@ for title, matrix in (("picture -> caption", scores), ("caption -> picture", sco
 # %% [markdown]
 # A style that was trained on is known better than the unseen one. That gap is the subject of the next section. For
 # comparison: the CLIP paper's largest model reaches 76.2 % on ImageNet's 1000 classes without one of its training
-# labels, after 400 million captioned pictures (its abstract and table 1). Ours saw 8,413 drawings, each redrawn many
-# times. One thing to hold against our figure: OpenMoji was watched between the sittings of training and helped to
-# decide when to stop, so its row is optimistic (README, "What the shipped CLIP knows").
+# labels, after 400 million captioned pictures (its abstract and table 1). Ours saw the drawings counted above, each
+# redrawn many times. One thing to hold against our figure: OpenMoji was watched between the sittings of training and
+# helped to decide when to stop, so its row is optimistic (README, "What the shipped CLIP knows").
 #
 # ## What makes it generalise?
 # The curves are **recorded data** (2026-11-22, two CPU cores, one run a point): `python -m benchmarks.clip_styles`
