@@ -808,9 +808,9 @@ for name, given in (("as trained", context), ("without text_eos", endless)):
     print(f"{name:<18} {lengths[name]} codes; recorded {[len(row) for row in codes]}; stopped by force at {limit + 60}")
 
 # %% [markdown]
-# If both rows of numbers are alike and below the limit, the talker takes its end from the codes it has made: of
-# sentences known by heart it can. If the second runs to the limit, `text_eos` was what told it to stop. At smoke scale
-# both may run to the limit: nothing has been learned yet.
+# If the rows of numbers are alike, the talker takes its end from the codes that it has made. If the second ends
+# elsewhere, too soon or only by force, it had listened for `text_eos`, and a track that it has never met leads it
+# astray. At smoke scale both may run to the limit: nothing has been learned yet.
 #
 # ## It speaks: the whole model, with your functions in it
 # Now everything through `OmniModel`: a question goes in, the thinker writes, the talker listens to it and makes codes,
