@@ -684,8 +684,10 @@ def simpo_loss(
 # %% [markdown]
 # ## The cure
 # The reference is frozen, so its log-probabilities are computed once. One addition to DPO, as in this repository's
-# recipe: a small pull on the winner's own likelihood (`anchor`, here with weight 0.1). Without it both attempts may
-# become *less* likely, as long as the loser falls faster. Further below you try it without.
+# recipe: a pull on the winner's own likelihood (Pang et al. 2024, section 2; here `anchor`, with weight 5). Without it
+# both attempts may become *less* likely, as long as the loser falls faster. Why as much as 5? The anchor is a mean over
+# codes, and DPO's logarithms are sums over some 60. So the anchor pulls at a code with 5 / 60 = 0.08, and DPO with
+# beta / 2 = 0.05 at most. Further below you try DPO without the anchor, and the anchor without DPO.
 #
 # Left: in which share of the 8 pairs of a step has the talker moved towards the winner? It starts at 0: nothing has
 # moved. Right: does the winner itself become more likely?
@@ -784,12 +786,14 @@ else:
     print("This was the sentence that gained most, not a typical one.")
 
 # %% [markdown]
-# Your own relatives of DPO on the same triples, and DPO without its anchor, once at the same rate and once at ten times
-# the rate. DPO had 60 steps at cpu scale, these have 40, and 24 sentences are few: look for large differences alone.
-# Would WER or the winners' log p have warned you first? (At smoke scale a single step has shown nothing yet.)
+# Your own relatives of DPO on the same triples, the anchor alone (which is to imitate the winners, and never hears of a
+# loser), and DPO without its anchor, once at the same rate and once at ten times the rate. DPO had 60 steps at cpu
+# scale, these have 40, and 24 sentences are few: look for large differences alone. How much of DPO's gain has the
+# anchor alone? Would WER or the winners' log p have warned you first? (At smoke scale a single step shows nothing.)
 
 # %%
 few, relatives = new_lines[: run.pick(smoke=1, cpu=24)], {}
+relatives["anchor alone"] = (lambda p: 0 * p.chosen.sum(), {})
 relatives["no anchor"] = (lambda p: preferences.dpo_loss(*p.all, 0.1), {"anchor": 0.0})
 relatives["no anchor, 10 x the rate"] = (lambda p: preferences.dpo_loss(*p.all, 0.1), {"anchor": 0.0, "rate": 5e-3})
 if ipo_loss:  # its target is a margin of 5 nats: divided by 25 it is of DPO's size

@@ -1,15 +1,19 @@
 """Questions about pictures: how many, what colour, where; names, boxes, and science with a picture."""
 
+from itertools import pairwise
+from typing import NamedTuple
+
 import numpy as np
 
 from . import scenes, words
-from .sample import Sample, image, user
-from .scenes import Scene
+from .sample import Sample, assistant, image, user
+from .scenes import Scene, Thing
 from .splits import held_out, pick
 from .words import BY_WORD, CONCEPTS, plural
 
 UNSEEN_STYLE = "openmoji"
 MOST = 4  # things of one kind in a counting question
+MOST_TURNS = 8  # questions about one picture
 RELATIONS = ("left", "right", "above", "below")
 
 
@@ -102,6 +106,65 @@ def name(rng: np.random.Generator, split: str, style: str | None) -> tuple[str, 
         key = f"colour {chosen[0]} {colours[0]} " + " ".join(sorted(chosen[1:]))
         if colours.count(colours[0]) == 1 and wanted("picture", key, split):
             return f"name {key}", f"What is on {colours[0]}?", chosen[0], scene
+
+
+def picture_talk(rng: np.random.Generator, split: str) -> Sample:
+    """Up to eight of the questions above about one scene, turn by turn: a picture is dear to look at, a question cheap.
+
+    Each is asked in the words of `picture_qa` and `grounding`, and belongs to the split as it does there."""
+    turns: list[Turn] = []
+    while not any(turn.keys for turn in turns):
+        chosen = some_words(rng, int(rng.integers(2, 5)))
+        chosen += [pick(rng, chosen) for _ in range(int(rng.integers(0, 4)))]
+        scene = scenes.compose(rng, chosen, split, cards=0.7)
+        turns = [turn for turn in askable(scene) if all(wanted(*key, split) for key in turn.keys)]
+        turns = [turns[int(i)] for i in rng.permutation(len(turns))[:MOST_TURNS]]
+    picture = image(scenes.draw(scene, rng if split == "train" else None))
+    messages = [user(turns[0].question, picture)]
+    for turn, following in pairwise(turns):
+        messages += [assistant(turn.answer), user(following.question)]
+    meta = {"key": f"talk {' '.join(sorted(chosen))}", "style": scene.style, "turns": turns}
+    return Sample(messages, "picture_talk", turns[-1].answer, meta=meta)
+
+
+class Turn(NamedTuple):
+    """A question about a scene. keys: what `wanted` must say of it, (kind, key) each; none: it suits every split."""
+
+    question: str
+    answer: str
+    keys: tuple[tuple[str, str], ...] = ()
+
+
+def askable(scene: Scene) -> list[Turn]:
+    """All questions that a scene of the words table answers. Only what stands there once is asked for by name."""
+    every = [thing.word for thing in scene.things]
+    turns = [Turn("How many things?", str(len(every)))]
+    for word in sorted(set(every)):
+        number = every.count(word)
+        keys = tuple(("picture", f"count {number} {word} {other}") for other in sorted(set(every) - {word}))
+        turns.append(Turn(f"How many {plural(word)}?", str(number), keys))
+    alone = [thing for thing in scene.things if every.count(thing.word) == 1]
+    for thing in alone:
+        turns += asked_of(thing, scene)
+        for other in alone:
+            side = None if other is thing else scenes.relation(thing, other)
+            if side is not None:
+                keys = (("picture", f"relation {side} {thing.word} {other.word}"),)
+                turns.append(Turn(f"Where is the {thing.word}, seen from the {other.word}?", side, keys))
+    return turns
+
+
+def asked_of(thing: Thing, scene: Scene) -> list[Turn]:
+    """Its box, and on a card what colour is behind it and what is on that colour."""
+    company = " ".join(sorted(each.word for each in scene.things if each is not thing))
+    boxed = (("grounding", f"box {thing.word} {company}"),)
+    turns = [Turn(f"Box of the {thing.word}?", scene.told_box(thing), boxed)]
+    if thing.colour is not None:
+        keys = (("picture", f"colour {thing.word} {thing.colour} {company}"),)
+        turns.append(Turn(f"What colour is behind the {thing.word}?", thing.colour, keys))
+        if [each.colour for each in scene.things].count(thing.colour) == 1:
+            turns.append(Turn(f"What is on {thing.colour}?", thing.word, keys))
+    return turns
 
 
 def grounding(rng: np.random.Generator, split: str) -> Sample:

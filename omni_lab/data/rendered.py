@@ -100,6 +100,22 @@ def ink(rng: np.random.Generator) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def picture_arithmetic(rng: np.random.Generator, split: str) -> Sample:
     """ "X + Y = 10", "X = 2", "Y = ?" in a picture. The split is by equation and given value, whatever the letters."""
+    key, lines, answer = unknown_number(rng, split)
+    if rng.random() < 0.3:
+        lines = [lines[0], f"{lines[1]}, {lines[2]}"]
+    page, glyphs = write(lines, SHEET, rng, split)
+    meta = {"key": key, "lines": lines, "glyphs": glyphs}
+    return Sample([user(SOLVE, image(page))], "picture_arithmetic", answer, meta=meta)
+
+
+def equation(rng: np.random.Generator, split: str) -> Sample:
+    """The same, typed: "X + Y = 10, X = 2, Y = ?". What stands in a test's picture is not typed in training either."""
+    key, lines, answer = unknown_number(rng, split)
+    return Sample([user(", ".join(lines))], "equation", answer, meta={"key": key, "lines": lines})
+
+
+def unknown_number(rng: np.random.Generator, split: str) -> tuple[str, list[str], str]:
+    """(key, three lines such as "X + Y = 10", "X = 2", "Y = ?", the answer)."""
     while True:
         first, second = int(rng.integers(0, LARGEST + 1)), int(rng.integers(0, LARGEST + 1))
         sign = pick(rng, "+-")
@@ -110,9 +126,4 @@ def picture_arithmetic(rng: np.random.Generator, split: str) -> Sample:
             break
     x, y = pick(rng, (("X", "Y"), ("A", "B"), ("P", "Q"), ("M", "N")))
     known, value, asked, answer = (x, first, y, second) if give_first else (y, second, x, first)
-    lines = [f"{x} {sign} {y} = {result}", f"{known} = {value}", f"{asked} = ?"]
-    if rng.random() < 0.3:
-        lines = [lines[0], f"{lines[1]}, {lines[2]}"]
-    page, glyphs = write(lines, SHEET, rng, split)
-    meta = {"key": key, "lines": lines, "glyphs": glyphs}
-    return Sample([user(SOLVE, image(page))], "picture_arithmetic", str(answer), meta=meta)
+    return key, [f"{x} {sign} {y} = {result}", f"{known} = {value}", f"{asked} = ?"], str(answer)

@@ -27,6 +27,7 @@ class Task:
 TASKS: dict[str, Task] = {
     "text_qa": Task("texts.text_qa", (), about="typed questions with short answers"),
     "text_chat": Task("texts.text_chat", (), about="greetings, letters, facts, reasoning between think tags"),
+    "equation": Task("rendered.equation", (), about="X + Y = 10, X = 2, Y = ?, typed"),
     "repeat": Task("texts.repeat", (), weight=2.0, about="words in any order, to be said again"),
     "asr": Task("spoken.asr", ("audio",), weight=2.0, about="sentences of many voices, written down"),
     "asr_recorded": Task("spoken.asr_recorded", ("audio",), about="prompts read by a real person, written down"),
@@ -39,6 +40,7 @@ TASKS: dict[str, Task] = {
     "picture_qa_unseen_style": Task(
         "pictures.picture_qa_unseen_style", ("image",), test_only=True, about="the same in a style never trained on"
     ),
+    "picture_talk": Task("pictures.picture_talk", ("image",), weight=2.0, about="many questions about one picture"),
     "caption": Task("dialogues.described", ("image",), about="a picture and its caption"),
     "dialogue": Task("dialogues.dialogue", ("image",), about="conversation, detailed description, reasoning"),
     "picture_arithmetic": Task("rendered.picture_arithmetic", ("image",), about="X + Y = 10, X = 2, Y = ?"),

@@ -12,7 +12,7 @@ from omni_lab.data.sample import Sample, check
 from omni_lab.errors import DataError
 
 CHEAP = ("text_qa", "text_chat", "sound_events", "audio_order", "picture_qa", "caption", "dialogue", "ocr",
-         "picture_arithmetic", "grounding", "science_choice", "video_order", "av_synchrony")  # fmt: skip
+         "picture_arithmetic", "equation", "grounding", "science_choice", "video_order", "av_synchrony")  # fmt: skip
 TRAINABLE = tuple(name for name, task in world.TASKS.items() if not task.test_only)
 
 
@@ -76,6 +76,17 @@ def test_no_key_of_a_test_turns_up_in_training(task):
     trained = {world.sample(task, "train", 1, i).meta["key"] for i in range(300)}
     assert tested.isdisjoint(trained)
     assert len(tested) > 20
+
+
+def test_many_questions_about_one_picture_ask_nothing_that_a_test_asks():
+    tested = {world.sample(task, "test", 0, i).meta["key"] for task in ("picture_qa", "grounding") for i in range(400)}
+    talks = [world.sample("picture_talk", "train", 1, i) for i in range(400)]
+    asked = {key for talk in talks for turn in talk.meta["turns"] for _, key in turn.keys}
+    assert len(asked) > 1000 and tested.isdisjoint(asked)
+    longest = max(talks, key=lambda talk: len(talk.meta["turns"]))
+    assert len(longest.messages) == 2 * len(longest.meta["turns"]) - 1 and len(longest.meta["turns"]) == 8
+    equations = {world.sample("equation", "train", 1, i).meta["key"] for i in range(3000)}
+    assert {world.sample("picture_arithmetic", "test", 0, i).meta["key"] for i in range(300)}.isdisjoint(equations)
 
 
 def test_sentences_prompts_sounds_and_voices_are_disjoint_too():

@@ -29,9 +29,9 @@ from ..optimise import decay_groups
 from ..parts import need_part, save_part
 from ..recipe import Batch, Recipe, Settings
 
-TEXT = ("text_qa", "text_chat", "repeat", "say_this")
+TEXT = ("text_qa", "text_chat", "equation", "repeat", "say_this")
 HEARD = ("asr", "asr_recorded", "speech_translation", "spoken_qa", "sound_events", "audio_order", "music")
-SEEN = ("picture_qa", "picture_arithmetic", "ocr", "grounding", "science_choice")
+SEEN = ("picture_qa", "picture_talk", "picture_arithmetic", "ocr", "grounding", "science_choice")
 ADAPTERS = r"visual\.merger\.|audio_tower\.(proj|ln_post)\."
 STRETCH = 100_000  # positions of the mixture that belong to one batch: far more than fit into its rows
 ENCODERS = r"visual\.|audio_tower\."
