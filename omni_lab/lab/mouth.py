@@ -142,8 +142,8 @@ def post_train(
 
     loss: of a batch. anchor: weight of the loss on the winners' own codes, in nats a code, as in the recipe
     `talker_dpo` and in Pang et al. 2024 (section 2). DPO's own terms are sums over the codes: an anchor that is to hold
-    against them needs a weight of about beta / 2 times the codes of an attempt (some 60 here). The story holds, of each step, the share of pairs preferred more than before, and the change of log p of the winners in nats
-    a code."""
+    against them needs a weight of about beta / 2 times the codes of an attempt (some 60 here). The story holds, of each
+    step, the share of pairs preferred more than before, and the change of log p of the winners in nats a code."""
     policy, heard = copy.deepcopy(who.talker).train(), who.hear([pair.text for pair in pairs])
     sides = [[pair.chosen for pair in pairs], [pair.rejected for pair in pairs]]
     with torch.no_grad():  # the reference does not change: once is enough
