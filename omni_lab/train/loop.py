@@ -22,7 +22,7 @@ from .. import layers
 from ..errors import ConfigError, OmniLabError
 from ..runtime import Hardware, free_memory, seed_everything
 from . import checkpoints
-from .distributed import Processes, processes, reshard, shard, total
+from .distributed import Processes, processes, reshard, shard, total, union
 from .loader import BadData, indexes, load, to_device
 from .log import RunLog
 from .optimise import ExponentialAverage, adamw, recompute_in_backward, warmup_cosine
@@ -252,8 +252,8 @@ class Run:
     def report(self) -> None:
         """Log the means since the last report; stop when the loss is no number."""
         steps = self.step % self.settings.log_every or self.settings.log_every
-        names = sorted(self.sums)
-        means = {name: total(self.sums[name].item(), self.here.device) / steps for name in names}
+        device, nothing = self.here.device, torch.zeros(())
+        means = {name: total(self.sums.get(name, nothing).item(), device) / steps for name in union(self.sums)}
         means["gradient norm"] /= self.group.world
         means["samples/s"] = means.pop("samples") * steps / max(self.seconds - self.reported, 1e-9)
         if self.bad.skipped:

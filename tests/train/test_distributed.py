@@ -9,11 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from omni_lab.config import preset
 from omni_lab.errors import CheckpointError
+from omni_lab.thinker import Thinker
 from omni_lab.train.checkpoints import saved_steps
 from omni_lab.train.log import read_log
 from omni_lab.train.loop import train
+from omni_lab.train.parts import save_part
 
 from .toy import TOY, Toy
 
@@ -82,3 +86,19 @@ def test_harmed_shards_are_told_by_name(runs: Path, tmp_path: Path, harm: str) -
         train(recipe, folder, resume=True, device="cpu", progress=False)
     shutil.rmtree(whole)
     assert train(recipe, folder, resume=True, device="cpu", progress=False).finished
+
+
+def test_processes_whose_batches_hold_different_media_train_together(tmp_path: Path) -> None:
+    """A row of 384 tokens holds two or three samples: seldom a picture, a sound and a film at once."""
+    torch.manual_seed(0)
+    thinker = Thinker(preset("nano").thinker_config)
+    how = {"steps": 2, "accumulate": 2, "learning_rate": 1e-4, "dtype": "float32", "length": 384}
+    changes = [f"--set={name}={value}" for name, value in how.items()]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for world, launcher in ((1, [sys.executable]), (2, torchrun)):
+        save_part(tmp_path / str(world) / "parts", "thinker_1", thinker)
+        command = ["-m", "omni_lab.cli", "train", "thinker_2", "--scale", "smoke", "--out", str(tmp_path / str(world))]
+        done = start([*launcher, *command, *changes])
+        assert done.returncode == 0, done.stderr[-3000:]
+    alone, together = (losses(tmp_path / str(world) / "thinker_2") for world in (1, 2))
+    assert len(alone) == 2 and together == pytest.approx(alone, rel=2e-4)

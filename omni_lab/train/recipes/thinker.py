@@ -28,6 +28,7 @@ from ..loader import to_device, usable
 from ..optimise import decay_groups
 from ..parts import need_part, save_part
 from ..recipe import Batch, Recipe, Settings
+from ..stand_ins import complete
 
 TEXT = ("text_qa", "text_chat", "equation", "repeat", "say_this")
 HEARD = ("asr", "asr_recorded", "speech_translation", "spoken_qa", "sound_events", "audio_order", "music")
@@ -187,6 +188,7 @@ class ThinkerRecipe(Recipe):
         taken: list[int] = []
         samples = self.drawn(self.chosen_tasks(), "train", index * STRETCH, bad, taken)
         filled = packing.fill(samples, self.settings.batch_size, self.settings.length)
+        complete(filled, self.chosen_tasks(), self.settings.length, processor(), self.config.thinker_config)
         packed = packing.pack(filled, self.settings.length, processor().tokenizer.pad_token_id or 0)
         answers = float((packed["labels"] != packing.IGNORED).sum())
         said = [clip for row in filled for sample in row for clip in sample.get("transcripts", [])]
