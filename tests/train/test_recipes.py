@@ -13,6 +13,7 @@ from omni_lab.config import SpeechTokenizerConfig
 from omni_lab.data import world
 from omni_lab.errors import CheckpointError, ConfigError, DataError
 from omni_lab.runtime import SCALES
+from omni_lab.thinker import Thinker
 from omni_lab.train import parts, speech_bank
 from omni_lab.train.commands import changed
 from omni_lab.train.loop import train
@@ -178,6 +179,15 @@ def test_settings_from_the_command_line() -> None:
     for wrong in ("steps=many", "colour=red", "steps"):
         with pytest.raises(ConfigError, match="--set"):
             changed(settings, [wrong])
+
+
+def test_what_is_frozen_stays_out_of_the_optimiser() -> None:
+    recipe = find("thinker_2").at("smoke")
+    thinker = Thinker(recipe.config.thinker_config)
+    for frozen, kept in (("", thinker), ("visual[.]|audio_tower[.]", thinker.model)):
+        recipe.settings = replace(recipe.settings, frozen=frozen)
+        learning = {id(p) for group in recipe.groups(thinker)["main"] for p in group["params"]}
+        assert learning == {id(p) for p in kept.parameters()}
 
 
 def test_some_tasks_can_be_drawn_more_often_than_others() -> None:

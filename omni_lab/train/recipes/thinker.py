@@ -55,6 +55,7 @@ class ThinkerSettings(Settings, speech_bank.Supply):
     text: float = 1.0  # times the weight of the tasks without media
     emphasis: str = ""  # times the weight of single tasks: "sound_events:4 picture_qa:2"
     start: str = ""  # folder with this part to go on from, with a schedule of its own; "": the part it reads
+    frozen: str = ""  # regular expression on the beginning of names that stay as they are, whatever the recipe teaches
     ctc: float = 0.0  # weight of the loss that makes the audio encoder spell what was said (transcripts.py)
 
 
@@ -121,7 +122,8 @@ class ThinkerRecipe(Recipe):
 
     def groups(self, model: Any) -> dict[str, list[dict[str, Any]]]:
         """Each parameter goes to the first entry of `learns` that names it; what none names is frozen."""
-        left = dict(model.named_parameters())
+        still = self.settings.frozen
+        left = {name: p for name, p in model.named_parameters() if not (still and re.match(still, name))}
         groups = []
         for entry in self.learns:
             chosen = {name: p for name, p in left.items() if re.match(entry.names, name)}
