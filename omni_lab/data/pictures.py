@@ -9,7 +9,7 @@ from . import scenes, words
 from .sample import Sample, assistant, image, user
 from .scenes import Scene, Thing
 from .splits import held_out, pick
-from .words import BY_WORD, CONCEPTS, plural
+from .words import BY_WORD, CONCEPTS, plural, with_article
 
 UNSEEN_STYLE = "openmoji"
 MOST = 4  # things of one kind in a counting question
@@ -95,17 +95,19 @@ def relation(rng: np.random.Generator, split: str, style: str | None) -> tuple[s
 
 
 def name(rng: np.random.Generator, split: str, style: str | None) -> tuple[str, str, str, Scene]:
-    """Asks "What is this?" of one thing, or "What is on red?" of several on cards: where words meet pictures."""
+    """Asks "What is this?" of one thing, or "What is on red?" of several on cards: where words meet pictures.
+
+    The answer is "a dog": behind a space the word is one token, the one that stands for it everywhere else."""
     if rng.random() < 0.5:
         (word,) = some_words(rng, 1)
-        return f"name {word}", "What is this?", word, scenes.compose(rng, [word], split, style)
+        return f"name {word}", "What is this?", with_article(word), scenes.compose(rng, [word], split, style)
     while True:
         chosen = some_words(rng, int(rng.integers(2, 4)))
         scene = scenes.compose(rng, chosen, split, style, cards=1.0)
         colours = [thing.colour for thing in scene.things]
         key = f"colour {chosen[0]} {colours[0]} " + " ".join(sorted(chosen[1:]))
         if colours.count(colours[0]) == 1 and wanted("picture", key, split):
-            return f"name {key}", f"What is on {colours[0]}?", chosen[0], scene
+            return f"name {key}", f"What is on {colours[0]}?", with_article(chosen[0]), scene
 
 
 def picture_talk(rng: np.random.Generator, split: str) -> Sample:
@@ -163,7 +165,7 @@ def asked_of(thing: Thing, scene: Scene) -> list[Turn]:
         keys = (("picture", f"colour {thing.word} {thing.colour} {company}"),)
         turns.append(Turn(f"What colour is behind the {thing.word}?", thing.colour, keys))
         if [each.colour for each in scene.things].count(thing.colour) == 1:
-            turns.append(Turn(f"What is on {thing.colour}?", thing.word, keys))
+            turns.append(Turn(f"What is on {thing.colour}?", with_article(thing.word), keys))
     return turns
 
 

@@ -11,6 +11,7 @@ residual stream times s, and the last norm divided by s, give the same logits.
 import math
 
 import torch
+from torch import Tensor
 
 from ..thinker import Thinker
 
@@ -42,3 +43,14 @@ def balance(thinker: Thinker) -> float:
     if thinker.lm_head.weight is not embeddings:
         thinker.lm_head.weight.mul_(factor)
     return factor
+
+
+def beyond(tokens: Tensor, words: Tensor) -> Tensor:
+    """How much louder each token is than these rows of the embedding table are on average, in nats of the root mean
+    square: (tokens, hidden_size), (rows, hidden_size) -> (tokens,). Negative where it is quieter.
+
+    A decoder with RMSNorm hears directions, so nothing holds the size of what an encoder gives it. Tokens of pictures
+    that learned with it grew to a thousand times a word: what its blocks write then is lost beside them, so that they
+    pass through all layers as they came, and it answers without having looked."""
+    loud, usual = (x.float().square().mean(-1).add(1e-12).log() / 2 for x in (tokens, words))
+    return loud - usual.mean()

@@ -1,5 +1,6 @@
 """Words as loud as thoughts: the same logits, another share of the sum that the talker is given."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 
 from omni_lab.config import preset
 from omni_lab.thinker import Thinker
-from omni_lab.train.balance import balance
+from omni_lab.train.balance import balance, beyond
+from omni_lab.train.recipes import find
 
 
 def thinker(tied: bool) -> Thinker:
@@ -46,3 +48,25 @@ def test_the_logits_stay_and_the_words_become_as_loud_as_the_thoughts(tied: bool
     assert factor > 2 and 0.8 < words / thoughts < 1.25
     assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
     assert balance(model) == pytest.approx(1.0)
+
+
+def test_pictures_that_shout_are_told_to_be_quiet_and_others_are_left_alone() -> None:
+    words = torch.randn(50, 256) * 0.06
+    assert beyond(words * 3, words).mean() == pytest.approx(math.log(3), abs=0.05)
+    recipe = find("thinker_2").at("smoke")
+    torch.manual_seed(0)
+    model = Thinker(recipe.config.thinker_config)
+    recipe.settings = replace(recipe.settings, loudness=1.0, ctc=0.0)
+    batch = recipe.batch(3)
+    batch = {name: value for name, value in batch.items() if name not in ("samples", "skipped", "weight")}
+    last = model.visual.merger.mlp[-1]
+    for factor, punished in ((0.1, False), (1000.0, True)):
+        with torch.no_grad():
+            for p in last.parameters():
+                p.mul_(factor)
+        loss, figures = recipe.loss(model, batch, "main")
+        assert figures["loudness"] > 1 if punished else figures["loudness"] < 0.01
+        assert torch.equal(loss, figures["answers"] + figures["loudness"])
+    model.zero_grad()
+    figures["loudness"].backward()
+    assert (last.weight.grad * last.weight).sum() > 0  # a step against the gradient makes it quieter

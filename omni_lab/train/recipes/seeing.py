@@ -2,9 +2,11 @@
 
 Next-token loss would have a decoder find out by itself which stretch of a picture belongs to which word of an answer.
 Here every token is told: the name of the thing under it and the colour of its card, *in the language model's own words*
-(the classifier is the frozen decoder's head behind its last norm, so that a picture's token comes to lie where the word
-lies), how far away the thing's edges are, and which letters have their middle in it. The two heads that measure and
-read are thrown away. Supervising every place at once is what detectors do (Redmon et al. 2016, section 2).
+(the classifier is the frozen embedding table, so that a picture's token comes to lie where the word's embedding lies,
+and as loud: what the decoder does with words it can do with pictures at once), how far away the thing's edges are, and
+which letters have their middle in it. The two heads that measure and read are thrown away. Supervising every place at
+once is what detectors do (Redmon et al. 2016, section 2); tokens that are mixtures of word embeddings are those of
+AlignVLM (Masry et al. 2025).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +23,7 @@ from ...data import pictures, rendered, scenes
 from ...data.splits import generator, pick
 from ...data.words import COLOURS, CONCEPTS
 from ...thinker import Thinker
+from ..balance import beyond
 from ..optimise import decay_groups
 from ..parts import need_part, save_part
 from ..recipe import Batch, Recipe, Settings
@@ -30,6 +33,7 @@ SIDE = 28  # pixels of a picture that become one token
 SLICES = 4  # upright strips of a token, each with room for the middle of one letter
 SIGNS = "abcdefghijklmnopqrstuvwxyz0123456789+-=,?"  # what is read, small and large letters alike; 0 is none
 NOTHING = -100
+SHARPNESS = 20.0  # of the cosine with a word's embedding, as a logit
 
 
 @dataclass(frozen=True)
@@ -98,13 +102,16 @@ class Seeing(Recipe):
     def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
         tokens = model["thinker"].visual(batch["pixel_values"], batch["image_grid_thw"])  # (tokens, hidden_size)
         names = naming_loss(words_of(model, tokens), batch["words"])
+        loudness = beyond(tokens, model["thinker"].model.embed_tokens.weight[concept_ids()]).square().mean()
+        tokens = F.rms_norm(tokens, tokens.shape[-1:])  # what measures and reads does not hear how loud they are
         there = batch["words"][:, :1] != NOTHING  # (tokens, 1): a thing lies here
         misses = (model["edges"](tokens).float() - batch["edges"]).abs() * there
         edges = misses.sum() / (4 * there.sum()).clamp(min=1)
         letters = model["letters"](tokens).float().unflatten(-1, (SLICES, -1))  # (tokens, slices, signs)
         reading = F.cross_entropy(letters.flatten(0, 1), batch["letters"].flatten(), ignore_index=NOTHING)
         reading = reading if batch["letters"].ne(NOTHING).any() else letters.sum() * 0.0
-        return names + edges + 2 * reading, {"names": names, "edges": edges, "reading": reading}
+        parts = {"names": names, "edges": edges, "reading": reading, "loudness": loudness}
+        return names + edges + 2 * reading + 0.1 * loudness, parts
 
     def evaluate(self, model: Any) -> dict[str, float]:
         """Shares of tokens right: names in known styles and in the one never trained on, colours; of letters read."""
@@ -124,7 +131,7 @@ class Seeing(Recipe):
         examples = [pages.example(rng, "test") for _ in range(count)]
         batch, device = pages.pack(examples), model["letters"].weight.device
         tokens = model["thinker"].visual(batch["pixel_values"].to(device), batch["image_grid_thw"].to(device))
-        said = model["letters"](tokens).unflatten(-1, (SLICES, -1)).argmax(-1).cpu()
+        said = model["letters"](F.rms_norm(tokens, tokens.shape[-1:])).unflatten(-1, (SLICES, -1)).argmax(-1).cpu()
         letters = batch["letters"] > 0
         figures["letters"] = (said == batch["letters"])[letters].float().mean().item()
         return figures
@@ -140,8 +147,10 @@ class Seeing(Recipe):
 
 
 def words_of(model: Any, tokens: Tensor) -> Tensor:
-    """What the language model would call a token of a picture: (tokens, hidden_size) -> logits (tokens, vocabulary)."""
-    return model["thinker"].lm_head(model["thinker"].model.norm(tokens)).float()
+    """Which word's embedding a token of a picture is like: (tokens, hidden_size) -> logits (tokens, vocabulary), the
+    cosines times SHARPNESS."""
+    words = F.normalize(model["thinker"].model.embed_tokens.weight.float(), dim=-1)
+    return SHARPNESS * F.normalize(tokens.float(), dim=-1) @ words.t()
 
 
 def naming_loss(logits: Tensor, words: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 They differ in tasks, in what learns, and in length; everything else is this one class.
 """
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from ...config import OmniConfig, preset
@@ -23,7 +25,7 @@ from ...errors import ConfigError
 from ...processing.processor import OmniProcessor
 from ...thinker import Thinker
 from .. import memory, packing, speech_bank, transcripts
-from ..balance import balance
+from ..balance import balance, beyond
 from ..loader import to_device, usable
 from ..optimise import decay_groups
 from ..parts import need_part, save_part
@@ -34,6 +36,7 @@ TEXT = ("text_qa", "text_chat", "equation", "repeat", "say_this")
 HEARD = ("asr", "asr_recorded", "speech_translation", "spoken_qa", "sound_events", "audio_order", "music")
 SEEN = ("picture_qa", "picture_talk", "picture_arithmetic", "ocr", "grounding", "science_choice")
 ADAPTERS = r"visual\.merger\.|audio_tower\.(proj|ln_post)\."
+LOUDEST = 10.0  # times the embedding table's root mean square: what an encoder's tokens may have for nothing
 STRETCH = 100_000  # positions of the mixture that belong to one batch: far more than fit into its rows
 ENCODERS = r"visual\.|audio_tower\."
 
@@ -56,6 +59,7 @@ class ThinkerSettings(Settings, speech_bank.Supply):
     emphasis: str = ""  # times the weight of single tasks: "sound_events:4 picture_qa:2"
     start: str = ""  # folder with this part to go on from, with a schedule of its own; "": the part it reads
     frozen: str = ""  # regular expression on the beginning of names that stay as they are, whatever the recipe teaches
+    loudness: float = 0.1  # weight of the loss on pictures and sounds that are LOUDEST times as loud as words, or more
     ctc: float = 0.0  # weight of the loss that makes the audio encoder spell what was said (transcripts.py)
 
 
@@ -201,17 +205,27 @@ class ThinkerRecipe(Recipe):
     def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
         said = batch.get("transcripts")
         given = {name: value for name, value in batch.items() if name != "transcripts"}
-        if said is None:
-            return model(**given, logits_to_keep=0).loss, {}
-        heard: list[Tensor] = []
-        hook = model.audio_tower.register_forward_hook(lambda _, __, tokens: heard.append(tokens))
+        told: dict[str, list[Tensor]] = {"visual": [], "audio_tower": []}  # tokens that each encoder gave
+        hooks = [
+            getattr(model, tower).register_forward_hook(lambda _, __, tokens, kept=kept: kept.append(tokens))
+            for tower, kept in told.items()
+        ]
         try:
             answers = model(**given, logits_to_keep=0).loss
         finally:
-            hook.remove()
-        frames = given["feature_attention_mask"].sum(1)
-        spelling = transcripts.ctc_loss(model, heard[0], frames, said, processor().tokenizer.pad_token_id or 0)
-        return answers + self.settings.ctc * spelling, {"answers": answers, "ctc": spelling}
+            for hook in hooks:
+                hook.remove()
+        loss, figures = answers, {"answers": answers}
+        media = [tokens.flatten(0, -2) for kept in told.values() for tokens in kept]
+        if self.settings.loudness and media:
+            words = model.model.embed_tokens.weight.detach()
+            excess = beyond(torch.cat(media), words).sub(math.log(LOUDEST)).clamp(min=0).square().mean()
+            loss, figures = loss + self.settings.loudness * excess, figures | {"loudness": excess}
+        if said is not None:
+            frames, blank = given["feature_attention_mask"].sum(1), processor().tokenizer.pad_token_id or 0
+            spelling = transcripts.ctc_loss(model, told["audio_tower"][0], frames, said, blank)
+            loss, figures = loss + self.settings.ctc * spelling, figures | {"ctc": spelling}
+        return loss, figures
 
     def evaluate(self, model: Any) -> dict[str, float]:
         """Mean loss of held-out answers (nats a token) of each task, a few rows each."""
@@ -220,7 +234,7 @@ class ThinkerRecipe(Recipe):
         for task in self.chosen_tasks() if self.settings.steps > 20 else self.chosen_tasks()[:1]:
             filled = packing.fill(one_turn.drawn((task,), "test", 0, [], []), 2, self.settings.length)
             packed = packing.pack(filled, self.settings.length, processor().tokenizer.pad_token_id or 0)
-            figures[task] = self.loss(model, to_device(packed, device), "main")[0].item()
+            figures[task] = self.loss(model, to_device(packed, device), "main")[1]["answers"].item()
         return figures
 
     def finish(self, model: Any) -> None:
