@@ -32,9 +32,11 @@ def test_a_token_names_what_lies_under_it() -> None:
     dog = scenes.Thing("dog", scenes.index_of("dog"), (0, 0, 56, 56), "red")
     cat = scenes.Thing("cat", scenes.index_of("cat"), (90, 90, 106, 106), None)  # smaller than a token, in its middle
     labels = seeing.named_at(scene(dog, cat))
-    words = labels["words"].reshape(4, 4, 2)
-    assert (words[:2, :2] == torch.tensor([word("dog"), word("red")])).all()
-    assert words[3, 3].tolist() == [word("cat"), seeing.NOTHING]
+    words = labels["words"].reshape(4, 4, seeing.SLICES)
+    assert (words[..., 2:] == seeing.NOTHING).all()
+    assert (words[:2, :2, :2] == torch.tensor([word("dog"), word("red")])).all()
+    assert words[3, 3, :2].tolist() == [word("cat"), seeing.NOTHING]
+    assert labels["things"].sum() == 5
     assert (words == seeing.NOTHING).all(-1).sum() == 11
     # From the middle (14, 14) of the first token the dog ends 42 pixels away: three quarters of half a picture.
     assert labels["edges"][0].tolist() == [-0.25, -0.25, 0.75, 0.75]
@@ -53,6 +55,9 @@ def test_letters_stand_where_the_ink_is(seed: int) -> None:
     read = seeing.read_at(glyphs, page.size)["letters"]
     found = sorted(seeing.SIGNS[i - 1] for i in read[read > 0].tolist())
     assert found == sorted("wigx=7") and read.shape == (24, seeing.SLICES)
+    words = seeing.read_at(glyphs, page.size)["words"]
+    assert ((words == seeing.NOTHING) == (read == 0)).all()
+    assert sorted(processor().tokenizer.decode([i]) for i in words[read > 0].tolist()) == found
 
 
 def test_it_learns_and_leaves_the_rest_alone(tmp_path: Path) -> None:
@@ -78,6 +83,7 @@ def test_pages_and_scenes_alone_have_finite_losses() -> None:
         recipe = find("seeing").at("smoke")
         recipe.settings = replace(recipe.settings, writing=writing)
         batch = recipe.batch(3)
-        assert (batch["words"] == seeing.NOTHING).all() == (writing == 1.0)
+        assert bool(batch["things"].any()) == (writing == 0.0)
+        assert bool((batch["letters"] > 0).any()) == (writing == 1.0)
         empty = seeing.naming_loss(torch.randn(5, 2048), torch.full((5, 2), seeing.NOTHING))
         assert empty.item() == 0.0

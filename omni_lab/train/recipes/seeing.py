@@ -1,12 +1,12 @@
 """The vision encoder alone learns to name what each token of a picture lies on, before a language model looks.
 
 Next-token loss would have a decoder find out by itself which stretch of a picture belongs to which word of an answer.
-Here every token is told: the name of the thing under it and the colour of its card, *in the language model's own words*
-(the classifier is the frozen embedding table, so that a picture's token comes to lie where the word's embedding lies,
-and as loud: what the decoder does with words it can do with pictures at once), how far away the thing's edges are, and
-which letters have their middle in it. The two heads that measure and read are thrown away. Supervising every place at
-once is what detectors do (Redmon et al. 2016, section 2); tokens that are mixtures of word embeddings are those of
-AlignVLM (Masry et al. 2025).
+Here every token is told: the name of the thing under it and the colour of its card, or the letters that have their
+middle in it, *in the language model's own words*; how far away the thing's edges are; and which letter stands in which
+strip of it. The classifier of words is the frozen embedding table, so that a picture's token comes to lie where the
+word's embedding lies, and as loud: what the decoder does with words it can do with pictures at once. The two heads that
+measure and read are thrown away. Supervising every place at once is what detectors do (Redmon et al. 2016, section 2);
+tokens that are mixtures of word embeddings are those of AlignVLM (Masry et al. 2025).
 """
 
 from collections.abc import Mapping, Sequence
@@ -104,9 +104,8 @@ class Seeing(Recipe):
         names = naming_loss(words_of(model, tokens), batch["words"])
         loudness = beyond(tokens, model["thinker"].model.embed_tokens.weight[concept_ids()]).square().mean()
         tokens = F.rms_norm(tokens, tokens.shape[-1:])  # what measures and reads does not hear how loud they are
-        there = batch["words"][:, :1] != NOTHING  # (tokens, 1): a thing lies here
-        misses = (model["edges"](tokens).float() - batch["edges"]).abs() * there
-        edges = misses.sum() / (4 * there.sum()).clamp(min=1)
+        misses = (model["edges"](tokens).float() - batch["edges"]).abs() * batch["things"]
+        edges = misses.sum() / (4 * batch["things"].sum()).clamp(min=1)
         letters = model["letters"](tokens).float().unflatten(-1, (SLICES, -1))  # (tokens, slices, signs)
         reading = F.cross_entropy(letters.flatten(0, 1), batch["letters"].flatten(), ignore_index=NOTHING)
         reading = reading if batch["letters"].ne(NOTHING).any() else letters.sum() * 0.0
@@ -132,7 +131,9 @@ class Seeing(Recipe):
         batch, device = pages.pack(examples), model["letters"].weight.device
         tokens = model["thinker"].visual(batch["pixel_values"].to(device), batch["image_grid_thw"].to(device))
         said = model["letters"](F.rms_norm(tokens, tokens.shape[-1:])).unflatten(-1, (SLICES, -1)).argmax(-1).cpu()
-        letters = batch["letters"] > 0
+        letters, signs = batch["letters"] > 0, torch.tensor(sign_ids())
+        best = signs[words_of(model, tokens)[:, signs].argmax(-1).cpu()]  # the likeliest sign of each token
+        figures["letters, as words"] = (best[:, None] == batch["words"]).any(1)[letters.any(1)].float().mean().item()
         figures["letters"] = (said == batch["letters"])[letters].float().mean().item()
         return figures
 
@@ -154,9 +155,10 @@ def words_of(model: Any, tokens: Tensor) -> Tensor:
 
 
 def naming_loss(logits: Tensor, words: Tensor) -> Tensor:
-    """Mean cross-entropy to all words that hold at a place, in nats: (tokens, vocabulary), (tokens, 2) -> scalar.
+    """Mean cross-entropy to all words that hold at a place, in nats: (tokens, vocabulary), (tokens, n) -> scalar.
 
-    words: name of the thing and colour of its card; NOTHING where there is none. Places without a word count nothing.
+    words: name of the thing and colour of its card, or letters; NOTHING where there is none. Places without a word
+    count nothing.
     """
     there = words != NOTHING
     if not there.any():
@@ -175,11 +177,17 @@ def colour_ids() -> list[int]:
     return [processor().tokenizer(f" {colour}")["input_ids"][0] for colour in sorted(COLOURS)]
 
 
+def sign_ids() -> list[int]:
+    """Tokens of what is read."""
+    return [processor().tokenizer(sign)["input_ids"][0] for sign in SIGNS]
+
+
 def nothing_at(width: int, height: int) -> dict[str, Tensor]:
     """Labels of an empty picture, `height` x `width` tokens, row by row."""
     tokens = width * height
     return {
-        "words": torch.full((tokens, 2), NOTHING),
+        "words": torch.full((tokens, SLICES), NOTHING),
+        "things": torch.zeros(tokens, 1, dtype=torch.bool),
         "edges": torch.zeros(tokens, 4),
         "letters": torch.full((tokens, SLICES), NOTHING),
     }
@@ -202,19 +210,23 @@ def named_at(scene: scenes.Scene) -> dict[str, Tensor]:
             share = max(wide, 0) * max(high, 0) / SIDE**2 + middle
             if share > covered[token]:
                 covered[token] = share
-                labels["words"][token] = torch.tensor([name, card])
+                labels["words"][token, :2], labels["things"][token] = torch.tensor([name, card]), True
                 seen_from = torch.tensor([left, top, left, top]) + SIDE / 2
                 labels["edges"][token] = (torch.tensor(thing.box) - seen_from) / (scene.size / 2)
     return labels
 
 
 def read_at(glyphs: Sequence[rendered.Glyph], size: tuple[int, int]) -> dict[str, Tensor]:
-    """The strip in which a letter's middle lies says the letter; every other strip of the page says that none does."""
+    """The strip in which a letter's middle lies says the letter; every other strip of the page says that none does.
+
+    Letters are words too: each is a token of the language model, which so finds them as if they had been typed."""
     across = size[0] // SIDE
     labels = nothing_at(across, size[1] // SIDE)
     labels["letters"][:] = 0
     for letter, x, y in glyphs:
         if letter.lower() in SIGNS:
             token = int(y // SIDE) * across + int(x // SIDE)
-            labels["letters"][token, int(x % SIDE * SLICES // SIDE)] = SIGNS.index(letter.lower()) + 1
+            strip = int(x % SIDE * SLICES // SIDE)
+            labels["letters"][token, strip] = SIGNS.index(letter.lower()) + 1
+            labels["words"][token, strip] = processor().tokenizer(letter.lower())["input_ids"][0]
     return labels
