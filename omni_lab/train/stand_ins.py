@@ -33,16 +33,16 @@ def complete(
 ) -> None:
     """Put a stand-in for each medium of `tasks` that no sample of the batch has into a row with room, in place.
 
-    filled: rows of at most `length` tokens. Where no row has room, the last row's last samples give way."""
-    for kind in sorted({kind for task in tasks for kind in world.TASKS[task].gives}):
-        if any(TENSORS[kind] in sample for row in filled for sample in row):
-            continue
-        blank = stand_in(kind, processor, config)
+    filled: rows of at most `length` tokens. Where no row has room, the last row's last samples give way, and what they
+    alone had is stood in for too: stand-ins go first in a row, so that they never give way themselves."""
+    kinds = sorted({kind for task in tasks for kind in world.TASKS[task].gives})
+    while missing := [k for k in kinds if not any(TENSORS[k] in sample for row in filled for sample in row)]:
+        blank = stand_in(missing[0], processor, config)
         room = [length - sum(tokens(sample) for sample in row) for row in filled]
         place = next((i for i, left in enumerate(room) if left >= tokens(blank)), len(filled) - 1)
-        while filled[place] and sum(tokens(sample) for sample in filled[place]) + tokens(blank) > length:
+        filled[place].insert(0, blank)
+        while sum(tokens(sample) for sample in filled[place]) > length:
             filled[place].pop()
-        filled[place].append(blank)
 
 
 def tokens(sample: Encoded) -> int:
