@@ -4,6 +4,7 @@ They fall back to the ordinary functions under torch.compile, on other devices a
 autocast.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Self
 from weakref import WeakKeyDictionary
@@ -149,16 +150,21 @@ def spelled_out(query: Tensor) -> bool:
     return dtype == torch.bfloat16
 
 
+@functools.lru_cache(maxsize=2)
+def later(dtype: torch.dtype) -> Tensor:
+    """LEAST at every place later than its row's, 0 elsewhere: (SPELLED_UP_TO, SPELLED_UP_TO), to be cut to size."""
+    return torch.full((SPELLED_UP_TO, SPELLED_UP_TO), LEAST, dtype=dtype).triu(1)
+
+
 def spelled_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, causal: bool) -> Tensor:
     """softmax(query key^T / sqrt(head_dim) + bias) value, with as many queries to a key as there are more heads."""
     batch, heads, length, head_dim = query.shape
     kv_heads, places = key.shape[1:3]
-    if causal:
-        later = torch.ones(length, places, dtype=torch.bool, device=query.device).triu(places - length + 1)
-        bias = torch.zeros(later.shape, dtype=query.dtype, device=query.device).masked_fill_(later, -torch.inf)
     rows = (query * head_dim**-0.5).reshape(batch, kv_heads, -1, head_dim)  # queries of one key side by side
     scores = (rows @ key.transpose(-1, -2)).view(batch, heads, length, places)
-    if bias is None:
+    if causal:
+        weights = (scores + later(scores.dtype)[places - length : places, :places]).softmax(-1)
+    elif bias is None:
         weights = scores.softmax(-1)
     elif bias.dtype == torch.bool:
         weights = scores.masked_fill(~bias, LEAST).softmax(-1).masked_fill(~bias.any(-1, keepdim=True), 0.0)

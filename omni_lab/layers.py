@@ -185,7 +185,7 @@ def attention_bias(
         return None, new > 1
     if segment_ids is not None and (past or segment_ids.shape != (batch, new)):
         raise InputError(f"segment_ids is {tuple(segment_ids.shape)}, expected ({batch}, {new}) and an empty cache")
-    if real is None and segment_ids is not None and new > DENSE_UP_TO:
+    if real is None and segment_ids is not None and (new > DENSE_UP_TO or cpu_kernels.spelled_out(inputs)):
         return [torch.unique_consecutive(row, return_counts=True)[1].tolist() for row in segment_ids], True
     dtype = inputs.dtype
     if torch.is_autocast_enabled(inputs.device.type):
@@ -205,7 +205,7 @@ def segmented_attention(query: Tensor, key: Tensor, value: Tensor, lengths: list
     rows = []
     for i, row in enumerate(lengths):
         segments = zip(*(x[i : i + 1].split(row, dim=2) for x in (query, key, value)), strict=True)
-        parts = [F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped) for q, k, v in segments]
+        parts = [cpu_kernels.attention(q, k, v, causal=True, grouped=grouped) for q, k, v in segments]
         rows.append(torch.cat(parts, dim=2))
     return torch.cat(rows)
 

@@ -191,6 +191,28 @@ def test_packed_samples_equal_separate_ones(pair, dense_up_to, monkeypatch):
     assert relative(out.loss, torch.nn.functional.cross_entropy(out.logits[0], shifted)) < 1e-6
 
 
+def test_packed_rows_that_learn_in_16_bits_pay_for_no_other_segment(pair, monkeypatch):
+    """On a CPU under bfloat16 each segment is attended to by itself: the same loss and gradients as under one mask."""
+    ours, _ = pair
+    ids = torch.randint(5, 60, (2, 48), generator=torch.Generator().manual_seed(0))
+    segments = torch.tensor([[1] * 20 + [2] * 7 + [3] * 21, [1] * 31 + [2] * 11 + [0] * 6])
+    places = torch.arange(48).expand(3, 2, 48)
+    found = []
+    for apart in (True, False):
+        if not apart:
+            monkeypatch.setattr(layers.cpu_kernels, "spelled_out", lambda query: False)
+        ours.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = ours(input_ids=ids, position_ids=places, segment_ids=segments, labels=ids, logits_to_keep=0)
+            mask, _ = layers.attention_bias(out.hidden_states[0], None, segments, None)
+        assert isinstance(mask, list) == apart
+        out.loss.backward()
+        found.append((out.loss.detach(), ours.model.layers[0].self_attn.q_proj.weight.grad.clone()))
+    assert relative(found[0][0], found[1][0]) < 1e-3
+    assert relative(found[0][1], found[1][1]) < 0.05
+    ours.zero_grad(set_to_none=True)
+
+
 def test_long_packed_rows_need_no_mask():
     """At the report's 32,768 tokens one would hold as many numbers squared; the segments' lengths say as much."""
     segments = torch.arange(4).repeat_interleave(8192)[None]

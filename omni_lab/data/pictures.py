@@ -157,10 +157,13 @@ def askable(scene: Scene) -> list[Turn]:
 
 
 def asked_of(thing: Thing, scene: Scene) -> list[Turn]:
-    """Its box, and on a card what colour is behind it and what is on that colour."""
+    """Its box, which quarter of the picture its middle is in, and on a card what colour is behind it and what is on
+    that colour."""
     company = " ".join(sorted(each.word for each in scene.things if each is not thing))
     boxed = (("grounding", f"box {thing.word} {company}"),)
-    turns = [Turn(f"Box of the {thing.word}?", scene.told_box(thing), boxed)]
+    x, y = (thing.centre[0] < scene.size / 2, thing.centre[1] < scene.size / 2)
+    corner = f"{'top' if y else 'bottom'} {'left' if x else 'right'}"
+    turns = [Turn(f"Box of the {thing.word}?", scene.told_box(thing), boxed), Turn(f"Where is the {thing.word}?", corner)]
     if thing.colour is not None:
         keys = (("picture", f"colour {thing.word} {thing.colour} {company}"),)
         turns.append(Turn(f"What colour is behind the {thing.word}?", thing.colour, keys))

@@ -20,6 +20,7 @@ FONTS = (
 PAGE = (168, 56)  # pixels: 12 tokens
 SHEET = (168, 112)
 READ = "Read the word."
+READ_ALL = "Read the page."
 SOLVE = "Solve it."
 LARGEST = 20
 
@@ -106,6 +107,12 @@ def picture_arithmetic(rng: np.random.Generator, split: str) -> Sample:
     page, glyphs = write(lines, SHEET, rng, split)
     meta = {"key": key, "lines": lines, "glyphs": glyphs}
     return Sample([user(SOLVE, image(page))], "picture_arithmetic", answer, meta=meta)
+
+
+def page(rng: np.random.Generator, split: str) -> Sample:
+    """The same picture, to be read: its lines as `equation` types them."""
+    made = picture_arithmetic(rng, split)
+    return Sample([user(READ_ALL, made.messages[0]["content"][0])], "page", ", ".join(made.meta["lines"]), meta=made.meta)
 
 
 def equation(rng: np.random.Generator, split: str) -> Sample:

@@ -111,6 +111,24 @@ def repeat(rng: np.random.Generator, split: str) -> Sample:
     return Sample([user(f"Say: {text}")], "repeat", text, meta={"key": f"repeat {text}"})
 
 
+def listed(rng: np.random.Generator, split: str) -> Sample:
+    """ "Here are a dog, a cat, a dog. How many dogs?" -> "2": what pictures are asked, of things that are typed.
+
+    A count that a test's picture asks for is not typed in training either."""
+    while True:
+        asked, *others = [CONCEPTS[int(i)].word for i in rng.choice(len(CONCEPTS), 3, replace=False)]
+        number = int(rng.integers(1, 5))
+        key = f"count {number} {asked} {others[0]}"
+        if held_out("picture", key) == (split == "test"):
+            break
+    things = [asked] * number + [pick(rng, others) for _ in range(int(rng.integers(0, 4)))]
+    things = [words.with_article(things[int(i)]) for i in rng.permutation(len(things))]
+    question, answer = f"How many {words.plural(asked)}?", str(number)
+    if rng.random() < 0.3:
+        question, answer = "How many things?", str(len(things))
+    return Sample([user(f"Here are {', '.join(things)}. {question}")], "listed", answer, meta={"key": key})
+
+
 def some_word(rng: np.random.Generator) -> str:
     """A word of the course's tables, now and then with a comma behind it."""
     concept = pick(rng, CONCEPTS).word

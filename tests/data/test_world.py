@@ -9,10 +9,11 @@ from PIL import Image
 from omni_lab.data import recordings, scenes, sounds, speech, world
 from omni_lab.data.pictures import UNSEEN_STYLE
 from omni_lab.data.sample import Sample, check
+from omni_lab.data.words import BY_WORD, plural
 from omni_lab.errors import DataError
 
 CHEAP = ("text_qa", "text_chat", "sound_events", "audio_order", "picture_qa", "caption", "dialogue", "ocr",
-         "picture_arithmetic", "equation", "grounding", "science_choice", "video_order", "av_synchrony")  # fmt: skip
+         "picture_arithmetic", "equation", "listed", "page", "grounding", "science_choice", "video_order", "av_synchrony")  # fmt: skip
 TRAINABLE = tuple(name for name, task in world.TASKS.items() if not task.test_only)
 
 
@@ -85,8 +86,20 @@ def test_many_questions_about_one_picture_ask_nothing_that_a_test_asks():
     assert len(asked) > 1000 and tested.isdisjoint(asked)
     longest = max(talks, key=lambda talk: len(talk.meta["turns"]))
     assert len(longest.messages) == 2 * len(longest.meta["turns"]) - 1 and len(longest.meta["turns"]) == 8
+    listed = {world.sample("listed", "train", 1, i).meta["key"] for i in range(3000)}
+    assert tested.isdisjoint(listed)
     equations = {world.sample("equation", "train", 1, i).meta["key"] for i in range(3000)}
     assert {world.sample("picture_arithmetic", "test", 0, i).meta["key"] for i in range(300)}.isdisjoint(equations)
+
+
+def test_what_is_listed_is_counted():
+    for i in range(200):
+        sample = world.sample("listed", "train", 3, i)
+        told, question = sample.messages[0]["content"][0]["text"].removeprefix("Here are ").split(". ")
+        things = [thing.split(" ", 1)[-1] for thing in told.split(", ")]
+        asked = question.removeprefix("How many ").removesuffix("?")
+        counted = len(things) if asked == "things" else sum(plural(BY_WORD[thing].word) == asked for thing in things)
+        assert sample.answer == str(counted), (told, question)
 
 
 def test_sentences_prompts_sounds_and_voices_are_disjoint_too():

@@ -11,15 +11,16 @@ from safetensors.torch import load_file
 from omni_lab.codec.speech_tokenizer import SpeechTokenizer
 from omni_lab.config import SpeechTokenizerConfig
 from omni_lab.data import world
+from omni_lab.data.sample import assistant
 from omni_lab.errors import CheckpointError, ConfigError, DataError
 from omni_lab.runtime import SCALES
 from omni_lab.thinker import Thinker
-from omni_lab.train import parts, speech_bank
+from omni_lab.train import packing, parts, speech_bank
 from omni_lab.train.commands import changed
 from omni_lab.train.loop import train
 from omni_lab.train.recipes import ALL, GROUPS, RECIPES, find
 from omni_lab.train.recipes import speech_tokenizer as recipe_of_tokenizer
-from omni_lab.train.recipes.thinker import emphasised
+from omni_lab.train.recipes.thinker import emphasised, processor
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -188,6 +189,20 @@ def test_what_is_frozen_stays_out_of_the_optimiser() -> None:
         recipe.settings = replace(recipe.settings, frozen=frozen)
         learning = {id(p) for group in recipe.groups(thinker)["main"] for p in group["params"]}
         assert learning == {id(p) for p in kept.parameters()}
+
+
+def test_words_that_are_read_are_answered_letter_by_letter() -> None:
+    recipe, tokenizer = find("thinker_2").at("smoke"), processor().tokenizer
+    for place in range(3):
+        sample = world.sample("ocr", "train", 0, place)
+        encoded = recipe.encode(sample)
+        plain = processor()(messages=[*sample.messages, assistant(sample.answer)], labels=True)
+        ids, labels = encoded["input_ids"][0], encoded["labels"][0]
+        answer = labels[labels != packing.IGNORED].tolist()
+        assert [tokenizer.decode([i]) for i in answer] == [*sample.answer, "<|im_end|>"]
+        assert tokenizer.decode(ids) == tokenizer.decode(plain["input_ids"][0])
+        lengths = [encoded[n].shape[-1] for n in ("input_ids", "labels", "attention_mask", "position_ids")]
+        assert len(set(lengths)) == 1 and (labels[labels != packing.IGNORED] == ids[labels != packing.IGNORED]).all()
 
 
 def test_some_tasks_can_be_drawn_more_often_than_others() -> None:

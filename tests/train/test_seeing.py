@@ -33,7 +33,8 @@ def test_a_token_names_what_lies_under_it() -> None:
     cat = scenes.Thing("cat", scenes.index_of("cat"), (90, 90, 106, 106), None)  # smaller than a token, in its middle
     labels = seeing.named_at(scene(dog, cat))
     words = labels["words"].reshape(4, 4, seeing.SLICES)
-    assert (words[..., 2:] == seeing.NOTHING).all()
+    assert (words[..., 3:] == seeing.NOTHING).all()
+    assert (words[..., 2] == word("one")).nonzero().tolist() == [[1, 1], [3, 3]]
     assert (words[:2, :2, :2] == torch.tensor([word("dog"), word("red")])).all()
     assert words[3, 3, :2].tolist() == [word("cat"), seeing.NOTHING]
     assert labels["things"].sum() == 5

@@ -194,7 +194,8 @@ def nothing_at(width: int, height: int) -> dict[str, Tensor]:
 
 
 def named_at(scene: scenes.Scene) -> dict[str, Tensor]:
-    """A token says the thing that covers most of it, if that is a third of it or the thing's middle lies in it.
+    """A token says the thing that covers most of it, if that is a third of it or the thing's middle lies in it; the
+    one with the middle also says "one", for a thing has many tokens and counts once.
 
     edges: left, top, right and lower edge of the thing, seen from the token's middle, in halves of a picture."""
     across = scene.size // SIDE
@@ -203,6 +204,7 @@ def named_at(scene: scenes.Scene) -> dict[str, Tensor]:
         x1, y1, x2, y2 = thing.box
         name = processor().tokenizer(f" {thing.word}")["input_ids"][0]
         card = processor().tokenizer(f" {thing.colour}")["input_ids"][0] if thing.colour else NOTHING
+        one = processor().tokenizer(" one")["input_ids"][0]
         for token in range(across * across):
             left, top = token % across * SIDE, token // across * SIDE
             wide, high = min(x2, left + SIDE) - max(x1, left), min(y2, top + SIDE) - max(y1, top)
@@ -210,7 +212,8 @@ def named_at(scene: scenes.Scene) -> dict[str, Tensor]:
             share = max(wide, 0) * max(high, 0) / SIDE**2 + middle
             if share > covered[token]:
                 covered[token] = share
-                labels["words"][token, :2], labels["things"][token] = torch.tensor([name, card]), True
+                said = [name, card, one if middle else NOTHING]
+                labels["words"][token, : len(said)], labels["things"][token] = torch.tensor(said), True
                 seen_from = torch.tensor([left, top, left, top]) + SIDE / 2
                 labels["edges"][token] = (torch.tensor(thing.box) - seen_from) / (scene.size / 2)
     return labels

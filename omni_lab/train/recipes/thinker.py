@@ -32,9 +32,10 @@ from ..parts import need_part, save_part
 from ..recipe import Batch, Recipe, Settings
 from ..stand_ins import complete
 
-TEXT = ("text_qa", "text_chat", "equation", "repeat", "say_this")
+TEXT = ("text_qa", "text_chat", "equation", "listed", "repeat", "say_this")
 HEARD = ("asr", "asr_recorded", "speech_translation", "spoken_qa", "sound_events", "audio_order", "music")
-SEEN = ("picture_qa", "picture_talk", "picture_arithmetic", "ocr", "grounding", "science_choice")
+SEEN = ("picture_qa", "picture_talk", "picture_arithmetic", "ocr", "page", "grounding", "science_choice")
+SPELLED = ("ocr",)  # answered letter by letter, as pictures spell: each letter is a token of its own
 ADAPTERS = r"visual\.merger\.|audio_tower\.(proj|ln_post)\."
 LOUDEST = 10.0  # times the embedding table's root mean square: what an encoder's tokens may have for nothing
 STRETCH = 100_000  # positions of the mixture that belong to one batch: far more than fit into its rows
@@ -150,6 +151,8 @@ class ThinkerRecipe(Recipe):
         """One conversation with its answer -> the processor's tensors, labels and positions."""
         messages, sound = [*sample.messages, assistant(sample.answer)], has_talking_film(sample)
         encoded = dict(processor()(messages=messages, labels=True, use_audio_in_video=sound, longest_audio=True))
+        if sample.task in SPELLED:
+            encoded = spelled(encoded, sample.answer)
         if not self.settings.answers_only:
             encoded["labels"] = encoded["input_ids"].clone()
         if "input_features" in encoded:
@@ -254,6 +257,22 @@ def emphasised(text: str) -> dict[str, float]:
     if unknown or any(factor < 0 for factor in factors.values()):
         raise ConfigError(f"emphasis is {text!r}: " + (f"no task {unknown[0]}" if unknown else "a factor is negative"))
     return factors
+
+
+def spelled(encoded: packing.Encoded, answer: str) -> packing.Encoded:
+    """The same conversation with its last answer in single letters, each a token: the same text, not the same tokens.
+
+    A word that is read has letters in a picture and no grammar behind it; in pieces such as "che" and "st" it would
+    have to be known before it could be written."""
+    letters = [processor().tokenizer(letter)["input_ids"][0] for letter in answer]
+    labelled = encoded["labels"][0] != packing.IGNORED
+    end = int(labelled.nonzero()[-1])  # the place of <|im_end|>
+    start = end - len(processor().tokenizer(answer)["input_ids"])
+    encoded = dict(encoded)
+    for name, new in (("input_ids", letters), ("labels", letters), ("attention_mask", [1] * len(letters))):
+        row = encoded[name]
+        encoded[name] = torch.cat([row[:, :start], row.new_tensor([new]), row[:, end:]], dim=1)
+    return encoded
 
 
 def has_talking_film(sample: Sample) -> bool:
