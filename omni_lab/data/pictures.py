@@ -163,7 +163,10 @@ def asked_of(thing: Thing, scene: Scene) -> list[Turn]:
     boxed = (("grounding", f"box {thing.word} {company}"),)
     x, y = (thing.centre[0] < scene.size / 2, thing.centre[1] < scene.size / 2)
     corner = f"{'top' if y else 'bottom'} {'left' if x else 'right'}"
-    turns = [Turn(f"Box of the {thing.word}?", scene.told_box(thing), boxed), Turn(f"Where is the {thing.word}?", corner)]
+    turns = [
+        Turn(f"Box of the {thing.word}?", scene.told_box(thing), boxed),
+        Turn(f"Where is the {thing.word}?", corner),
+    ]
     if thing.colour is not None:
         keys = (("picture", f"colour {thing.word} {thing.colour} {company}"),)
         turns.append(Turn(f"What colour is behind the {thing.word}?", thing.colour, keys))

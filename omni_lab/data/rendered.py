@@ -112,7 +112,9 @@ def picture_arithmetic(rng: np.random.Generator, split: str) -> Sample:
 def page(rng: np.random.Generator, split: str) -> Sample:
     """The same picture, to be read: its lines as `equation` types them."""
     made = picture_arithmetic(rng, split)
-    return Sample([user(READ_ALL, made.messages[0]["content"][0])], "page", ", ".join(made.meta["lines"]), meta=made.meta)
+    return Sample(
+        [user(READ_ALL, made.messages[0]["content"][0])], "page", ", ".join(made.meta["lines"]), meta=made.meta
+    )
 
 
 def equation(rng: np.random.Generator, split: str) -> Sample:

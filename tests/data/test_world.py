@@ -13,7 +13,8 @@ from omni_lab.data.words import BY_WORD, plural
 from omni_lab.errors import DataError
 
 CHEAP = ("text_qa", "text_chat", "sound_events", "audio_order", "picture_qa", "caption", "dialogue", "ocr",
-         "picture_arithmetic", "equation", "listed", "page", "grounding", "science_choice", "video_order", "av_synchrony")  # fmt: skip
+         "picture_arithmetic", "equation", "listed", "page", "grounding", "science_choice", "video_order",
+         "av_synchrony")  # fmt: skip
 TRAINABLE = tuple(name for name, task in world.TASKS.items() if not task.test_only)
 
 

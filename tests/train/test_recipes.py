@@ -214,3 +214,11 @@ def test_some_tasks_can_be_drawn_more_often_than_others() -> None:
     for wrong in ("sound_events", "sound_events:loud", "sound_events:-1", "sound:2"):
         with pytest.raises(ConfigError, match="emphasis is"):
             emphasised(wrong)
+
+
+def test_a_task_that_is_never_drawn_is_evaluated_all_the_same() -> None:
+    recipe = find("language").at("smoke")
+    recipe.settings = replace(recipe.settings, emphasis="text_qa:0")
+    with torch.no_grad():
+        figures = recipe.evaluate(recipe.build().eval())
+    assert list(figures) == ["text_qa"] and figures["text_qa"] > 0

@@ -33,6 +33,7 @@ SIDE = 28  # pixels of a picture that become one token
 SLICES = 4  # upright strips of a token, each with room for the middle of one letter
 SIGNS = "abcdefghijklmnopqrstuvwxyz0123456789+-=,?"  # what is read, small and large letters alike; 0 is none
 NOTHING = -100
+EMPTY = " no"  # what a place with neither thing nor letter says
 SHARPNESS = 20.0  # of the cosine with a word's embedding, as a logit
 
 
@@ -101,7 +102,8 @@ class Seeing(Recipe):
 
     def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
         tokens = model["thinker"].visual(batch["pixel_values"], batch["image_grid_thw"])  # (tokens, hidden_size)
-        names = naming_loss(words_of(model, tokens), batch["words"])
+        logits = words_of(model, tokens)
+        names, empty = naming_loss(logits, batch["words"]), emptiness_loss(logits, batch["words"])
         loudness = beyond(tokens, model["thinker"].model.embed_tokens.weight[concept_ids()]).square().mean()
         tokens = F.rms_norm(tokens, tokens.shape[-1:])  # what measures and reads does not hear how loud they are
         misses = (model["edges"](tokens).float() - batch["edges"]).abs() * batch["things"]
@@ -109,13 +111,14 @@ class Seeing(Recipe):
         letters = model["letters"](tokens).float().unflatten(-1, (SLICES, -1))  # (tokens, slices, signs)
         reading = F.cross_entropy(letters.flatten(0, 1), batch["letters"].flatten(), ignore_index=NOTHING)
         reading = reading if batch["letters"].ne(NOTHING).any() else letters.sum() * 0.0
-        parts = {"names": names, "edges": edges, "reading": reading, "loudness": loudness}
-        return names + edges + 2 * reading + 0.1 * loudness, parts
+        parts = {"names": names, "empty": empty, "edges": edges, "reading": reading, "loudness": loudness}
+        return names + 0.3 * empty + edges + 2 * reading + 0.1 * loudness, parts
 
     def evaluate(self, model: Any) -> dict[str, float]:
         """Shares of tokens right: names in known styles and in the one never trained on, colours; of letters read."""
         count = 4 if self.settings.steps < 100 else 100
         figures = {}
+        nothing = processor().tokenizer(EMPTY)["input_ids"][0]
         for title, style in (("names", None), ("names, unseen style", pictures.UNSEEN_STYLE)):
             rng, examples = generator("seeing evaluation", "test", 0, 0), []
             plain = type(self)(replace(self.settings, writing=0.0))
@@ -125,6 +128,8 @@ class Seeing(Recipe):
                 there = wanted[:, column] != NOTHING
                 said = torch.tensor(ids)[logits[there][:, ids].argmax(-1).cpu()]
                 figures[title + what] = (said == wanted[there][:, column].cpu()).float().mean().item()
+            empty = (wanted == NOTHING).all(1)
+            figures[f"{title}, empty places"] = (logits[empty].argmax(-1) == nothing).float().mean().item()
         rng = generator("seeing evaluation", "test", 0, 1)
         pages = type(self)(replace(self.settings, writing=1.0))
         examples = [pages.example(rng, "test") for _ in range(count)]
@@ -165,6 +170,16 @@ def naming_loss(logits: Tensor, words: Tensor) -> Tensor:
         return logits.sum() * 0.0
     chosen = logits.log_softmax(-1).gather(1, words.clamp(min=0))
     return -((chosen * there).sum(1) / there.sum(1).clamp(min=1)).sum() / there.any(1).sum()
+
+
+def emptiness_loss(logits: Tensor, words: Tensor) -> Tensor:
+    """Mean cross-entropy to EMPTY at the places without a word, in nats: (tokens, vocabulary), (tokens, n) -> scalar.
+
+    Left to themselves they name what paper is like (clouds, mostly), and are counted and read like the others."""
+    empty = (words == NOTHING).all(1)
+    if not empty.any():
+        return logits.sum() * 0.0
+    return -logits[empty].log_softmax(-1)[:, processor().tokenizer(EMPTY)["input_ids"][0]].mean()
 
 
 def concept_ids() -> list[int]:

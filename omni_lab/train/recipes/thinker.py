@@ -233,7 +233,7 @@ class ThinkerRecipe(Recipe):
     def evaluate(self, model: Any) -> dict[str, float]:
         """Mean loss of held-out answers (nats a token) of each task, a few rows each."""
         device, figures = model.lm_head.weight.device, {}
-        one_turn = type(self)(replace(self.settings, turns=1), seed=1)
+        one_turn = type(self)(replace(self.settings, turns=1, emphasis=""), seed=1)  # also of what is never drawn
         for task in self.chosen_tasks() if self.settings.steps > 20 else self.chosen_tasks()[:1]:
             filled = packing.fill(one_turn.drawn((task,), "test", 0, [], []), 2, self.settings.length)
             packed = packing.pack(filled, self.settings.length, processor().tokenizer.pad_token_id or 0)
