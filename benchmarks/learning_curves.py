@@ -43,14 +43,8 @@ first two stages began as those of `bigvgan_6`, the others anew; the first four 
 log, and it was stopped at step 7,434 of 9,000. `bigvgan` has gone on from there with its weights rounded to bfloat16 in
 every forward pass (`rounded`), as the checkpoint holds them: rounded afterwards they cost words. The mels that it was
 shown are those of `dit_6`; `dit` was trained beside it.
-`seeing_2` came after `thinker_2_2` here, and `thinker_2_3` went on from it. Before `thinker_2_4` its balance was undone
-(the residual stream divided by four), so that one learning rate suited all matrices again.
-`seeing_3` went on from `seeing_2`, and `thinker_2_5` to `thinker_2_7` with it frozen from `thinker_2_4`, whose pictures
-had grown far too loud (`benchmarks/results/loudness.md`); the first two were stopped early. From `seeing_4` on its tokens
-aim at the embedding table of that thinker; `seeing_5` spells, `seeing` counts things by their middles. `language` went on
-from `thinker_2_7`, text alone; `thinker_2_8`, on pictures and text alone, from it and from `seeing`: what was taken of it
-are the weights of its step 2,000, for the run died in its last evaluation. `thinker_2`, on everything, from those.
-`talker` was used to that thinker, from `talker_10`, and `talker_dpo` learned from attempts of `talker_10`.
+`seeing` came after `thinker_2_2` here, and `thinker_2_3` went on from it. Before `thinker_2`, the last, its balance was
+undone (the residual stream divided by four), so that one learning rate suited all matrices again.
 `omni-lab train all` needs none of these sittings: they were for want of time on two cores. The first sitting of CLIP,
 920 steps, has left no log."""
 DOCS = Path(__file__).parents[1] / "docs"

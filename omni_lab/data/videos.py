@@ -14,7 +14,7 @@ from . import scenes, sounds, speech
 from .pictures import some_words, wanted
 from .sample import Sample, user, video
 from .splits import pick
-from .words import COLOURS, CONCEPTS, NUMBERS, plural
+from .words import COLOURS, CONCEPTS, NUMBERS, plural, with_article
 
 SECONDS = 4.0
 FPS = 2.0  # pictures a second: two make one temporal patch, so a patch is one second
@@ -82,7 +82,7 @@ def av_synchrony(rng: np.random.Generator, split: str, fps: float = FPS) -> Samp
     track = sounds.place(SECONDS, [(turns[0] + float(rng.uniform(0.05, 0.4)), bell[:16000])], rng)
     frames = film(figures, style_of(rng, chosen), scenes.paper(rng), fps)
     meta = {"key": key, "options": sorted(chosen), "second": turns[0]}
-    return Sample([user(SYNCHRONY, video(frames, fps, track))], "av_synchrony", chosen[0], meta=meta)
+    return Sample([user(SYNCHRONY, video(frames, fps, track))], "av_synchrony", with_article(chosen[0]), meta=meta)
 
 
 def style_of(rng: np.random.Generator, chosen: list[str]) -> str:
@@ -110,7 +110,7 @@ def video_order(rng: np.random.Generator, split: str, fps: float = FPS) -> Sampl
     frames = film(figures, style_of(rng, chosen), scenes.paper(rng), fps)
     question = f"What came {('first', 'second', 'last')[asked]}?"
     meta = {"key": key, "options": sorted(chosen)}
-    return Sample([user(question, video(frames, fps))], "video_order", chosen[asked], meta=meta)
+    return Sample([user(question, video(frames, fps))], "video_order", with_article(chosen[asked]), meta=meta)
 
 
 GREETINGS = (
