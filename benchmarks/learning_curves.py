@@ -38,11 +38,11 @@ to be made; since then in 85 and 90 % of the batches every speaker has the sourc
 have. How much of what these sittings gained is theirs and how much that of more steps was not measured apart. Which of
 their weights to keep was decided by test sentences: see the README. Up to `talker_dpo_2` attempts were drawn hotter
 than replies are, and with a penalty on repetition that those do without.
-`bigvgan_7` has another shape than those before it: four stages in place of six (`benchmarks/results/lost_words.md`). Its
-first two stages began as those of `bigvgan_6`, the others anew; the first four minutes (some 390 steps) have left no
-log, and it was stopped at step 7,434 of 9,000. `bigvgan` has gone on from there with its weights rounded to bfloat16 in
-every forward pass (`rounded`), as the checkpoint holds them: rounded afterwards they cost words. The mels that it was
-shown are those of `dit_6`; `dit` was trained beside it.
+`bigvgan_7` has another shape than those before it: four stages in place of six (`benchmarks/results/lost_words.md`).
+Its first two stages began as those of `bigvgan_6`, the others anew; the first four minutes (some 390 steps) have left
+no log, and it was stopped at step 7,434 of 9,000. `bigvgan` has gone on from there with its weights rounded to
+bfloat16 in every forward pass (`rounded`), as the checkpoint holds them: rounded afterwards they cost words. The mels
+that it was shown are those of `dit_6`; `dit` was trained beside it.
 `seeing` came after `thinker_2_2` here, and `thinker_2_3` went on from it. Before `thinker_2`, the last, its balance was
 undone (the residual stream divided by four), so that one learning rate suited all matrices again.
 `omni-lab train all` needs none of these sittings: they were for want of time on two cores. The first sitting of CLIP,
