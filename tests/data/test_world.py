@@ -87,7 +87,7 @@ def test_many_questions_about_one_picture_ask_nothing_that_a_test_asks():
     assert len(asked) > 1000 and tested.isdisjoint(asked)
     longest = max(talks, key=lambda talk: len(talk.meta["turns"]))
     assert len(longest.messages) == 2 * len(longest.meta["turns"]) - 1 and len(longest.meta["turns"]) == 8
-    listed = {world.sample("listed", "train", 1, i).meta["key"] for i in range(3000)}
+    listed = {key for i in range(3000) for key in world.sample("listed", "train", 1, i).meta["keys"]}
     assert tested.isdisjoint(listed)
     equations = {world.sample("equation", "train", 1, i).meta["key"] for i in range(3000)}
     assert {world.sample("picture_arithmetic", "test", 0, i).meta["key"] for i in range(300)}.isdisjoint(equations)
