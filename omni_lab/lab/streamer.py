@@ -127,6 +127,12 @@ class _Blocks:
     def ready(self, blocks: int) -> bool:
         return len(self.codes) >= (blocks + self.codec.ahead) * self.codec.block
 
+    def sketchable(self) -> bool:
+        return False  # nobody hurries here
+
+    def sketch(self) -> Tensor:
+        return self.codec.render(self.codes[: self.codec.block])[0]
+
     def advance(self, blocks: int, ended: bool = False) -> tuple[Tensor, Tensor]:
         made = self.codec.render(self.codes[: (1 + self.codec.ahead) * self.codec.block])
         del self.codes[: self.codec.block]

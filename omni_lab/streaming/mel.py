@@ -95,6 +95,19 @@ class MelStream:
         """Whether `blocks` blocks and their look-ahead are known."""
         return len(self.codes) >= self.needed(blocks)
 
+    def sketchable(self) -> bool:
+        """Whether the first block is known, and not yet the look-ahead for which it waits."""
+        return not self.blocks and self.codes_a_block <= len(self.codes) < self.needed(1)
+
+    def sketch(self) -> Tensor:
+        """The first block as it sounds without its look-ahead: mel (1, block_size, mel_dim). Nothing is spoken by it.
+
+        Raises InputError where the block is not known."""
+        if self.blocks or len(self.codes) < self.codes_a_block:
+            raise InputError(f"a first block of {self.codes_a_block} codes: {len(self.codes)} are known")
+        codes = torch.tensor([self.codes[: self.codes_a_block]], device=self.voice.device)
+        return self.solve(codes, self.noise_of(self.codes_a_block), final=2)  # no block of it is the next chunk's past
+
     def advance(self, blocks: int, ended: bool = False) -> tuple[Tensor, Tensor]:
         """Speak the next `blocks` blocks: their mel (1, frames, mel_dim), and that of the look-ahead behind them.
 

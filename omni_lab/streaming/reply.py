@@ -28,8 +28,8 @@ from .writing import TextStream
 
 Event = TextDelta | AudioChunk
 # Tokens that the thinker writes at a time, behind the first. From token to token weights stay in the processor's cache;
-# were thinker and talker to take turns, each would drive out the other's.
-BURST = 9
+# were thinker and talker to take turns, each would drive out the other's. With the first they make a block's codes.
+BURST = 11
 TOKEN2WAV = ("num_steps", "guidance_scale", "sway_coefficient", "solver", "ahead", "first_ahead", "noise")
 
 

@@ -14,7 +14,7 @@ import torch
 
 from .account import Account
 from .mel import MelStream
-from .speech import FIRST, MARGIN, WaveStream, chunk_blocks
+from .speech import FIRST, MARGIN, SKETCHED, WaveStream, chunk_blocks
 
 CODES_A_SECOND = 50
 
@@ -42,7 +42,8 @@ class Setting:
     calls: int = 8  # of the DiT a chunk: 2 steps of Runge-Kutta 4
     most_blocks: int = 8  # in a chunk
     margin: int = MARGIN  # mel frames of the vocoder's context
-    first: int = FIRST  # mel frames of the first chunk that are given out before the rest of it
+    first: int = FIRST  # mel frames that are given out before all others
+    sketched: float = SKETCHED  # share of the first block that does not wait for the look-ahead; 0: all of it waits
     tokens: int = 30  # of the reply's text
     seconds: float = 10.0  # of speech
     thinker: float = 1.0  # how many times as dear a token is: a larger model
@@ -68,10 +69,9 @@ def simulate(costs: Costs, setting: Setting | None = None) -> Account:
     work("talker prefill", costs.talker_prefill * setting.talker)
     total = round(setting.seconds * CODES_A_SECOND)
     made, spoken, tokens = 0, 0, 1
-    while spoken < total:
-        blocks = chunk_blocks(-(-spoken // setting.block_codes), setting.most_blocks)
-        ahead = setting.ahead * (1 if spoken else setting.first_ahead)
-        wanted = min(total, spoken + round((blocks + ahead) * setting.block_codes))
+
+    def talk(wanted: int) -> None:
+        nonlocal made, tokens
         while made < wanted:
             if made and tokens < setting.tokens:
                 work("thinker", costs.token * setting.thinker)
@@ -79,20 +79,35 @@ def simulate(costs: Costs, setting: Setting | None = None) -> Account:
             work("talker", costs.code * setting.talker)
             made += 1
             account.marks.setdefault("first code", now)
-        codes = min(blocks * setting.block_codes, total - spoken)
-        beyond = 2 * (wanted - spoken - codes)
-        frames, before = 2 * (wanted - spoken), min(setting.margin, 2 * spoken)
+
+    def paint(frames: int) -> None:
         work("dit", setting.codec * setting.calls * (costs.dit_call + costs.dit_frame * frames))
-        pieces = [2 * codes] if spoken else [min(setting.first, 2 * codes), max(0, 2 * codes - setting.first)]
-        for done, piece in zip((0, pieces[0]), pieces, strict=False):
-            if not piece:
-                continue
-            window = min(setting.margin, before + done) + piece
-            window += min(setting.margin, 2 * codes - done - piece + beyond)
-            work("vocoder", setting.codec * (costs.vocoder_call + costs.vocoder_frame * window))
-            account.marks.setdefault("first sound", now)
-            account.chunks.append((now, piece / (2 * CODES_A_SECOND)))
+
+    def sound(begin: int, end: int, known: int) -> None:
+        """Mel frames begin to end, of which `known` are there."""
+        window = end - begin + min(setting.margin, begin) + min(setting.margin, known - end)
+        work("vocoder", setting.codec * (costs.vocoder_call + costs.vocoder_frame * window))
+        account.marks.setdefault("first sound", now)
+        account.chunks.append((now, (end - begin) / (2 * CODES_A_SECOND)))
+
+    block, heard = setting.block_codes, 0  # heard: mel frames given out
+    if setting.sketched and setting.ahead * setting.first_ahead and total >= block:
+        talk(block)
+        paint(2 * block)
+        heard = max(min(setting.first, 2 * block), round(setting.sketched * 2 * block))
+        for begin, end in itertools.pairwise(sorted({0, min(setting.first, heard), heard})):
+            sound(begin, end, 2 * block)
+    while spoken < total:
+        blocks = chunk_blocks(-(-spoken // block), setting.most_blocks)
+        ahead = setting.ahead * (1 if spoken else setting.first_ahead)
+        wanted = min(total, spoken + round((blocks + ahead) * block))
+        talk(wanted)
+        codes = min(blocks * block, total - spoken)
+        paint(2 * (wanted - spoken))
         spoken += codes
+        if heard < 2 * spoken:
+            sound(heard, 2 * spoken, 2 * wanted)
+            heard = 2 * spoken
     account.tokens, account.codes, account.seconds = tokens, made, total / CODES_A_SECOND
     account.marks["end"] = now
     return account

@@ -98,20 +98,46 @@ def say(model, spoken, margin=12, fade=0.01, ahead=1, first=FIRST):
     return torch.cat(pieces), list(itertools.accumulate(map(len, pieces)))[:-1]
 
 
-def test_a_third_of_the_first_block_is_given_out_first_and_changes_nothing(model, spoken):
-    """Nor does the rest wait: it comes with the next code."""
-    parted, borders = say(model, spoken)
+def test_two_thirds_of_the_first_block_do_not_wait_and_change_next_to_nothing(model, spoken):
+    """Nor does the second of them wait: it comes with the next code."""
+    sketched, borders = say(model, spoken)
     whole, others = say(model, spoken, first=None)
-    assert borders[0] == FIRST * 240 and borders[1:] == others and others[0] == 24 * 240
-    assert float((parted - whole).std() / spoken[4].std()) < WAVE_TOLERANCE
-    torch.testing.assert_close(parted[24 * 240 :], whole[24 * 240 :], atol=1e-5, rtol=0)
+    assert borders[:3] == [8 * 240, 16 * 240, 24 * 240] and borders[2:] == others
+    assert float((sketched - whole).std() / spoken[4].std()) < WAVE_TOLERANCE
+    torch.testing.assert_close(sketched[24 * 240 :], whole[24 * 240 :], atol=1e-5, rtol=0)
     mel = MelStream(model.token2wav.code2wav_dit_model, spoken[1], num_steps=2, solver="euler")
     speech = Speech(mel, WaveStream(model.token2wav.code2wav_bigvgan_model), Account(), first=FIRST)
     with torch.no_grad():
-        made = [speech.add(code) for code in spoken[0].tolist()[:19]]
-        assert [len(piece) for piece in made if piece is not None] == [FIRST * 240, 16 * 240]
-        assert made[17] is not None and made[18] is not None
+        made = [
+            (i + 1, len(piece)) for i, c in enumerate(spoken[0].tolist()[:19]) if (piece := speech.add(c)) is not None
+        ]
+        assert made == [(12, 8 * 240), (13, 8 * 240), (18, 8 * 240)]
         assert sum(map(len, speech.finish())) == 7 * 480, "what is left is not said"
+
+
+@pytest.mark.parametrize("codes", [1, 11, 12, 13, 15, 17, 18])
+def test_a_reply_that_ends_within_its_first_block_is_said_whole(model, spoken, codes):
+    mel = MelStream(model.token2wav.code2wav_dit_model, spoken[1], num_steps=2, solver="euler")
+    speech = Speech(mel, WaveStream(model.token2wav.code2wav_bigvgan_model), Account(), first=FIRST)
+    with torch.no_grad():
+        pieces = [piece for code in spoken[0].tolist()[:codes] if (piece := speech.add(code)) is not None]
+        pieces += list(speech.finish())
+    assert sum(map(len, pieces)) == codes * 480 and all(map(len, pieces))
+
+
+def test_a_sketch_is_the_block_but_for_its_end_and_leaves_no_trace(model, spoken):
+    dit = model.token2wav.code2wav_dit_model
+    with torch.no_grad():
+        once, twice = (MelStream(dit, spoken[1], noise=spoken[2].clone()) for _ in range(2))
+        for stream in (once, twice):
+            stream.add(spoken[0].tolist()[:12])
+        sketch = twice.sketch()
+        for stream in (once, twice):
+            stream.add(spoken[0].tolist()[12:18])
+        torch.testing.assert_close(once.advance(1), twice.advance(1), atol=0, rtol=0)
+        assert sketch.shape == (1, 24, dit.config.mel_dim) and not twice.sketchable()
+        with pytest.raises(InputError, match="a first block of 12 codes: 6 are known"):
+            twice.sketch()
 
 
 def test_no_seam_can_be_measured_but_a_bad_one_is(model, spoken):
@@ -142,7 +168,7 @@ def test_of_many_seams_none_stands_out(model, spoken):
             )
         )[0]
     wave, borders = torch.cat(pieces), list(itertools.accumulate(map(len, pieces)))[:-1]
-    assert len(borders) == 25
+    assert len(borders) == 24 + 2  # of the blocks, and within the first of them
     assert seam_score(wave, borders) < 3
     assert seam_score(wave, borders) < seam_score(whole, borders) + 1, "chunking raises the flux at the borders"
     broken = wave.clone()

@@ -5,7 +5,7 @@ They differ in tasks, in what learns, and in length; everything else is this one
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from ...data.spoken import TRANSCRIBE, to_say
 from ...errors import ConfigError
 from ...processing.processor import OmniProcessor
 from ...thinker import Thinker
-from .. import memory, packing, speech_bank, transcripts
+from .. import memory, packing, places, speech_bank, transcripts
 from ..balance import balance, beyond
 from ..loader import to_device, usable
 from ..optimise import decay_groups
@@ -62,6 +62,7 @@ class ThinkerSettings(Settings, speech_bank.Supply):
     frozen: str = ""  # regular expression on the beginning of names that stay as they are, whatever the recipe teaches
     loudness: float = 0.1  # weight of the loss on pictures and sounds that are LOUDEST times as loud as words, or more
     ctc: float = 0.0  # weight of the loss that makes the audio encoder spell what was said (transcripts.py)
+    places: float = 0.0  # weight of the loss that makes the decoder say where pictures' tokens lie (places.py)
 
 
 CPU = ThinkerSettings(
@@ -172,10 +173,10 @@ class ThinkerRecipe(Recipe):
         position, emphasis = start, emphasised(self.settings.emphasis)
         while True:
             turns = range(self.settings.turns)
-            places = [world.schedule(tasks, self.seed, position + i, self.settings.text, emphasis) for i in turns]
-            position += len(places)
-            taken.extend(range(position - len(places), position))
-            makers = [partial(self.sample, task, split, place) for task, place in places]
+            drawn = [world.schedule(tasks, self.seed, position + i, self.settings.text, emphasis) for i in turns]
+            position += len(drawn)
+            taken.extend(range(position - len(drawn), position))
+            makers = [partial(self.sample, task, split, place) for task, place in drawn]
             made = usable(makers, bad)
             yield from usable([partial(self.encode, conversation(made))] if made else [], bad)
 
@@ -209,9 +210,11 @@ class ThinkerRecipe(Recipe):
         said = batch.get("transcripts")
         given = {name: value for name, value in batch.items() if name != "transcripts"}
         told: dict[str, list[Tensor]] = {"visual": [], "audio_tower": []}  # tokens that each encoder gave
+        states: list[Tensor] = []  # of the decoder, behind the layer that says where a token lies
+        watched = [(getattr(model, tower), kept) for tower, kept in told.items()] + [(places.layer(model), states)]
         hooks = [
-            getattr(model, tower).register_forward_hook(lambda _, __, tokens, kept=kept: kept.append(tokens))
-            for tower, kept in told.items()
+            module.register_forward_hook(lambda _, __, outcome, kept=kept: kept.append(outcome))
+            for module, kept in watched
         ]
         try:
             answers = model(**given, logits_to_keep=0).loss
@@ -219,16 +222,28 @@ class ThinkerRecipe(Recipe):
             for hook in hooks:
                 hook.remove()
         loss, figures = answers, {"answers": answers}
-        media = [tokens.flatten(0, -2) for kept in told.values() for tokens in kept]
-        if self.settings.loudness and media:
+        heard = [tokens.flatten(0, -2) for kept in told.values() for tokens in kept]
+        if self.settings.loudness and heard:
             words = model.model.embed_tokens.weight.detach()
-            excess = beyond(torch.cat(media), words).sub(math.log(LOUDEST)).clamp(min=0).square().mean()
+            excess = beyond(torch.cat(heard), words).sub(math.log(LOUDEST)).clamp(min=0).square().mean()
             loss, figures = loss + self.settings.loudness * excess, figures | {"loudness": excess}
         if said is not None:
             frames, blank = given["feature_attention_mask"].sum(1), processor().tokenizer.pad_token_id or 0
             spelling = transcripts.ctc_loss(model, told["audio_tower"][0], frames, said, blank)
             loss, figures = loss + self.settings.ctc * spelling, figures | {"ctc": spelling}
+        if self.settings.places and (media := self.pictures(given)):
+            lying = torch.cat([states[0][given["input_ids"] == token] for token, _ in media])
+            ends = torch.tensor(place_words(), device=lying.device)
+            where = torch.cat([places.of_grid(grid) for _, grid in media])
+            missed = places.place_loss(model, lying, where, ends)
+            loss, figures = loss + self.settings.places * missed, figures | {"places": missed}
         return loss, figures
+
+    def pictures(self, given: Mapping[str, Tensor]) -> list[tuple[int, Tensor]]:
+        """(placeholder token, sizes in patches) of a batch's pictures and of its videos."""
+        config = self.config.thinker_config
+        kinds = ((config.image_token_index, "image_grid_thw"), (config.video_token_index, "video_grid_thw"))
+        return [(token, given[name]) for token, name in kinds if name in given]
 
     def evaluate(self, model: Any) -> dict[str, float]:
         """Mean loss of held-out answers (nats a token) of each task, a few rows each."""
@@ -244,6 +259,13 @@ class ThinkerRecipe(Recipe):
         if self.heard:
             balance(model)
         save_part(self.parts, self.name, model)
+
+
+@lru_cache(maxsize=1)
+def place_words() -> list[list[list[int]]]:
+    """The first tokens of places.ENDS."""
+    tokens = processor().tokenizer
+    return [[[tokens(word)["input_ids"][0] for word in pair] for pair in axis] for axis in places.ENDS]
 
 
 def emphasised(text: str) -> dict[str, float]:
@@ -332,7 +354,7 @@ class Llava2(ThinkerRecipe):
     tasks = SEEN
     learns = (Learning(r"visual\.merger\.|model\.|lm_head\."),)
     reads, writes = ("llava_1",), ("llava_2",)
-    scales = scaled(steps=0.7)
+    scales = scaled(steps=0.7, places=0.5)
 
 
 class Thinker1(ThinkerRecipe):
@@ -350,7 +372,7 @@ class Thinker2(ThinkerRecipe):
     name = "thinker_2"
     heard = True
     reads, writes = ("thinker_1",), ("thinker_2",)
-    scales = scaled(steps=3.6, ctc=0.3)
+    scales = scaled(steps=3.6, ctc=0.3, places=0.5)
 
 
 class Thinker3(ThinkerRecipe):
@@ -359,4 +381,4 @@ class Thinker3(ThinkerRecipe):
     name = "thinker_3"
     heard = True
     reads, writes = ("thinker_2",), ("thinker_3",)
-    scales = scaled(steps=0.2, turns=4, length=2048)
+    scales = scaled(steps=0.2, turns=4, length=2048, places=0.5)
