@@ -1,5 +1,6 @@
 """Questions about pictures: how many, what colour, where; names, boxes, and science with a picture."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from .words import BY_WORD, CONCEPTS, plural, with_article
 UNSEEN_STYLE = "openmoji"
 MOST = 4  # things of one kind in a counting question
 MOST_TURNS = 8  # questions about one picture
+TELL = "Tell all."
 RELATIONS = ("left", "right", "above", "below")
 
 
@@ -129,6 +131,81 @@ def picture_talk(rng: np.random.Generator, split: str) -> Sample:
     return Sample(messages, "picture_talk", turns[-1].answer, meta=meta)
 
 
+def picture_told(rng: np.random.Generator, split: str) -> Sample:
+    """ "Tell all." -> "a dog top left red, a cat bottom right blue": of each thing, named, what belongs to it.
+
+    A word in an answer is followed by what stands with that word in the picture, at once and without a question between
+    them: from this a decoder learns to find what is named."""
+    scene, answer, keys = told(rng, split)
+    picture = image(scenes.draw(scene, rng if split == "train" else None))
+    meta = {"key": f"told {answer}", "keys": keys, "style": scene.style}
+    return Sample([user(TELL, picture)], "picture_told", answer, meta=meta)
+
+
+def scene_told(rng: np.random.Generator, split: str) -> Sample:
+    """The same about a scene in words."""
+    scene, answer, keys = told(rng, split)
+    meta = {"key": f"told {answer}", "keys": keys}
+    return Sample([user(f"{in_words(scene, rng)}. {TELL}")], "scene_told", answer, meta=meta)
+
+
+def told(rng: np.random.Generator, split: str) -> tuple[Scene, str, list[str]]:
+    """(a scene of different things; each of them with its corner and its colour, in any order, without the colours that
+    are asked for in the other split; the keys of the colours that are told)."""
+    scene = scenes.compose(rng, some_words(rng, int(rng.integers(2, 8))), split, cards=0.8)
+    parts, keys = [], []
+    for thing in scene.things:
+        parts.append(f"{with_article(thing.word)} {corner(thing, scene)}")
+        company = " ".join(sorted(each.word for each in scene.things if each is not thing))
+        key = f"colour {thing.word} {thing.colour} {company}"
+        if thing.colour is not None and wanted("picture", key, split):
+            parts[-1] += f" {thing.colour}"
+            keys.append(key)
+    return scene, ", ".join(parts[int(i)] for i in rng.permutation(len(parts))), keys
+
+
+def in_words(scene: Scene, rng: np.random.Generator) -> str:
+    """ "top left red dog, bottom right blue cat", in any order: attributes come first, so that a thing's own token has
+    all that belongs to it."""
+    parts = [" ".join(filter(None, (corner(each, scene), each.colour, each.word))) for each in scene.things]
+    return ", ".join(parts[int(i)] for i in rng.permutation(len(parts)))
+
+
+def scene_talk(rng: np.random.Generator, split: str) -> Sample:
+    """`picture_talk` about a scene in words: "top left red dog, bottom right blue cat." Box by box is not asked.
+
+    To find the thing that is named, and to say what belongs to it, is the same in words and in pictures; here it takes
+    a tenth of the work to learn."""
+    turns: list[Turn] = []
+    while not any(turn.keys for turn in turns):
+        chosen = some_words(rng, int(rng.integers(2, 5)))
+        chosen += [pick(rng, chosen) for _ in range(int(rng.integers(0, 3)))]
+        scene = scenes.compose(rng, chosen, split, cards=0.7)
+        turns = [turn for turn in askable(scene, plain_corners) if not turn.question.startswith("Box")]
+        turns = [turn for turn in turns if all(wanted(*key, split) for key in turn.keys)]
+        turns = [turns[int(i)] for i in rng.permutation(len(turns))[:MOST_TURNS]]
+    messages = [user(f"{in_words(scene, rng)}. {turns[0].question}")]
+    for turn, following in pairwise(turns):
+        messages += [assistant(turn.answer), user(following.question)]
+    meta = {"key": f"talk {' '.join(sorted(chosen))}", "turns": turns}
+    return Sample(messages, "scene_talk", turns[-1].answer, meta=meta)
+
+
+def corner(thing: Thing, scene: Scene) -> str:
+    """The quarter of the picture in which its middle lies, such as "top left"."""
+    left, top = (place < scene.size / 2 for place in thing.centre)
+    return f"{'top' if top else 'bottom'} {'left' if left else 'right'}"
+
+
+def plain_corners(one: Thing, other: Thing, scene: Scene) -> str | None:
+    """`scenes.relation`, where the two corners alone tell it: None otherwise."""
+    (down, across), (down_other, across_other) = (corner(each, scene).split() for each in (one, other))
+    if (down == down_other) == (across == across_other):
+        return None
+    told = across if down == down_other else {"top": "above", "bottom": "below"}[down]
+    return told if told == scenes.relation(one, other) else None
+
+
 class Turn(NamedTuple):
     """A question about a scene. keys: what `wanted` must say of it, (kind, key) each; none: it suits every split."""
 
@@ -137,7 +214,10 @@ class Turn(NamedTuple):
     keys: tuple[tuple[str, str], ...] = ()
 
 
-def askable(scene: Scene) -> list[Turn]:
+def askable(
+    scene: Scene,
+    side_of: Callable[[Thing, Thing, Scene], str | None] = lambda one, other, _: scenes.relation(one, other),
+) -> list[Turn]:
     """All questions that a scene of the words table answers. Only what stands there once is asked for by name."""
     every = [thing.word for thing in scene.things]
     turns = [Turn("How many things?", str(len(every)))]
@@ -149,7 +229,7 @@ def askable(scene: Scene) -> list[Turn]:
     for thing in alone:
         turns += asked_of(thing, scene)
         for other in alone:
-            side = None if other is thing else scenes.relation(thing, other)
+            side = None if other is thing else side_of(thing, other, scene)
             if side is not None:
                 keys = (("picture", f"relation {side} {thing.word} {other.word}"),)
                 turns.append(Turn(f"Where is the {thing.word}, seen from the {other.word}?", side, keys))
@@ -161,11 +241,9 @@ def asked_of(thing: Thing, scene: Scene) -> list[Turn]:
     that colour."""
     company = " ".join(sorted(each.word for each in scene.things if each is not thing))
     boxed = (("grounding", f"box {thing.word} {company}"),)
-    x, y = (thing.centre[0] < scene.size / 2, thing.centre[1] < scene.size / 2)
-    corner = f"{'top' if y else 'bottom'} {'left' if x else 'right'}"
     turns = [
         Turn(f"Box of the {thing.word}?", scene.told_box(thing), boxed),
-        Turn(f"Where is the {thing.word}?", corner),
+        Turn(f"Where is the {thing.word}?", corner(thing, scene)),
     ]
     if thing.colour is not None:
         keys = (("picture", f"colour {thing.word} {thing.colour} {company}"),)

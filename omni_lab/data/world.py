@@ -42,6 +42,9 @@ TASKS: dict[str, Task] = {
         "pictures.picture_qa_unseen_style", ("image",), test_only=True, about="the same in a style never trained on"
     ),
     "picture_talk": Task("pictures.picture_talk", ("image",), weight=2.0, about="many questions about one picture"),
+    "scene_talk": Task("pictures.scene_talk", (), about="the same about a scene in words"),
+    "picture_told": Task("pictures.picture_told", ("image",), about="all things of a picture, with place and colour"),
+    "scene_told": Task("pictures.scene_told", (), about="the same about a scene in words"),
     "caption": Task("dialogues.described", ("image",), about="a picture and its caption"),
     "dialogue": Task("dialogues.dialogue", ("image",), about="conversation, detailed description, reasoning"),
     "picture_arithmetic": Task("rendered.picture_arithmetic", ("image",), about="X + Y = 10, X = 2, Y = ?"),

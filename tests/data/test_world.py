@@ -1,6 +1,7 @@
 """The world is a pure function of (task, split, seed, index), and no content of a test can turn up in training."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from omni_lab.data.sample import Sample, check
 from omni_lab.data.words import BY_WORD, plural
 from omni_lab.errors import DataError
 
-CHEAP = ("text_qa", "text_chat", "sound_events", "audio_order", "picture_qa", "caption", "dialogue", "ocr",
-         "picture_arithmetic", "equation", "listed", "page", "grounding", "science_choice", "video_order",
-         "av_synchrony")  # fmt: skip
+CHEAP = (
+    "text_qa", "text_chat", "sound_events", "audio_order", "picture_qa", "picture_told", "scene_told",
+    "caption", "dialogue", "ocr", "picture_arithmetic", "equation", "listed", "page", "grounding",
+    "science_choice", "video_order", "av_synchrony",
+)  # fmt: skip
 TRAINABLE = tuple(name for name, task in world.TASKS.items() if not task.test_only)
 
 
@@ -82,7 +85,7 @@ def test_no_key_of_a_test_turns_up_in_training(task):
 
 def test_many_questions_about_one_picture_ask_nothing_that_a_test_asks():
     tested = {world.sample(task, "test", 0, i).meta["key"] for task in ("picture_qa", "grounding") for i in range(400)}
-    talks = [world.sample("picture_talk", "train", 1, i) for i in range(400)]
+    talks = [world.sample(task, "train", 1, i) for task in ("picture_talk", "scene_talk") for i in range(400)]
     asked = {key for talk in talks for turn in talk.meta["turns"] for _, key in turn.keys}
     assert len(asked) > 1000 and tested.isdisjoint(asked)
     longest = max(talks, key=lambda talk: len(talk.meta["turns"]))
@@ -91,6 +94,56 @@ def test_many_questions_about_one_picture_ask_nothing_that_a_test_asks():
     assert tested.isdisjoint(listed)
     equations = {world.sample("equation", "train", 1, i).meta["key"] for i in range(3000)}
     assert {world.sample("picture_arithmetic", "test", 0, i).meta["key"] for i in range(300)}.isdisjoint(equations)
+
+
+def parts_of(words: str) -> list[tuple[str, str | None, str]]:
+    """(corner, colour, thing) of each part of a scene in words."""
+    split = [part.split() for part in words.split(", ")]
+    return [(" ".join(part[:2]), part[2] if len(part) == 4 else None, part[-1]) for part in split]
+
+
+def test_a_scene_in_words_answers_what_is_asked_of_it():
+    asked = set()
+    for i in range(300):
+        sample = world.sample("scene_talk", "train", 3, i)
+        words = sample.messages[0]["content"][-1]["text"].split(". ")[0]
+        things = parts_of(words)
+        for turn in sample.meta["turns"]:
+            for corner, colour, thing in things:
+                others = [part for part in things if part[2] == thing]
+                if turn.question == f"Where is the {thing}?":
+                    assert [part[0] for part in others] == [turn.answer]
+                elif turn.question == f"What colour is behind the {thing}?":
+                    assert [part[1] for part in others] == [turn.answer]
+                elif turn.question == f"What is on {colour}?":
+                    assert turn.answer.split()[-1] == thing
+                elif turn.question == f"How many {plural(thing)}?":
+                    assert turn.answer == str(len(others))
+                elif turn.question.startswith(f"Where is the {thing}, seen from the "):
+                    (other,) = [part for part in things if turn.question.endswith(f" {part[2]}?")]
+                    down, across = corner.split(), other[0].split()
+                    side = {"top": "above", "bottom": "below"}[down[0]] if down[1] == across[1] else down[1]
+                    assert (down[0] == across[0]) != (down[1] == across[1]) and turn.answer == side
+                else:
+                    continue
+                asked.add(turn.question.split(" the ")[0].split(" on ")[0].split(" many ")[0])
+    assert asked == {"Where is", "What colour is behind", "What is", "How"}
+
+
+def test_all_is_told_but_what_tests_ask():
+    asked = {world.sample("picture_qa", "test", 0, i).meta["key"] for i in range(2000)}
+    for task in ("picture_told", "scene_told"):
+        made = [world.sample(task, "train", 1, i) for i in range(600)]
+        assert asked.isdisjoint(key for sample in made for key in sample.meta["keys"])
+        assert sum(len(sample.meta["keys"]) for sample in made) > 1000
+    for i in range(100):
+        sample = world.sample("scene_told", "train", 2, i)
+        words = sample.messages[0]["content"][-1]["text"].split(". ")[0]
+        shown = {thing: (corner, colour) for corner, colour, thing in parts_of(words)}
+        answer = [re.sub("^an? ", "", part).split() for part in sample.answer.split(", ")]
+        assert sorted(shown) == sorted(part[0] for part in answer)
+        for thing, down, across, *colour in answer:
+            assert shown[thing][0] == f"{down} {across}" and colour in ([], [shown[thing][1]])
 
 
 def test_what_is_listed_is_counted():

@@ -32,7 +32,7 @@ from ..parts import need_part, save_part
 from ..recipe import Batch, Recipe, Settings
 from ..stand_ins import complete
 
-TEXT = ("text_qa", "text_chat", "equation", "listed", "repeat", "say_this")
+TEXT = ("text_qa", "text_chat", "equation", "listed", "scene_talk", "scene_told", "repeat", "say_this")
 HEARD = ("asr", "asr_recorded", "speech_translation", "spoken_qa", "sound_events", "audio_order", "music")
 SEEN = ("picture_qa", "picture_talk", "picture_arithmetic", "ocr", "page", "grounding", "science_choice")
 SPELLED = ("ocr",)  # answered letter by letter, as pictures spell: each letter is a token of its own
