@@ -15,7 +15,6 @@ from .words import BY_WORD, CONCEPTS, plural, with_article
 UNSEEN_STYLE = "openmoji"
 MOST = 4  # things of one kind in a counting question
 MOST_TURNS = 8  # questions about one picture
-TELL = "Tell all."
 RELATIONS = ("left", "right", "above", "below")
 
 
@@ -132,36 +131,39 @@ def picture_talk(rng: np.random.Generator, split: str) -> Sample:
 
 
 def picture_told(rng: np.random.Generator, split: str) -> Sample:
-    """ "Tell all." -> "a dog top left red, a cat bottom right blue": of each thing, named, what belongs to it.
+    """ "Tell side, colour." -> "a dog left red, a cat right blue": of each thing, named, some of what belongs to it.
 
     A word in an answer is followed by what stands with that word in the picture, at once and without a question between
-    them: from this a decoder learns to find what is named."""
-    scene, answer, keys = told(rng, split)
+    them: from this a decoder learns to find what is named. What is told first changes, so that a thing's name alone
+    must bring all that belongs to it."""
+    scene, question, answer, keys = told(rng, split)
     picture = image(scenes.draw(scene, rng if split == "train" else None))
     meta = {"key": f"told {answer}", "keys": keys, "style": scene.style}
-    return Sample([user(TELL, picture)], "picture_told", answer, meta=meta)
+    return Sample([user(question, picture)], "picture_told", answer, meta=meta)
 
 
 def scene_told(rng: np.random.Generator, split: str) -> Sample:
     """The same about a scene in words."""
-    scene, answer, keys = told(rng, split)
+    scene, question, answer, keys = told(rng, split)
     meta = {"key": f"told {answer}", "keys": keys}
-    return Sample([user(f"{in_words(scene, rng)}. {TELL}")], "scene_told", answer, meta=meta)
+    return Sample([user(f"{in_words(scene, rng)}. {question}")], "scene_told", answer, meta=meta)
 
 
-def told(rng: np.random.Generator, split: str) -> tuple[Scene, str, list[str]]:
-    """(a scene of different things; each of them with its corner and its colour, in any order, without the colours that
-    are asked for in the other split; the keys of the colours that are told)."""
+def told(rng: np.random.Generator, split: str) -> tuple[Scene, str, str, list[str]]:
+    """(a scene of different things; what of them to tell; each of them with that, in any order, without the colours
+    that are asked for in the other split; the keys of the colours that are told)."""
     scene = scenes.compose(rng, some_words(rng, int(rng.integers(2, 8))), split, cards=0.8)
+    facts = [("row", "side", "colour")[int(i)] for i in rng.permutation(3)[: rng.integers(1, 4)]]
     parts, keys = [], []
     for thing in scene.things:
-        parts.append(f"{with_article(thing.word)} {corner(thing, scene)}")
         company = " ".join(sorted(each.word for each in scene.things if each is not thing))
         key = f"colour {thing.word} {thing.colour} {company}"
-        if thing.colour is not None and wanted("picture", key, split):
-            parts[-1] += f" {thing.colour}"
+        known = dict(zip(("row", "side"), corner(thing, scene).split(), strict=True))
+        if "colour" in facts and thing.colour is not None and wanted("picture", key, split):
+            known["colour"] = thing.colour
             keys.append(key)
-    return scene, ", ".join(parts[int(i)] for i in rng.permutation(len(parts))), keys
+        parts.append(" ".join([with_article(thing.word), *(known[fact] for fact in facts if fact in known)]))
+    return scene, f"Tell {', '.join(facts)}.", ", ".join(parts[int(i)] for i in rng.permutation(len(parts))), keys
 
 
 def in_words(scene: Scene, rng: np.random.Generator) -> str:
@@ -244,9 +246,11 @@ def asked_of(thing: Thing, scene: Scene) -> list[Turn]:
     turns = [
         Turn(f"Box of the {thing.word}?", scene.told_box(thing), boxed),
         Turn(f"Where is the {thing.word}?", corner(thing, scene)),
+        Turn(f"The {thing.word}?", corner(thing, scene)),
     ]
     if thing.colour is not None:
         keys = (("picture", f"colour {thing.word} {thing.colour} {company}"),)
+        turns[-1] = Turn(f"The {thing.word}?", f"{corner(thing, scene)} {thing.colour}", keys)
         turns.append(Turn(f"What colour is behind the {thing.word}?", thing.colour, keys))
         if [each.colour for each in scene.things].count(thing.colour) == 1:
             turns.append(Turn(f"What is on {thing.colour}?", with_article(thing.word), keys))

@@ -23,7 +23,7 @@ from ...data.splits import generator, pick
 from ...data.spoken import TRANSCRIBE, to_say
 from ...errors import ConfigError
 from ...processing.processor import OmniProcessor
-from ...thinker import Thinker
+from ...thinker import Thinker, next_tokens
 from .. import memory, packing, places, speech_bank, transcripts
 from ..balance import balance, beyond
 from ..loader import to_device, usable
@@ -63,6 +63,7 @@ class ThinkerSettings(Settings, speech_bank.Supply):
     loudness: float = 0.1  # weight of the loss on pictures and sounds that are LOUDEST times as loud as words, or more
     ctc: float = 0.0  # weight of the loss that makes the audio encoder spell what was said (transcripts.py)
     places: float = 0.0  # weight of the loss that makes the decoder say where pictures' tokens lie (places.py)
+    early: float = 0.0  # weight of the answers' loss behind two thirds of the layers, where later tokens can still look
 
 
 CPU = ThinkerSettings(
@@ -211,7 +212,9 @@ class ThinkerRecipe(Recipe):
         given = {name: value for name, value in batch.items() if name != "transcripts"}
         told: dict[str, list[Tensor]] = {"visual": [], "audio_tower": []}  # tokens that each encoder gave
         states: list[Tensor] = []  # of the decoder, behind the layer that says where a token lies
-        watched = [(getattr(model, tower), kept) for tower, kept in told.items()] + [(places.layer(model), states)]
+        halfway: list[Tensor] = []  # and behind the one that answers early
+        watched = [(getattr(model, tower), kept) for tower, kept in told.items()]
+        watched += [(places.layer(model), states), (model.model.layers[2 * len(model.model.layers) // 3 - 1], halfway)]
         hooks = [
             module.register_forward_hook(lambda _, __, outcome, kept=kept: kept.append(outcome))
             for module, kept in watched
@@ -231,6 +234,10 @@ class ThinkerRecipe(Recipe):
             frames, blank = given["feature_attention_mask"].sum(1), processor().tokenizer.pad_token_id or 0
             spelling = transcripts.ctc_loss(model, told["audio_tower"][0], frames, said, blank)
             loss, figures = loss + self.settings.ctc * spelling, figures | {"ctc": spelling}
+        if self.settings.early:
+            targets = next_tokens(given["labels"], given["segment_ids"], given["labels"].shape)
+            sooner = model.loss(model.model.norm(halfway[0]), None, targets)
+            loss, figures = loss + self.settings.early * sooner, figures | {"early": sooner}
         if self.settings.places and (media := self.pictures(given)):
             lying = torch.cat([states[0][given["input_ids"] == token] for token, _ in media])
             ends = torch.tensor(place_words(), device=lying.device)
