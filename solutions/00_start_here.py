@@ -166,8 +166,9 @@ lab.show(figure, alt=words)
 # keeps up and only the first three are felt as waiting.
 #
 # Here are the costs of your machine, measured now, in a simulator. The DiT works on a block of codes at a time (12
-# codes are 0.24 s) and first waits for some of what follows: `ahead`, in blocks. `calls` is how often the DiT runs for
-# one chunk of sound. `thinker` is how many times as dear a token is, `machine` how many times as fast everything runs.
+# codes are 0.24 s) and waits for some of what follows: `ahead`, in blocks. Only the beginning of the very first block
+# does not wait, because you do. `calls` is how often the DiT runs for one chunk of sound. `thinker` is how many times
+# as dear a token is, `machine` how many times as fast everything runs.
 #
 # Silence is when the player has run out of sound. Which slider brings it, and which takes it away?
 
@@ -274,7 +275,7 @@ lab.play(0.3 * tone, 16000, alt="A steady tone at 440 Hz, the A of an orchestra.
 # %% [markdown]
 # ## What you have seen
 # - One model that reads, looks and listens, writes and speaks, at once.
-# - Its first sound needs the question, the first words, 18 codes, 8 calls of the DiT and 0.08 s from the vocoder.
+# - Its first sound needs the question, the first words, 12 codes, 8 calls of the DiT and 0.1 s from the vocoder.
 # - A check that says what is wrong, and your function running inside the real thing.
 #
 # Every lab ends with your points, and with one figure by which the run is judged.

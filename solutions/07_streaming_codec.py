@@ -1112,9 +1112,10 @@ lab.explore(
 )
 
 # %% [markdown]
-# Now the account of a real reply: the whole `OmniModel` streams, with your functions inside it. Its first chunk waits
-# for half of the look-ahead only: 18 codes, not 24 (`first_ahead`). So line 3 is a little less than your formula with
-# `ahead=1` says. Without a trained checkpoint its weights are random: the *times* are real, the words are not.
+# Now the account of a real reply: the whole `OmniModel` streams, with your functions inside it. The beginning of its
+# first block does not wait for the look-ahead (`MelStream.sketch`): it is what that changes least. So line 3 is what
+# your formula says with `ahead=0`, not with 1. Without a trained checkpoint its weights are random: the *times* are
+# real, the words are not.
 
 # %%
 reply = model.stream(

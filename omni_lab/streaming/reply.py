@@ -28,8 +28,9 @@ from .writing import TextStream
 
 Event = TextDelta | AudioChunk
 # Tokens that the thinker writes at a time, behind the first. From token to token weights stay in the processor's cache;
-# were thinker and talker to take turns, each would drive out the other's. With the first they make a block's codes.
-BURST = 11
+# were thinker and talker to take turns, each would drive out the other's. With the first they make a block's codes;
+# then fewer at a time, because what was given out first will soon have been heard.
+BURST, LATER_BURST = 11, 6
 TOKEN2WAV = ("num_steps", "guidance_scale", "sway_coefficient", "solver", "ahead", "first_ahead", "noise")
 
 
@@ -212,10 +213,12 @@ class ReplyStream:
         return chunk
 
 
-def in_bursts(vectors: Iterator[Tensor], size: int = BURST) -> Iterator[Tensor]:
+def in_bursts(vectors: Iterator[Tensor], first: int = BURST, size: int = LATER_BURST) -> Iterator[Tensor]:
     """The same, drawn several at a time."""
-    while burst := list(itertools.islice(vectors, size)):
+    burst = list(itertools.islice(vectors, first))
+    while burst:
         yield from burst
+        burst = list(itertools.islice(vectors, size))
 
 
 def prepared_voice(dit: DiT, voice: Speaker) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 
 from .account import Account
 from .mel import MelStream
-from .speech import FIRST, MARGIN, SKETCHED, WaveStream, chunk_blocks
+from .speech import FIRST, MARGIN, WaveStream, chunk_blocks
 
 CODES_A_SECOND = 50
 
@@ -42,8 +42,7 @@ class Setting:
     calls: int = 8  # of the DiT a chunk: 2 steps of Runge-Kutta 4
     most_blocks: int = 8  # in a chunk
     margin: int = MARGIN  # mel frames of the vocoder's context
-    first: int = FIRST  # mel frames that are given out before all others
-    sketched: float = SKETCHED  # share of the first block that does not wait for the look-ahead; 0: all of it waits
+    first: int = FIRST  # mel frames of the first block that do not wait for their look-ahead; 0: all of them wait
     tokens: int = 30  # of the reply's text
     seconds: float = 10.0  # of speech
     thinker: float = 1.0  # how many times as dear a token is: a larger model
@@ -91,12 +90,11 @@ def simulate(costs: Costs, setting: Setting | None = None) -> Account:
         account.chunks.append((now, (end - begin) / (2 * CODES_A_SECOND)))
 
     block, heard = setting.block_codes, 0  # heard: mel frames given out
-    if setting.sketched and setting.ahead * setting.first_ahead and total >= block:
+    if setting.first and setting.ahead * setting.first_ahead and total >= block:
         talk(block)
         paint(2 * block)
-        heard = max(min(setting.first, 2 * block), round(setting.sketched * 2 * block))
-        for begin, end in itertools.pairwise(sorted({0, min(setting.first, heard), heard})):
-            sound(begin, end, 2 * block)
+        heard = min(setting.first, 2 * block - 1)
+        sound(0, heard, 2 * block)
     while spoken < total:
         blocks = chunk_blocks(-(-spoken // block), setting.most_blocks)
         ahead = setting.ahead * (1 if spoken else setting.first_ahead)

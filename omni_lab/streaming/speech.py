@@ -6,8 +6,8 @@ Notable:
   computed beyond its end, so that no seam is heard;
 - chunks grow: the first is one block, because someone is waiting; later ones are longer, because the look-ahead is
   paid once a chunk;
-- the first block does not wait for its look-ahead: two thirds of it are given out as a sketch says them, one before
-  the other, and the last third, on which the look-ahead bears, comes of the block as it is spoken;
+- the first block does not wait for its look-ahead: its beginning is given out as a sketch says it, and its end, on
+  which the look-ahead bears, comes of the block as it is spoken;
 - state is a few blocks, however long the reply.
 """
 
@@ -23,10 +23,9 @@ from ..errors import ConfigError
 from .account import Account
 
 MARGIN = 12  # mel frames of context on each side of a vocoder's chunk (0.12 s); beyond them it hears next to nothing
-FIRST = 8  # mel frames that are given out first (0.08 s): more than twice what making the next ones takes
-# Share of the first block that is given out before the look-ahead is known. With the trained nano DiT it changes 4 % of
-# these frames' spread, no more than half of the look-ahead would, and 48 % of the last third's.
-SKETCHED = 2 / 3
+# Mel frames that are given out before their look-ahead is known (0.1 s): a third longer than it takes to make the rest
+# of their block. With the trained nano DiT it would change 4 % of their mel's spread, and of the last eight's 48 %.
+FIRST = 10
 FADE = 0.01  # seconds over which a chunk fades into the next
 
 
@@ -109,50 +108,37 @@ class Speech:
     ) -> None:
         """most_blocks: of a chunk; disclosed: whether the sound carries the audible mark of an enrolled voice;
 
-        first: mel frames that are given out before all others (default: none, the first chunk is like every chunk)."""
+        first: mel frames that do not wait for their look-ahead (default: none)."""
         self.mel, self.wave, self.account, self.most = mel, wave, account, most_blocks
         self.disclosed, self.first, self.spoken = disclosed, first, 0  # samples so far
-        self.rest: tuple[Tensor, Tensor] | None = None  # of the sketch: mel that is to be given out, and what follows
-        self.sketched = 0  # mel frames of the first block that the sketch gives out
+        self.sketched = 0  # mel frames of the first block that have been given out before it was spoken
 
     def add(self, code: int) -> Tensor | None:
         """One more code; samples (n,), float32, on the CPU, when there are some to give out, else None."""
         self.mel.add([code])
-        if self.rest is not None:
-            return self.remaining()
-        if self.first is not None and not self.sketched and self.mel.sketchable():
+        if self.first and not self.sketched and self.mel.sketchable():
             return self.sketch(self.first)
         blocks = chunk_blocks(self.mel.blocks, self.most)
         return self.chunk(blocks) if self.mel.ready(blocks) else None
 
     def finish(self) -> Iterator[Tensor]:
         """No more codes: the rest, in chunks."""
-        while self.rest is not None or self.mel.codes:
-            if self.rest is not None:
-                yield self.remaining()
-            else:
-                yield self.chunk(chunk_blocks(self.mel.blocks, self.most), ended=True)
+        while self.mel.codes:
+            yield self.chunk(chunk_blocks(self.mel.blocks, self.most), ended=True)
 
     def sketch(self, first: int) -> Tensor:
         """Samples of the `first` mel frames of all."""
         with self.account.span("dit"):
             mel = self.mel.sketch()
-        self.sketched = max(first, round(SKETCHED * mel.shape[1]))
-        self.rest = mel[:, first : self.sketched], mel[:, self.sketched :]
-        return self.voiced(mel[:, :first], mel[:, first:])
-
-    def remaining(self) -> Tensor:
-        """Samples of the rest of the sketch."""
-        assert self.rest is not None
-        rest, self.rest = self.rest, None
-        return self.voiced(*rest)
+        self.sketched = min(first, mel.shape[1] - 1)
+        return self.voiced(mel[:, : self.sketched], mel[:, self.sketched :])
 
     def chunk(self, blocks: int, ended: bool = False) -> Tensor:
         """Samples of the next `blocks` blocks, without what a sketch has given out of them."""
         done = 0 if self.mel.blocks else self.sketched
         with self.account.span("dit"):
             mel, ahead = self.mel.advance(blocks, ended)
-        return self.voiced(mel[:, done:], ahead)
+        return self.voiced(mel[:, done:] if done else mel, ahead)
 
     def voiced(self, mel: Tensor, ahead: Tensor) -> Tensor:
         """Samples of these frames."""

@@ -50,8 +50,8 @@ def never_ending(model):
 
 def test_the_thinker_writes_in_bursts():
     drawn = []
-    vectors = in_bursts((drawn.append(i) or i for i in range(7)), 3)
-    assert [(next(vectors), len(drawn)) for _ in range(7)] == [(0, 3), (1, 3), (2, 3), (3, 6), (4, 6), (5, 6), (6, 7)]
+    vectors = in_bursts((drawn.append(i) or i for i in range(7)), 3, 2)
+    assert [(next(vectors), len(drawn)) for _ in range(7)] == [(0, 3), (1, 3), (2, 3), (3, 5), (4, 5), (5, 7), (6, 7)]
 
 
 def test_text_alone(model):

@@ -16,13 +16,13 @@ COSTS = Costs(0.010, 0.002, 0.008, 0.002, 0.001, 0.00002, 0.004, 0.0005)
 def test_the_first_sound_by_hand():
     account = simulate(COSTS, Setting(tokens=10))
     codes = 12 * 0.002 + 9 * 0.002  # a block
-    dit, vocoder = 8 * (0.001 + 0.00002 * 24), 0.004 + 0.0005 * (8 + 12)  # a third of the block, and what follows it
+    dit, vocoder = 8 * (0.001 + 0.00002 * 24), 0.004 + 0.0005 * (10 + 12)  # its beginning, and what follows
     assert account.marks["first sound"] == pytest.approx(0.010 + 0.002 + 0.008 + codes + dit + vocoder)
-    waits = replace(Setting(tokens=10), sketched=0)
+    waits = Setting(tokens=10, first=0)
     codes, dit = 18 * 0.002 + 9 * 0.002, 8 * (0.001 + 0.00002 * 36)  # and half of its look-ahead
     vocoder = 0.004 + 0.0005 * 48 + 0.0005 * 12  # of all of it, and 12 frames behind
     assert simulate(COSTS, waits).marks["first sound"] == pytest.approx(0.020 + codes + dit + vocoder - 0.012)
-    assert [round(length, 2) for _, length in account.chunks[:4]] == [0.08, 0.08, 0.08, 0.24]
+    assert [round(length, 2) for _, length in account.chunks[:4]] == [0.1, 0.14, 0.24, 0.24]
     assert account.seconds == 10.0 and account.codes == 500
     assert sum(list(account.sources().values())[:3]) == pytest.approx(account.marks["first sound"])
 
@@ -30,10 +30,10 @@ def test_the_first_sound_by_hand():
 @pytest.mark.parametrize(
     "change",
     [
-        {"ahead": 2, "sketched": 0},
-        {"first_ahead": 1.0, "sketched": 0},
+        {"ahead": 2, "first": 0},
+        {"first_ahead": 1.0, "first": 0},
         {"block_codes": 24},
-        {"sketched": 0},
+        {"first": 0},
         {"calls": 36},
         {"talker": 3.0},
         {"codec": 2.0},
@@ -41,16 +41,16 @@ def test_the_first_sound_by_hand():
     ],
 )
 def test_whatever_costs_more_comes_later(change):
-    waits = replace(Setting(), sketched=0 if len(change) > 1 else Setting.sketched)
+    waits = replace(Setting(), first=0 if len(change) > 1 else Setting.first)
     plain, changed = simulate(COSTS, waits), simulate(COSTS, replace(Setting(), **change))
     assert changed.marks["first sound"] > plain.marks["first sound"]
 
 
 @pytest.mark.parametrize("change", [{"ahead": 2}, {"first_ahead": 1.0}])
-def test_a_longer_look_ahead_delays_what_comes_behind_the_sketch(change):
+def test_a_longer_look_ahead_delays_what_comes_behind_what_is_sketched(change):
     plain, changed = simulate(COSTS), simulate(COSTS, replace(Setting(), **change))
     assert changed.marks["first sound"] == plain.marks["first sound"]
-    assert changed.chunks[2][0] > plain.chunks[2][0]
+    assert changed.chunks[1][0] > plain.chunks[1][0]
 
 
 def test_a_machine_too_slow_falls_silent_and_one_fast_enough_does_not():

@@ -98,20 +98,18 @@ def say(model, spoken, margin=12, fade=0.01, ahead=1, first=FIRST):
     return torch.cat(pieces), list(itertools.accumulate(map(len, pieces)))[:-1]
 
 
-def test_two_thirds_of_the_first_block_do_not_wait_and_change_next_to_nothing(model, spoken):
-    """Nor does the second of them wait: it comes with the next code."""
+def test_what_does_not_wait_for_the_look_ahead_changes_next_to_nothing(model, spoken):
     sketched, borders = say(model, spoken)
     whole, others = say(model, spoken, first=None)
-    assert borders[:3] == [8 * 240, 16 * 240, 24 * 240] and borders[2:] == others
+    assert borders[0] == FIRST * 240 and borders[1:] == others and others[0] == 24 * 240
     assert float((sketched - whole).std() / spoken[4].std()) < WAVE_TOLERANCE
     torch.testing.assert_close(sketched[24 * 240 :], whole[24 * 240 :], atol=1e-5, rtol=0)
     mel = MelStream(model.token2wav.code2wav_dit_model, spoken[1], num_steps=2, solver="euler")
     speech = Speech(mel, WaveStream(model.token2wav.code2wav_bigvgan_model), Account(), first=FIRST)
     with torch.no_grad():
-        made = [
-            (i + 1, len(piece)) for i, c in enumerate(spoken[0].tolist()[:19]) if (piece := speech.add(c)) is not None
-        ]
-        assert made == [(12, 8 * 240), (13, 8 * 240), (18, 8 * 240)]
+        pieces = {number: speech.add(code) for number, code in enumerate(spoken[0].tolist()[:19], start=1)}
+        made = [(number, len(piece)) for number, piece in pieces.items() if piece is not None]
+        assert made == [(12, FIRST * 240), (18, (24 - FIRST) * 240)]
         assert sum(map(len, speech.finish())) == 7 * 480, "what is left is not said"
 
 
@@ -168,7 +166,7 @@ def test_of_many_seams_none_stands_out(model, spoken):
             )
         )[0]
     wave, borders = torch.cat(pieces), list(itertools.accumulate(map(len, pieces)))[:-1]
-    assert len(borders) == 24 + 2  # of the blocks, and within the first of them
+    assert len(borders) == 24 + 1  # of the blocks, and within the first of them
     assert seam_score(wave, borders) < 3
     assert seam_score(wave, borders) < seam_score(whole, borders) + 1, "chunking raises the flux at the borders"
     broken = wave.clone()
