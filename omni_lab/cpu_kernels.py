@@ -5,8 +5,8 @@ autocast.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, Self
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple, Self
 from weakref import WeakKeyDictionary
 
 import torch
@@ -66,7 +66,7 @@ class Linear(nn.Linear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.numel() >= ONEDNN_ROWS * x.shape[-1] and applies(x, self.weight) and torch.backends.mkldnn.is_available():
+        if x.numel() >= ONEDNN_ROWS * x.shape[-1] and applies(x, self.weight) and has_onednn():
             return OneDNNLinear.apply(x, self.weight, self.bias)
         return F.linear(x, self.weight, self.bias)
 
@@ -76,11 +76,15 @@ class DecoderLinear(Linear):
 
     So MKL reads it at up to twice the speed when a single token is decoded, oneDNN multiplies it as fast or faster,
     and no copy is held beside it. Values, shape and name stay; `train()` and `to()` put it in order again.
-    It must be a dense tensor of its own: for a view into a wider matrix oneDNN has its reference kernel alone, a
-    thousand times slower.
+    Several that multiply the same input may lie side by side in one matrix: see `Joined`.
     """
 
     LIMIT = 8 * 2**20  # bytes; larger weights come from memory-mapped files and are not read all over for this
+
+    def forward(self, x: Tensor) -> Tensor:
+        # For a view into a wider matrix oneDNN has its reference kernel alone, a thousand times slower than MKL.
+        wide = self.weight.stride(0) == 1 and self.weight.stride(1) > self.weight.shape[0]
+        return F.linear(x, self.weight, self.bias) if wide else super().forward(x)
 
     def train(self, mode: bool = True) -> Self:
         """As in torch; then the weight is laid out."""
@@ -94,17 +98,112 @@ class DecoderLinear(Linear):
         self.lay_out()
         return self
 
+    def movable(self) -> bool:
+        """Whether the weight is an ordinary tensor, whose order may be changed."""
+        weight = self.weight
+        return type(weight) in (Tensor, nn.Parameter) and not weight.is_meta and not weight.is_inference()
+
+    def by_columns(self) -> bool:
+        """Whether the weight is to lie columns first."""
+        return not self.training and applies(self.weight, self.weight) and self.weight.nbytes <= self.LIMIT
+
     def lay_out(self) -> None:
         """Put the weight in the order that suits its device and mode."""
-        weight = self.weight
-        if type(weight) not in (Tensor, nn.Parameter) or weight.is_meta or weight.is_inference():
+        if not self.movable():
             return
-        columns = not self.training and applies(weight, weight) and weight.nbytes <= self.LIMIT
+        columns, weight = self.by_columns(), self.weight
         with torch.inference_mode(False), torch.no_grad():  # it may have to learn later
             laid = weight.detach().t() if columns else weight.detach()
-            if not laid.is_contiguous():
+            if not laid.is_contiguous() and not (columns and laid.stride(1) == 1):
                 laid = laid.contiguous()
                 weight.data = laid.t() if columns else laid
+
+
+class Joint(NamedTuple):
+    """Weights side by side: (in, out of all), their biases (out of all,) or None, and how wide each is."""
+
+    columns: Tensor
+    bias: Tensor | None
+    widths: tuple[int, ...]
+
+
+class Joined(nn.Module):
+    """A module with several DecoderLinears that multiply the same input, named in `JOINED`.
+
+    In eval mode on a CPU their weights are views into one matrix, and one product stands for all of them: when a single
+    token is decoded, most of a product's time is that of calling it. Names, values and shapes stay those of separate
+    layers; in train mode they are separate, and so they are wherever a gradient is wanted.
+    """
+
+    JOINED: ClassVar[tuple[str, ...]] = ()
+    joint: Joint | None = None
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch; then the weights are joined or parted."""
+        super().train(mode)
+        self.join()
+        return self
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        """What `to`, `cuda` and `float` call."""
+        super()._apply(*args, **kwargs)
+        self.join()
+        return self
+
+    def members(self) -> list[DecoderLinear] | None:
+        """The layers, where each is still a plain DecoderLinear that nobody replaced or listens to."""
+        found = [getattr(self, name) for name in self.JOINED]
+        plain = all(type(part) is DecoderLinear and not part._forward_hooks and part.movable() for part in found)
+        return found if plain else None
+
+    def join(self) -> None:
+        """Put the weights side by side where they are to lie columns first; else forget that they were."""
+        parts = self.members()
+        if self.whole(parts) is not None:
+            return
+        self.joint = None
+        if not parts or not all(part.by_columns() for part in parts):
+            return
+        biases = [part.bias for part in parts if part.bias is not None]
+        if len(biases) not in (0, len(parts)):
+            return
+        with torch.inference_mode(False), torch.no_grad():
+            columns = torch.cat([part.weight.detach().t() for part in parts], dim=1)
+            bias = torch.cat([each.detach() for each in biases]) if biases else None
+            widths = tuple(part.out_features for part in parts)
+            for part, weight in zip(parts, columns.split(widths, dim=1), strict=True):
+                part.weight.data = weight.t()
+            for kept_bias, values in zip(biases, bias.split(widths) if bias is not None else (), strict=True):
+                kept_bias.data = values
+        self.joint = Joint(columns, bias, widths)
+
+    def whole(self, parts: list[DecoderLinear] | None) -> Joint | None:
+        """The joint weights, if the layers' weights still are views into them."""
+        joint = self.joint
+        if joint is None or not parts:
+            return None
+        matrix, row = joint.columns.data_ptr(), None if joint.bias is None else joint.bias.data_ptr()
+        for part, width in zip(parts, joint.widths, strict=True):
+            if part.training or part.weight.data_ptr() != matrix or part.weight.stride() != (1, joint.columns.shape[1]):
+                return None
+            if row is not None and (part.bias is None or part.bias.data_ptr() != row):
+                return None
+            matrix += width * joint.columns.element_size()
+            row = None if row is None else row + width * joint.columns.element_size()
+        return joint
+
+    def products(self, x: Tensor) -> Iterator[Tensor]:
+        """What each of the layers makes of x, (..., in) -> (..., out) each; apart, each is made when it is taken."""
+        joint = None if torch.is_grad_enabled() else self.whole(self.members())
+        if joint is None or not applies(x, joint.columns):
+            return (getattr(self, name)(x) for name in self.JOINED)
+        product = onednn_product if x.numel() >= ONEDNN_ROWS * x.shape[-1] and has_onednn() else F.linear
+        return iter(product(x, joint.columns.t(), joint.bias).split(joint.widths, dim=-1))
+
+
+def has_onednn() -> bool:
+    """Whether this torch was built with oneDNN."""
+    return torch.backends.mkldnn.is_available()
 
 
 def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import layers
-from .cpu_kernels import DecoderLinear, Linear, applies
+from .cpu_kernels import DecoderLinear, Joined, Linear, applies
 from .errors import InputError
 from .layers import Decoder, KVCache
 
@@ -44,11 +44,14 @@ class Stepper:
         if self.direct is None or torch.is_grad_enabled():
             hidden = self.decoder.run(inputs.unsqueeze(1), rotary, (bias, False), cache).squeeze(1)
         else:
-            hidden, turn = inputs, layers.apply_rotary(self.identity, *rotary).squeeze(1)  # (batch, head_dim, head_dim)
-            for layer, kept in zip(self.direct, self.kept, strict=True):
-                hidden = layer(hidden, turn, bias, kept, cache.length)
-            cache.length += 1
-            hidden = self.decoder.norm(hidden)
+            with torch.inference_mode():  # calls cost less
+                turn = layers.apply_rotary(self.identity, *rotary).squeeze(1)  # (batch, head_dim, head_dim)
+                inner = inputs
+                for layer, kept in zip(self.direct, self.kept, strict=True):
+                    inner = layer(inner, turn, bias, kept, cache.length)
+                cache.length += 1
+                inner, factor = normed(inner, self.decoder.norm)
+            hidden = inner * factor  # outside: a tensor that may take part in training
         cache.next_start = cache.next_position = self.next_position()
         self.at, self.left = at + 1, self.left - 1
         return hidden
@@ -92,12 +95,14 @@ class Stepper:
 
 
 def runs_directly(decoder: Decoder, head: nn.Linear) -> bool:
-    """Whether `DirectLayer` may stand for the layers: float32 on a CPU, and linear layers that nobody has replaced."""
+    """Whether `DirectLayer` may stand for the layers: float32 on a CPU, joined weights, and linear layers that nobody
+    has replaced."""
     linear: list[Any] = [head]
     linear += [m for name, m in decoder.layers.named_modules() if name.endswith("_proj")]
+    joined = [m for m in decoder.layers.modules() if isinstance(m, Joined)]
     return all(
         type(m) in (DecoderLinear, Linear) and not m._forward_hooks and applies(m.weight, m.weight) for m in linear
-    )
+    ) and all(m.whole(m.members()) is not None for m in joined)
 
 
 def normed(x: Tensor, norm: Any) -> tuple[Tensor, float]:
@@ -122,36 +127,33 @@ class DirectLayer:
         self.norms = layer.input_layernorm, layer.post_attention_layernorm
         self.head_dim, self.scale = attention.head_dim, attention.head_dim**-0.5
         self.kv_heads = attention.k_proj.out_features // self.head_dim
-        self.query, self.key, self.value, self.out, self.gate, self.up, self.down = (
-            part.weight.detach().t()  # (in, out)
-            for part in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
-            + (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
-        )
-        self.query_bias = attention.q_proj.bias.detach() * self.scale  # the softmax's scale is in the queries
-        self.key_bias, self.value_bias = attention.k_proj.bias.detach(), attention.v_proj.bias.detach()
+        self.qkv, self.qkv_bias, widths = attention.joint  # (in, query + key + value)
+        self.turned = widths[0] + widths[1]  # query and key
+        self.gate_up, _, (self.hidden, _) = mlp.joint
+        self.out, self.down = (part.weight.detach().t() for part in (attention.o_proj, mlp.down_proj))  # (in, out)
 
     def __call__(
         self, x: Tensor, turn: Tensor, bias: Tensor | None, kept: tuple[Tensor, Tensor], length: int
     ) -> Tensor:
         """(batch, dim) -> (batch, dim). turn: (batch, head_dim, head_dim), what rotates a query or a key; kept: keys
         and values, (batch * kv_heads, capacity, head_dim) each, of which `length` tokens are written."""
-        kv, shape = self.kv_heads, (x.shape[0], -1, self.head_dim)
+        batch, kv, dim = x.shape[0], self.kv_heads, self.head_dim
         inner, factor = normed(x, self.norms[0])
-        query = torch.bmm(product(inner, self.query, self.query_bias, factor * self.scale).view(shape), turn)
-        key = torch.bmm(product(inner, self.key, self.key_bias, factor).view(shape), turn)
-        value = product(inner, self.value, self.value_bias, factor)
-        for held, new in zip(kept, (key, value), strict=True):
-            held.select(1, length).copy_(new.view(-1, self.head_dim))
+        made = product(inner, self.qkv, self.qkv_bias, factor)
+        heads = torch.bmm(made[:, : self.turned].view(batch, -1, dim), turn)  # (batch, heads + kv_heads, head_dim)
+        kept[0].select(1, length).copy_(heads[:, -kv:].reshape(-1, dim))
+        kept[1].select(1, length).copy_(made[:, self.turned :].reshape(-1, dim))
         keys, values = kept[0].narrow(1, 0, length + 1), kept[1].narrow(1, 0, length + 1)
         # The queries that share a key look at the same places: (batch * kv_heads, group, head_dim)
-        scores = torch.bmm(query.view(x.shape[0] * kv, -1, self.head_dim), keys.transpose(1, 2))
+        query = heads[:, :-kv].reshape(batch * kv, -1, dim)
+        scores = torch.baddbmm(query[:, :, :1], query, keys.transpose(1, 2), beta=0, alpha=self.scale)
         if bias is not None:
             scores = (scores.view(x.shape[0], kv, -1, length + 1) + bias).view_as(scores)
         attended = torch.bmm(scores.softmax(-1), values)  # (batch * kv_heads, group, head_dim)
         x = torch.addmm(x, attended.view(x.shape[0], -1), self.out)
         inner, factor = normed(x, self.norms[1])
-        gate, up = product(inner, self.gate, None, factor), product(inner, self.up, None, factor)
-        return torch.addmm(x, F.silu(gate, inplace=True).mul_(up), self.down)
+        both = product(inner, self.gate_up, None, factor)
+        return torch.addmm(x, F.silu(both[:, : self.hidden]).mul_(both[:, self.hidden :]), self.down)
 
 
 class StaticStepper(Stepper):

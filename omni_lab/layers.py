@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from . import cpu_kernels
 from .config import TalkerConfig, TextConfig
-from .cpu_kernels import DecoderLinear, Linear
+from .cpu_kernels import DecoderLinear, Joined, Linear
 from .errors import InputError
 
 # An additive mask, lengths of each row's segments, or nothing; and whether plain causality is enough.
@@ -40,8 +40,10 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
-class SwiGLU(nn.Module):
+class SwiGLU(Joined):
     """down(silu(gate(x)) * up(x)) (Shazeer 2020, eq. 6): (..., dim) -> (..., dim)."""
+
+    JOINED = ("gate_proj", "up_proj")
 
     def __init__(self, dim: int, hidden: int, bias: bool = False, linear: type[Linear] = Linear) -> None:
         super().__init__()
@@ -50,7 +52,10 @@ class SwiGLU(nn.Module):
         self.down_proj = linear(hidden, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        made = self.products(x)
+        gate = next(made)
+        apart = gate.is_contiguous()  # else it is part of a product that nobody else has
+        return self.down_proj(F.silu(gate, inplace=not apart) * next(made))
 
 
 @functools.lru_cache(maxsize=32)
@@ -210,8 +215,10 @@ def segmented_attention(query: Tensor, key: Tensor, value: Tensor, lengths: list
     return torch.cat(rows)
 
 
-class Attention(nn.Module):
+class Attention(Joined):
     """Causal self-attention with grouped queries (Ainslie et al. 2023): `heads` queries share `kv_heads` keys."""
+
+    JOINED = ("q_proj", "k_proj", "v_proj")
 
     def __init__(self, dim: int, heads: int, kv_heads: int, head_dim: int) -> None:
         super().__init__()
@@ -233,9 +240,9 @@ class Attention(nn.Module):
         """(batch, length, dim) -> the same; rotary tables (batch, 1, length, head_dim); mask from `attention_bias`."""
         batch, length, _ = x.shape
         shape = (batch, length, -1, self.head_dim)
-        query = apply_rotary(self.q_proj(x).view(shape).transpose(1, 2), *rotary)  # (batch, heads, length, head_dim)
-        key = apply_rotary(self.k_proj(x).view(shape).transpose(1, 2), *rotary)  # (batch, kv_heads, length, head_dim)
-        value = self.v_proj(x).view(shape).transpose(1, 2)
+        # (batch, heads or kv_heads, length, head_dim)
+        query, key, value = (made.view(shape).transpose(1, 2) for made in self.products(x))
+        query, key = apply_rotary(query, *rotary), apply_rotary(key, *rotary)
         if cache is not None:
             key, value = cache.write(layer, key, value)
         if isinstance(mask[0], list):

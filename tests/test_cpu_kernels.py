@@ -13,6 +13,7 @@ from benchmarks.thinker import peak_bytes
 from omni_lab import cpu_kernels
 from omni_lab.config import preset
 from omni_lab.cpu_kernels import DecoderLinear
+from omni_lab.layers import Attention
 from omni_lab.thinker import Thinker
 
 
@@ -67,6 +68,52 @@ def test_a_decoders_weights_lie_as_their_use_wants_and_stay_the_same():
 def test_large_weights_stay_as_they_are(monkeypatch):
     monkeypatch.setattr(DecoderLinear, "LIMIT", 100)
     assert DecoderLinear(24, 40).eval().weight.is_contiguous()
+
+
+def test_joined_weights_are_one_matrix_with_the_same_values():
+    layer = Attention(24, 4, 2, 8)
+    parts, values = layer.members(), [p.detach().clone() for p in layer.parameters()]
+    assert parts is not None and layer.joint is None
+    for rows in (3, 64):  # few rows go to MKL, many to oneDNN
+        x = torch.randn(rows, 24)
+        expected = [part(x) for part in parts]
+        layer.eval()
+        joint = layer.whole(parts)
+        assert joint is not None and joint.columns.shape == (24, 64) and joint.widths == (32, 16, 16)
+        assert parts[1].weight.data_ptr() == joint.columns.data_ptr() + 32 * 4
+        with torch.no_grad():
+            together = list(layer.products(x))
+        for made, alone, wanted in zip(together, (part(x) for part in parts), expected, strict=True):
+            torch.testing.assert_close(made, wanted, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(alone, wanted, rtol=1e-5, atol=1e-6)
+        assert all(torch.equal(p, v) for p, v in zip(layer.parameters(), values, strict=True))
+        layer.train()
+        assert layer.joint is None and all(part.weight.is_contiguous() for part in parts)
+
+
+def test_joined_weights_are_not_used_where_they_no_longer_hold():
+    torch.manual_seed(0)
+    layer, x = Attention(24, 4, 2, 8).eval(), torch.randn(2, 24)
+    layer.load_state_dict({name: 2 * tensor for name, tensor in layer.state_dict().items()})
+    with torch.no_grad():
+        expected = [F.linear(x, part.weight, part.bias) for part in layer.members()]
+        for made, wanted in zip(layer.products(x), expected, strict=True):  # written in place: still one matrix
+            torch.testing.assert_close(made, wanted)
+        layer.k_proj.weight.data = layer.k_proj.weight.data + 1.0
+        assert layer.whole(layer.members()) is None
+        torch.testing.assert_close(list(layer.products(x))[1], F.linear(x, layer.k_proj.weight, layer.k_proj.bias))
+        layer.eval()
+        assert layer.whole(layer.members()) is not None  # put in order again
+        same = copy.deepcopy(layer)
+        same.q_proj.weight.data.mul_(3.0)
+        torch.testing.assert_close(list(layer.products(x))[0], F.linear(x, layer.q_proj.weight, layer.q_proj.bias))
+        torch.testing.assert_close(list(same.products(x))[0], F.linear(x, same.q_proj.weight, same.q_proj.bias))
+        layer.v_proj = torch.nn.Linear(24, 16)
+        assert layer.members() is None and list(layer.products(x))[2].shape == (2, 16)
+    layer = Attention(24, 4, 2, 8).eval()
+    sum(made.sum() for made in layer.products(x)).backward()  # learns in eval mode, too
+    assert all(part.weight.grad is not None for part in layer.members())
+    assert layer.to(torch.bfloat16).joint is None and layer.to(torch.float32).joint is not None
 
 
 def test_decoding_holds_little_beside_keys_and_values():
