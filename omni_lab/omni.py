@@ -27,6 +27,7 @@ from .errors import CheckpointError, ConfigError, InputError
 from .processing import chat
 from .processing.audio import audio_array
 from .processing.processor import OmniProcessor
+from .processing.thoughts import Spoken
 from .runtime import Hardware, hardware
 from .sampling import GREEDY, Sampling
 from .thinker import Thinker, ThinkerOutput
@@ -256,7 +257,9 @@ class OmniModel(nn.Module):
         if voice is None:
             return Reply(text, ids, None, None)
         codes = torch.empty(0, dtype=torch.long)
-        spoken = [token.hidden + token.embeds for token in tokens if token.hidden is not None]
+        speaks = Spoken(self.processor.tokenizer if self.processor is not None else None)
+        aloud = [token for token, number in zip(tokens, ids.tolist(), strict=True) if speaks(number)]
+        spoken = [token.hidden + token.embeds for token in aloud if token.hidden is not None]
         if spoken:  # an answer of the stop token alone has nothing to say
             context = self.talker_context(start, inputs, voice)
             # The talker draws by a generator of its own: streaming, where both draw in turns, then draws the same.

@@ -106,7 +106,7 @@ def picture_arithmetic(rng: np.random.Generator, split: str) -> Sample:
         lines = [lines[0], f"{lines[1]}, {lines[2]}"]
     page, glyphs = write(lines, SHEET, rng, split)
     meta = {"key": key, "lines": lines, "glyphs": glyphs}
-    return Sample([user(SOLVE, image(page))], "picture_arithmetic", answer, meta=meta)
+    return Sample([user(SOLVE, image(page))], "picture_arithmetic", answer, meta=meta, thought=", ".join(lines))
 
 
 def page(rng: np.random.Generator, split: str) -> Sample:

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError
+from ..processing.thoughts import thoughtful
 
 HEARING_RATE = 16_000  # Hz: what the audio encoder hears
 SPEAKING_RATE = 24_000  # Hz: what the vocoder speaks
@@ -20,6 +21,7 @@ class Sample:
         audio is `{"type": "audio", "audio": float32 (samples,) at 16 kHz}`; video is `{"type": "video", "video":
         {"frames": uint8 (T, H, W, 3), "fps": float, "audio": float32 (samples,) or None, "sample_rate": 16000}}`.
     answer: the assistant's text.
+    thought: what is looked up before the answer is known, such as "dog red" where a colour is asked; "": nothing is.
     speech: the answer spoken, float32 (samples,) at 24 kHz, or None for an answer that is only written.
     speaker: name in `speech.SPEAKERS` whose voice `speech` has, or None.
     meta: what a grader needs: "key" (the content by which train and test are told apart), and the task's own fields.
@@ -31,6 +33,12 @@ class Sample:
     speech: np.ndarray | None = None
     speaker: str | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    thought: str = ""
+
+    @property
+    def reply(self) -> str:
+        """What a model that thinks first is taught to say: the thought between its tags, and the answer."""
+        return thoughtful(self.thought, self.answer)
 
 
 def user(text: str, *media: dict[str, Any]) -> dict[str, Any]:

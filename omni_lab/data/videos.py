@@ -82,7 +82,10 @@ def av_synchrony(rng: np.random.Generator, split: str, fps: float = FPS) -> Samp
     track = sounds.place(SECONDS, [(turns[0] + float(rng.uniform(0.05, 0.4)), bell[:16000])], rng)
     frames = film(figures, style_of(rng, chosen), scenes.paper(rng), fps)
     meta = {"key": key, "options": sorted(chosen), "second": turns[0]}
-    return Sample([user(SYNCHRONY, video(frames, fps, track))], "av_synchrony", with_article(chosen[0]), meta=meta)
+    moved = [chosen[turns.index(second)] for second in range(turns[0] + 1)]  # one a second, up to the bell
+    thought = ", ".join([f"bell {turns[0]}", *(f"{second} {word}" for second, word in enumerate(moved))])
+    messages = [user(SYNCHRONY, video(frames, fps, track))]
+    return Sample(messages, "av_synchrony", with_article(chosen[0]), meta=meta, thought=thought)
 
 
 def style_of(rng: np.random.Generator, chosen: list[str]) -> str:
@@ -110,7 +113,8 @@ def video_order(rng: np.random.Generator, split: str, fps: float = FPS) -> Sampl
     frames = film(figures, style_of(rng, chosen), scenes.paper(rng), fps)
     question = f"What came {('first', 'second', 'last')[asked]}?"
     meta = {"key": key, "options": sorted(chosen)}
-    return Sample([user(question, video(frames, fps))], "video_order", with_article(chosen[asked]), meta=meta)
+    answer, thought = with_article(chosen[asked]), ", ".join(chosen)
+    return Sample([user(question, video(frames, fps))], "video_order", answer, meta=meta, thought=thought)
 
 
 GREETINGS = (

@@ -8,6 +8,7 @@ import jiwer
 import numpy as np
 
 from ..data.words import NUMBERS
+from ..processing.thoughts import without_thoughts
 
 
 @functools.cache
@@ -45,15 +46,15 @@ def same_answer(answer: str, reply: str) -> bool:
 
 def essence(text: str) -> str:
     """A short answer without what does not matter: case, punctuation, English articles, thoughts between think tags."""
-    text = re.sub(r"<think>.*?(</think>|$)", " ", text, flags=re.S).lower()
+    text = without_thoughts(text).lower()
     found = re.findall(r"[^\W_]+", text)
     found = [str(NUMBERS.index(word)) if word in NUMBERS else word for word in found]
     return " ".join(word for word in found if word not in ("the", "a", "an"))
 
 
 def read_box(text: str) -> tuple[float, float, float, float] | None:
-    """The first four numbers of a reply, taken as hundredths of the picture's side; None when there are not four."""
-    found = re.findall(r"\d+(?:\.\d+)?", text)
+    """The first four numbers of a reply's answer, in hundredths of the picture's side; None when there are not four."""
+    found = re.findall(r"\d+(?:\.\d+)?", without_thoughts(text))
     if len(found) < 4:
         return None
     x1, y1, x2, y2 = (float(number) / 100 for number in found[:4])

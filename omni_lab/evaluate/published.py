@@ -17,6 +17,7 @@ import numpy as np
 from ..data import readers
 from ..data.sample import HEARING_RATE, Sample, audio, image, user
 from ..errors import DataError
+from ..processing.thoughts import without_thoughts
 from . import ears, metrics
 from .outcome import Outcome, accuracy
 
@@ -70,7 +71,7 @@ def chosen_letter(reply: str, options: Sequence[str] = ()) -> str:
 
     A letter that stands alone or before a point or bracket counts first; else the one option that the reply quotes.
     """
-    reply = re.sub(r"<think>.*?(</think>|$)", " ", reply, flags=re.S).strip()
+    reply = without_thoughts(reply).strip()
     found = re.match(rf"\W*([{LETTERS}])(?:[.):,]|\W*$)", reply) or re.search(
         rf"(?:answer|option)\W+(?:is\W+)?([{LETTERS}])\b(?!')", reply, re.IGNORECASE
     )

@@ -15,10 +15,9 @@ from .. import decoding
 from ..data import world
 from ..data.sample import Sample
 from ..errors import InputError
+from ..processing.thoughts import BEGIN, END
 from .asking import placed
 from .metrics import same_answer
-
-BEGIN, END = "<think>", "</think>"
 
 
 def end_thought(logits: Tensor, spent: Tensor, budget: int, end_id: int) -> Tensor:

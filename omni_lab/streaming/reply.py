@@ -17,6 +17,7 @@ from .. import sampling as samplers
 from ..codec.dit import DiT
 from ..codec.speaker import Speaker
 from ..errors import InputError
+from ..processing.thoughts import Spoken
 from ..sampling import GREEDY, Sampling
 from ..talker import Prefilled
 from ..thinker import Token
@@ -82,6 +83,7 @@ class ReplyStream:
         self.speaking = {"max_new_tokens": max_codes, "sampling": talker_sampling}
         self.thinking = (max_new_tokens, sampling, model.stop_ids(stop_token_ids), seen, seed)
         self.writing = TextStream(model.processor)
+        self.speaks = Spoken(model.processor.tokenizer if model.processor is not None else None)
         self.deltas: list[str] = []
         self.events = self.run(start, talk)
 
@@ -175,7 +177,7 @@ class ReplyStream:
         return self.model.thinker.decode(output, most, sampling, stops, seen=seen, generator=drawn)
 
     def reply_vectors(self, tokens: Iterator[Token]) -> Iterator[Tensor]:
-        """What the talker hears of each token, pulled one by one; the text goes to `deltas` on the way."""
+        """What the talker hears of each token that is no thought, one by one; the text goes to `deltas` on the way."""
         while True:
             with self.account.span("thinker"):
                 token = next(tokens, None)
@@ -185,7 +187,7 @@ class ReplyStream:
             self.ids.append(int(token.ids))
             self.account.tokens += 1
             self.deltas.append(self.writing.add(self.ids[-1]))
-            if token.hidden is not None:
+            if self.speaks(self.ids[-1]) and token.hidden is not None:
                 yield token.hidden + token.embeds
 
     def new_text(self) -> Iterator[TextDelta]:

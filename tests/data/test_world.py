@@ -10,8 +10,9 @@ from PIL import Image
 from omni_lab.data import recordings, scenes, sounds, speech, world
 from omni_lab.data.pictures import UNSEEN_STYLE
 from omni_lab.data.sample import Sample, check
-from omni_lab.data.words import BY_WORD, plural
+from omni_lab.data.words import BY_WORD, NUMBERS, plural
 from omni_lab.errors import DataError
+from omni_lab.evaluate.metrics import same_answer
 
 CHEAP = (
     "text_qa", "text_chat", "sound_events", "audio_order", "picture_qa", "picture_told", "scene_told",
@@ -97,9 +98,15 @@ def test_many_questions_about_one_picture_ask_nothing_that_a_test_asks():
 
 
 def parts_of(words: str) -> list[tuple[str, str | None, str]]:
-    """(corner, colour, thing) of each part of a scene in words."""
+    """(place, colour, thing) of each part of a scene in words."""
     split = [part.split() for part in words.split(", ")]
-    return [(" ".join(part[:2]), part[2] if len(part) == 4 else None, part[-1]) for part in split]
+    return [(part[0], part[1] if len(part) == 3 else None, part[-1]) for part in split]
+
+
+def corner_of(place: str) -> str:
+    """ "2,7" -> "bottom left"."""
+    across, down = map(int, place.split(","))
+    return f"{'top' if down < 5 else 'bottom'} {'left' if across < 5 else 'right'}"
 
 
 def test_a_scene_in_words_answers_what_is_asked_of_it():
@@ -109,21 +116,29 @@ def test_a_scene_in_words_answers_what_is_asked_of_it():
         words = sample.messages[0]["content"][-1]["text"].split(". ")[0]
         things = parts_of(words)
         for turn in sample.meta["turns"]:
-            for corner, colour, thing in things:
+            for place, colour, thing in things:
                 others = [part for part in things if part[2] == thing]
                 if turn.question == f"Where is the {thing}?":
-                    assert [part[0] for part in others] == [turn.answer]
+                    assert [corner_of(part[0]) for part in others] == [turn.answer]
+                    assert turn.thought == f"{thing} {place}"
                 elif turn.question == f"What colour is behind the {thing}?":
                     assert [part[1] for part in others] == [turn.answer]
+                    assert turn.thought == f"{thing} {colour}"
                 elif turn.question == f"What is on {colour}?":
-                    assert turn.answer.split()[-1] == thing
+                    assert turn.answer.split()[-1] == thing and turn.thought == f"{colour} {thing}"
                 elif turn.question == f"How many {plural(thing)}?":
-                    assert turn.answer == str(len(others))
+                    assert turn.answer == str(len(others)) and turn.thought == f"{thing} {NUMBERS[len(others)]}"
                 elif turn.question.startswith(f"Where is the {thing}, seen from the "):
                     (other,) = [part for part in things if turn.question.endswith(f" {part[2]}?")]
-                    down, across = corner.split(), other[0].split()
-                    side = {"top": "above", "bottom": "below"}[down[0]] if down[1] == across[1] else down[1]
-                    assert (down[0] == across[0]) != (down[1] == across[1]) and turn.answer == side
+                    found = re.fullmatch(r"(\w+) (.*), (\w+) (.*): (\w+) (\d), (\w+) (\d)", turn.thought).groups()
+                    assert found[:4] == (thing, place, other[2], other[0])
+                    (x, y), (x_other, y_other) = (map(int, where.split(",")) for where in (place, other[0]))
+                    assert found[4:] == (
+                        *("left" if x < x_other else "right", str(abs(x - x_other))),
+                        *("above" if y < y_other else "below", str(abs(y - y_other))),
+                    )
+                    # Where neither way is plainly farther, the tenths say so too.
+                    assert turn.answer == (found[4] if int(found[5]) > int(found[7]) else found[6])
                 else:
                     continue
                 asked.add(turn.question.split(" the ")[0].split(" on ")[0].split(" many ")[0])
@@ -135,16 +150,16 @@ def test_all_is_told_but_what_tests_ask():
     for task in ("picture_told", "scene_told"):
         made = [world.sample(task, "train", 1, i) for i in range(600)]
         assert asked.isdisjoint(key for sample in made for key in sample.meta["keys"])
-        assert sum(len(sample.meta["keys"]) for sample in made) > 1000
+        assert sum(len(sample.meta["keys"]) for sample in made) > 900
     for i in range(100):
         sample = world.sample("scene_told", "train", 2, i)
         words, question = sample.messages[0]["content"][-1]["text"].removesuffix(".").split(". ")
         facts = question.removeprefix("Tell ").split(", ")
         shown = {
-            thing: dict(zip(("row", "side", "colour"), (*corner.split(), colour), strict=True))
-            for corner, colour, thing in parts_of(words)
+            thing: dict(zip(("row", "side", "colour", "place"), (*corner_of(place).split(), colour, place), strict=True))
+            for place, colour, thing in parts_of(words)
         }
-        answer = [re.sub("^an? ", "", part).split() for part in sample.answer.split(", ")]
+        answer = [part.split() for part in sample.answer.split(", ")]
         assert sorted(shown) == sorted(thing for thing, *_ in answer)
         for thing, *said in answer:
             told = [shown[thing][fact] for fact in facts]
@@ -237,3 +252,29 @@ def test_boxes_and_relations_are_true():
     table = scenes.coco([scene], ["one.png"])
     assert [c["name"] for c in table["categories"]] == ["bee", "car", "cat", "dog"]
     assert table["annotations"][0]["area"] == table["annotations"][0]["bbox"][2] * table["annotations"][0]["bbox"][3]
+
+
+def test_thoughts_lead_to_the_answer_and_only_training_is_told_them():
+    """What a thought ends with is what the answer says; a test's answer is the answer alone."""
+    for task in ("picture_qa", "grounding", "picture_arithmetic", "video_order", "av_synchrony", "science_choice"):
+        for i in range(40):
+            sample = world.sample(task, "train", 5, i)
+            if not sample.thought:
+                assert sample.meta.get("kind") in ("things", "name") and sample.reply == sample.answer
+                continue
+            assert sample.reply == f"<think> {sample.thought}</think>{sample.answer}"
+            assert same_answer(sample.answer, sample.reply)
+            last = sample.answer.split()[-1]
+            if task in ("picture_qa", "video_order", "av_synchrony") and sample.meta.get("kind") != "count":
+                assert last in sample.thought.replace(",", "").split()
+            elif task == "grounding":
+                box, place = sample.meta["box"], sample.thought.split()[-1].split(",")
+                assert [int((a + b) * 5) for a, b in zip(box[:2], box[2:], strict=True)] == list(map(int, place))
+            elif task == "picture_arithmetic":
+                assert sample.thought == ", ".join(sample.meta["lines"])
+            elif task == "science_choice":
+                right = dict(zip("ABCD", sample.meta["options"], strict=True))[sample.answer]
+                assert sample.thought.endswith(f", {right}")
+            if task == "av_synchrony":
+                second = sample.meta["second"]
+                assert sample.thought.startswith(f"bell {second}, ") and sample.thought.endswith(f", {second} {last}")

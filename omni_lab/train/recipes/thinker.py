@@ -151,7 +151,7 @@ class ThinkerRecipe(Recipe):
 
     def encode(self, sample: Sample) -> packing.Encoded:
         """One conversation with its answer -> the processor's tensors, labels and positions."""
-        messages, sound = [*sample.messages, assistant(sample.answer)], has_talking_film(sample)
+        messages, sound = [*sample.messages, assistant(sample.reply)], has_talking_film(sample)
         encoded = dict(processor()(messages=messages, labels=True, use_audio_in_video=sound, longest_audio=True))
         if sample.task in SPELLED:
             encoded = spelled(encoded, sample.answer)
@@ -320,9 +320,9 @@ def conversation(samples: list[Sample]) -> Sample:
         return alone
     messages: list[dict[str, Any]] = []
     for sample in samples[:-1]:
-        messages += [*sample.messages, assistant(sample.answer)]
+        messages += [*sample.messages, assistant(sample.reply)]
     last = samples[-1]
-    return Sample([*messages, *last.messages], last.task, last.answer)
+    return Sample([*messages, *last.messages], last.task, last.answer, thought=last.thought)
 
 
 class Language(ThinkerRecipe):
