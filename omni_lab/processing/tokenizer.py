@@ -10,6 +10,7 @@ from ..config import NANO_FIRST_SPECIAL, NANO_SPECIAL_TOKENS
 from ..errors import DataError
 from .chat import CHAT_TEMPLATE
 from .image import CLIP_MEAN, CLIP_STD
+from .thoughts import BEGIN, END
 
 # What the reference's processor looks up by name; the rest of NANO_SPECIAL_TOKENS are plain additions.
 NAMED_TOKENS = {
@@ -21,6 +22,7 @@ NAMED_TOKENS = {
     "audio_bos_token": "<|audio_bos|>",
     "audio_eos_token": "<|audio_eos|>",
 }
+SHOWN = ("user", BEGIN, END)  # what decoding keeps: a word, and the tags by which a thought is told from its answer
 PIXELS = {"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2, "image_mean": CLIP_MEAN, "image_std": CLIP_STD}
 NANO_PICTURE = {"shortest_edge": 56 * 56, "longest_edge": 448 * 448}  # pixels: 4 to 256 tokens
 NANO_FRAME = {"shortest_edge": 56 * 56, "longest_edge": 224 * 224}  # pixels of a video's frame
@@ -62,9 +64,9 @@ def nano_tokenizer(texts: Iterable[str]) -> Any:
     vocab, merges = train_bpe(texts, NANO_FIRST_SPECIAL)
     tokenizer = Qwen2Tokenizer(vocab=vocab, merges=merges)  # which adds <|endoftext|>, the first of ours, by itself
     for token in NANO_SPECIAL_TOKENS:
-        # "user" is a word, so it counts only when it stands alone, and decoding keeps it
-        word = token == "user"
-        tokenizer.add_tokens([AddedToken(token, special=not word, single_word=word, normalized=False)])
+        # "user" is a word, so it counts only when it stands alone
+        hidden, word = token not in SHOWN, token == "user"
+        tokenizer.add_tokens([AddedToken(token, special=hidden, single_word=word, normalized=False)])
     tokenizer.eos_token, tokenizer.chat_template = "<|im_end|>", CHAT_TEMPLATE
     return tokenizer
 
@@ -81,7 +83,7 @@ def write_processor(folder: str | Path, texts: Iterable[str]) -> Any:
         backend.save(str(temporary), pretty=False)
     special = {"special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     added = {
-        str(NANO_FIRST_SPECIAL + i): {"content": token, **special, "special": token != "user",
+        str(NANO_FIRST_SPECIAL + i): {"content": token, **special, "special": token not in SHOWN,
                                       "single_word": token == "user"}
         for i, token in enumerate(NANO_SPECIAL_TOKENS)
     }  # fmt: skip
