@@ -156,7 +156,9 @@ def test_all_is_told_but_what_tests_ask():
         words, question = sample.messages[0]["content"][-1]["text"].removesuffix(".").split(". ")
         facts = question.removeprefix("Tell ").split(", ")
         shown = {
-            thing: dict(zip(("row", "side", "colour", "place"), (*corner_of(place).split(), colour, place), strict=True))
+            thing: dict(
+                zip(("row", "side", "colour", "place"), (*corner_of(place).split(), colour, place), strict=True)
+            )
             for place, colour, thing in parts_of(words)
         }
         answer = [part.split() for part in sample.answer.split(", ")]
