@@ -70,7 +70,7 @@ def test_stepping_equals_one_pass(padded, monkeypatch):
     for kind in (Stepper, StaticStepper):
         monkeypatch.setattr(kind, "BLOCK", 4)  # several blocks in a short test
     torch.manual_seed(0)
-    decoder, head = Decoder(TEXT), Linear(TEXT.hidden_size, 10, bias=False)
+    decoder, head = Decoder(TEXT).eval(), Linear(TEXT.hidden_size, 10, bias=False)
     x = torch.randn(2, 20, TEXT.hidden_size)
     mask = torch.ones(2, 20, dtype=torch.long)
     if padded:
@@ -93,7 +93,7 @@ def test_stepping_equals_one_pass(padded, monkeypatch):
 @torch.no_grad()
 def test_positions_may_jump_between_steps():
     torch.manual_seed(0)
-    decoder, head = Decoder(TEXT), Linear(TEXT.hidden_size, 10, bias=False)
+    decoder, head = Decoder(TEXT).eval(), Linear(TEXT.hidden_size, 10, bias=False)
     x, places = torch.randn(2, 12, TEXT.hidden_size), torch.tensor([*range(10), 14, 15]).expand(3, 2, -1)
     whole, cache = decoder(x, places), KVCache(TEXT, 2, 9)
     decoder(x[:, :9], places[..., :9], cache=cache)
@@ -106,7 +106,7 @@ def test_positions_may_jump_between_steps():
 
 
 def test_layers_that_someone_replaced_are_run_as_they_are():
-    decoder, head = Decoder(TEXT), Linear(TEXT.hidden_size, 10, bias=False)
+    decoder, head = Decoder(TEXT).eval(), Linear(TEXT.hidden_size, 10, bias=False)
     decoder.layers[0].mlp.up_proj = torch.nn.Sequential(decoder.layers[0].mlp.up_proj)
     cache = KVCache(TEXT, 1, 4)
     with pytest.raises(InputError, match="needs a prompt"):
