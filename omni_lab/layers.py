@@ -54,8 +54,8 @@ class SwiGLU(Joined):
     def forward(self, x: Tensor) -> Tensor:
         made = self.products(x)
         gate = next(made)
-        apart = gate.is_contiguous()  # else it is part of a product that nobody else has
-        return self.down_proj(F.silu(gate, inplace=not apart) * next(made))
+        gate = F.silu(gate, inplace=not gate.is_contiguous())  # in place: part of a product that nobody else has
+        return self.down_proj(gate * next(made))
 
 
 @functools.lru_cache(maxsize=32)
