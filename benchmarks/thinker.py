@@ -48,10 +48,15 @@ def mixed_inputs(config: ThinkerConfig, device: torch.device) -> dict[str, Tenso
     return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
-def train_step(model: torch.nn.Module, inputs: dict[str, Tensor]) -> Callable[[], None]:
+def train_step(model: torch.nn.Module, inputs: dict[str, Tensor], bf16: bool = False) -> Callable[[], None]:
+    """Forward and backward, in float32 or under autocast."""
+    device = inputs["input_ids"].device.type
+
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        model(**inputs, labels=inputs["input_ids"]).loss.backward()
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            loss = model(**inputs, labels=inputs["input_ids"]).loss
+        loss.backward()
 
     return step
 
@@ -69,14 +74,19 @@ def tasks(ours: Thinker, theirs: torch.nn.Module, device: torch.device) -> dict[
     mels = torch.randn(config.audio_config.num_mel_bins, 2950, device=device)
     lengths = torch.tensor([2000, 950], device=device)
 
+    def training(inputs: dict[str, Tensor], bf16: bool = False) -> tuple[Callable, Callable]:
+        return train_step(ours, inputs, bf16), train_step(theirs, inputs, bf16)
+
     def decoding(inputs: dict[str, Tensor]) -> tuple[Callable, Callable]:
         settings = dict(max_new_tokens=128, min_new_tokens=128, do_sample=False, eos_token_id=None, pad_token_id=0)
         return lambda: ours.generate(128, **inputs), lambda: theirs.generate(**inputs, **settings)
 
     no_grad = torch.no_grad()
     return {
-        "forward + backward, 4 x 256 text": (train_step(ours, text), train_step(theirs, text)),
-        "forward + backward, picture + 5 s sound + text": (train_step(ours, mixed), train_step(theirs, mixed)),
+        "forward + backward, 4 x 256 text": training(text),
+        "forward + backward, picture + 5 s sound + text": training(mixed),
+        "forward + backward, 4 x 256 text, bfloat16": training(text, bf16=True),
+        "forward + backward, picture + 5 s sound + text, bfloat16": training(mixed, bf16=True),
         "128 tokens, batch 1": decoding(prompt),
         "128 tokens, batch 4, left padding": decoding(padded),
         "vision encoder, 32 frames 224 x 224": (
@@ -130,7 +140,9 @@ def measure(preset: str, rounds: int, threads: int) -> str:
     theirs, ours = reference(config).to(here.device), Thinker(config).to(here.device)
     ours.load_state_dict(released_names(theirs.state_dict()))
     table = HEADER
-    for name, runs in tasks(ours.eval(), theirs.eval(), here.device).items():
+    for name, runs in tasks(ours, theirs, here.device).items():
+        for model in (ours, theirs):
+            model.train("backward" in name)
         times = ([], [])
         for run in runs:
             run()  # warm
@@ -144,9 +156,9 @@ def measure(preset: str, rounds: int, threads: int) -> str:
         print(row, end="", flush=True)
         table += row
     return (
-        f"# Thinker, preset {preset}\n\n{described()}; {threads} threads, float32, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}; medians of {rounds} rounds, ours and theirs alternating. Peak "
-        f"memory is what a run holds beyond the weights; copies packed for the CPU count.\n\n{table}"
+        f"# Thinker, preset {preset}\n\n{described()}; {threads} threads, float32 where not named, torch "
+        f"{torch.__version__}, transformers {transformers.__version__}; medians of {rounds} rounds, ours and theirs "
+        f"alternating. Peak memory is what a run holds beyond the weights; copies packed for the CPU count.\n\n{table}"
     )
 
 

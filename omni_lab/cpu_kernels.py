@@ -194,6 +194,8 @@ class Joined(nn.Module):
 
     def products(self, x: Tensor) -> Iterator[Tensor]:
         """What each of the layers makes of x, (..., in) -> (..., out) each; apart, each is made when it is taken."""
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))  # once, not in each product
         joint = None if torch.is_grad_enabled() else self.whole(self.members())
         if joint is None or not applies(x, joint.columns):
             return (getattr(self, name)(x) for name in self.JOINED)
