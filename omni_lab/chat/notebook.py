@@ -13,6 +13,7 @@ from IPython.display import HTML, IFrame, Javascript, display
 
 from ..errors import OmniLabError
 from ..processing.audio import load_audio
+from ..processing.thoughts import told_apart
 from ..streaming import AudioChunk, Session, TextDelta
 from .address import LOOPBACK
 
@@ -118,7 +119,13 @@ class Chat:
     def write(self, who: str, words: str) -> None:
         """Add a line and show all of them."""
         self.lines.append((who, words))
-        self.text.value = "".join(f"<p><b>{who}</b> {html.escape(said)}</p>" for who, said in self.lines)
+        self.text.value = "".join(f"<p><b>{who}</b> {shown(said)}</p>" for who, said in self.lines)
+
+
+def shown(said: str) -> str:
+    """A line as HTML, its thoughts in faint italics."""
+    parts = [(thought, html.escape(words)) for thought, words in told_apart(said)]
+    return " ".join(f'<i style="opacity:.65">{words}</i>' if thought else words for thought, words in parts)
 
 
 def page(model: Any, height: int = 520, **how: Any) -> "Served":

@@ -16,6 +16,7 @@ import soundfile
 
 from ..errors import InputError, OmniLabError
 from ..processing.audio import load_audio
+from ..processing.thoughts import BEGIN, END
 from ..streaming import AudioChunk, Session, TextDelta
 
 HELP = """/speaker NAME   who speaks      /quiet, /aloud   without and with sound
@@ -97,16 +98,22 @@ class Terminal:
         try:
             for event in reply:
                 if isinstance(event, TextDelta):
-                    self.say(event.text)
+                    self.say(self.dimmed(event.text))
                 elif isinstance(event, AudioChunk):
                     sound.append(event.samples.numpy())
         except KeyboardInterrupt:
             reply.close()
             self.say(" [stopped]")
-        self.say("\n")
+        self.say("\033[0m\n" if self.out.isatty() else "\n")
         self.account = reply.account
         if sound and self.folder is not None:
             self.keep(np.concatenate(sound), self.folder)
+
+    def dimmed(self, words: str) -> str:
+        """A piece of a reply, its thoughts dimmed where the terminal can; a tag is one token and never comes in two."""
+        if not self.out.isatty():
+            return words
+        return words.replace(BEGIN, "\033[2m").replace(END, "\033[0m ")
 
     def push_file(self, path: Path) -> None:
         """Give the model a file. Raises InputError for a kind of file that it cannot take."""

@@ -21,6 +21,17 @@ def without_thoughts(text: str) -> str:
     return re.sub(rf"{BEGIN}.*?({END}|$)", " ", text, flags=re.S)
 
 
+def told_apart(text: str) -> list[tuple[bool, str]]:
+    """A reply's stretches in order, (whether it is a thought, its words): for those who show both."""
+    parts, thought = [], False
+    for part in re.split(f"({BEGIN}|{END})", text):
+        if part in (BEGIN, END):
+            thought = part == BEGIN
+        elif part:
+            parts.append((thought, part))
+    return parts
+
+
 class Spoken:
     """Says of each token of a reply, from the first on, whether it is spoken."""
 

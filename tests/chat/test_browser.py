@@ -49,6 +49,11 @@ def test_a_question_is_typed_and_answered_aloud(served, tmp_path):
         assert int(body.get_attribute("data-samples")) >= 24000 // 50
         assert "1 input processing" in page.find_element(By.ID, "account").get_attribute("textContent")
         keep_screenshot(page)
+        last = page.find_elements(By.CSS_SELECTOR, ".said")[1]
+        page.execute_script("show(arguments[0], '<think> dog <b></think>red')", last)
+        thought, answer = last.find_elements(By.TAG_NAME, "span")
+        assert (thought.text.strip(), thought.get_attribute("class")) == ("dog <b>", "thought")
+        assert (answer.text, answer.get_attribute("class")) == ("red", "")
         page.find_element(By.ID, "words").send_keys("Again.\n")
         page.find_element(By.ID, "stop").click()
         wait.until(lambda _: body.get_attribute("data-replies") == "2")

@@ -8,7 +8,7 @@ import soundfile
 from PIL import Image
 
 from omni_lab import cli
-from omni_lab.chat.notebook import Chat
+from omni_lab.chat.notebook import Chat, shown
 from omni_lab.chat.terminal import Terminal
 
 from .conftest import HOW
@@ -42,6 +42,17 @@ def test_a_conversation_in_a_notebook(model):
     played = json.dumps(chat.sound.outputs)
     assert "AudioContext" in played and "audio/wav" in json.dumps(chat.last.outputs)
     assert chat.ask() is None and chat.lines[-1][0] == "error"
+
+
+def test_thoughts_are_shown_faintly(model):
+    class Screen(io.StringIO):
+        def isatty(self):
+            return True
+
+    reply = "<think> dog <red></think>red"
+    assert Terminal(model, Screen(), **HOW).dimmed(reply) == "\033[2m dog <red>\033[0m red"
+    assert Terminal(model, io.StringIO(), **HOW).dimmed(reply) == reply, "a file gets what the model wrote"
+    assert shown(reply) == '<i style="opacity:.65"> dog &lt;red&gt;</i> red'
 
 
 def test_the_command_says_in_one_line_what_is_wrong(tmp_path, capsys):

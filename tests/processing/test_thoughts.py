@@ -2,7 +2,7 @@
 
 import pytest
 
-from omni_lab.processing.thoughts import Spoken, thoughtful, without_thoughts
+from omni_lab.processing.thoughts import Spoken, thoughtful, told_apart, without_thoughts
 
 
 class Tags:
@@ -36,3 +36,10 @@ def test_a_reply_and_its_answer():
     assert thoughtful("dog red", "red") == "<think> dog red</think>red" and thoughtful("", "red") == "red"
     assert without_thoughts("<think> dog red</think>red").strip() == "red"
     assert without_thoughts("red <think> never ended").strip() == "red"
+
+
+def test_a_reply_is_told_apart_into_thoughts_and_words():
+    assert told_apart("<think> dog red</think>red") == [(True, " dog red"), (False, "red")]
+    assert told_apart("hm <think> never ended") == [(False, "hm "), (True, " never ended")]
+    assert told_apart("no thought") == [(False, "no thought")]
+    assert told_apart("") == []
