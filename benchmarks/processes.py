@@ -32,8 +32,9 @@ from omni_lab.errors import OmniLabError
 from omni_lab.runtime import hardware
 from omni_lab.train.log import read_log
 from omni_lab.train.loop import train
+from omni_lab.train.nano import processor
 from omni_lab.train.recipe import Batch
-from omni_lab.train.recipes.thinker import Language, processor
+from omni_lab.train.recipes.thinker import Language
 
 RESULTS = Path(__file__).parent / "results"
 TOLD = "stopped.txt"

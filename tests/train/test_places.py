@@ -9,8 +9,9 @@ from torch import nn
 from omni_lab.data import world
 from omni_lab.thinker import Thinker
 from omni_lab.train import packing, places
+from omni_lab.train.nano import processor
 from omni_lab.train.recipes import find
-from omni_lab.train.recipes.thinker import place_words, processor
+from omni_lab.train.recipes.thinker import place_words
 
 ENDS = torch.tensor([[[0, 1], [2, 1]], [[3, 4], [5, 6]]])  # of an alphabet of seven
 

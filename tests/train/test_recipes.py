@@ -18,9 +18,10 @@ from omni_lab.thinker import Thinker
 from omni_lab.train import packing, parts, speech_bank
 from omni_lab.train.commands import changed
 from omni_lab.train.loop import train
+from omni_lab.train.nano import processor
 from omni_lab.train.recipes import ALL, GROUPS, RECIPES, find
 from omni_lab.train.recipes import speech_tokenizer as recipe_of_tokenizer
-from omni_lab.train.recipes.thinker import emphasised, processor
+from omni_lab.train.recipes.thinker import emphasised
 
 
 @pytest.fixture(scope="module", autouse=True)

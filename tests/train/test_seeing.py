@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from omni_lab.data import rendered, scenes
+from omni_lab.train import naming
 from omni_lab.train.loop import train
-from omni_lab.train.recipes import find, seeing
-from omni_lab.train.recipes.thinker import processor
+from omni_lab.train.nano import processor
+from omni_lab.train.recipes import find
 
 
 def word(text: str) -> int:
@@ -22,26 +23,26 @@ def scene(*things: scenes.Thing) -> scenes.Scene:
 
 
 def test_every_name_is_one_token() -> None:
-    everything = seeing.concept_ids() + seeing.colour_ids()
+    everything = naming.concept_ids() + naming.colour_ids()
     assert len(set(everything)) == len(everything)
-    for concept in seeing.CONCEPTS:
+    for concept in naming.CONCEPTS:
         assert len(processor().tokenizer(f" {concept.word}")["input_ids"]) == 1
 
 
 def test_a_token_names_what_lies_under_it() -> None:
     dog = scenes.Thing("dog", scenes.index_of("dog"), (0, 0, 56, 56), "red")
     cat = scenes.Thing("cat", scenes.index_of("cat"), (90, 90, 106, 106), None)  # smaller than a token, in its middle
-    labels = seeing.named_at(scene(dog, cat))
-    words = labels["words"].reshape(4, 4, seeing.SLICES)
-    assert (words[..., 3:] == seeing.NOTHING).all()
+    labels = naming.named_at(scene(dog, cat))
+    words = labels["words"].reshape(4, 4, naming.SLICES)
+    assert (words[..., 3:] == naming.NOTHING).all()
     assert (words[..., 2] == word("one")).nonzero().tolist() == [[1, 1], [3, 3]]
     assert (words[:2, :2, :2] == torch.tensor([word("dog"), word("red")])).all()
-    assert words[3, 3, :2].tolist() == [word("cat"), seeing.NOTHING]
+    assert words[3, 3, :2].tolist() == [word("cat"), naming.NOTHING]
     assert labels["things"].sum() == 5
-    assert (words == seeing.NOTHING).all(-1).sum() == 11
+    assert (words == naming.NOTHING).all(-1).sum() == 11
     # From the middle (14, 14) of the first token the dog ends 42 pixels away: three quarters of half a picture.
     assert labels["edges"][0].tolist() == [-0.25, -0.25, 0.75, 0.75]
-    assert (labels["letters"] == seeing.NOTHING).all()
+    assert (labels["letters"] == naming.NOTHING).all()
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -53,11 +54,11 @@ def test_letters_stand_where_the_ink_is(seed: int) -> None:
     inked = np.abs(pixels - pixels[0, -1]) > 40
     for letter, x, _ in glyphs:
         assert inked[:, round(x) - 2 : round(x) + 3].any(), letter
-    read = seeing.read_at(glyphs, page.size)["letters"]
-    found = sorted(seeing.SIGNS[i - 1] for i in read[read > 0].tolist())
-    assert found == sorted("wigx=7") and read.shape == (24, seeing.SLICES)
-    words = seeing.read_at(glyphs, page.size)["words"]
-    assert ((words == seeing.NOTHING) == (read == 0)).all()
+    read = naming.read_at(glyphs, page.size)["letters"]
+    found = sorted(naming.SIGNS[i - 1] for i in read[read > 0].tolist())
+    assert found == sorted("wigx=7") and read.shape == (24, naming.SLICES)
+    words = naming.read_at(glyphs, page.size)["words"]
+    assert ((words == naming.NOTHING) == (read == 0)).all()
     assert sorted(processor().tokenizer.decode([i]) for i in words[read > 0].tolist()) == found
 
 
@@ -86,5 +87,20 @@ def test_pages_and_scenes_alone_have_finite_losses() -> None:
         batch = recipe.batch(3)
         assert bool(batch["things"].any()) == (writing == 0.0)
         assert bool((batch["letters"] > 0).any()) == (writing == 1.0)
-        empty = seeing.naming_loss(torch.randn(5, 2048), torch.full((5, 2), seeing.NOTHING))
+        empty = naming.naming_loss(torch.randn(5, 2048), torch.full((5, 2), naming.NOTHING))
         assert empty.item() == 0.0
+
+
+def test_the_thinker_goes_on_naming_while_it_learns() -> None:
+    recipe = find("thinker_2").at("smoke")
+    recipe.settings, recipe.reads = replace(recipe.settings, naming=1.0, named=2), ()
+    model, batch = recipe.build(), recipe.batch(0)
+    assert batch["named"]["image_grid_thw"].shape == (2, 3)
+    assert all(torch.equal(batch["named"][k], v) for k, v in recipe.batch(0)["named"].items()), "of the index alone"
+    batch = {k: v for k, v in batch.items() if k not in ("samples", "skipped", "weight")}
+    loss, figures = recipe.loss(model, batch, "main")
+    without = recipe.loss(model, {k: v for k, v in batch.items() if k != "named"}, "main")[0]
+    assert loss.item() == pytest.approx(without.item() + figures["naming"].item(), rel=1e-5)
+    naming.loss(model, batch["named"]).backward()
+    moved = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert moved == {"visual"}, "the words stay where they are: pictures come to them"

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from omni_lab.config import preset
+from omni_lab.train.nano import processor
 from omni_lab.train.packing import IGNORED, pack
-from omni_lab.train.recipes.thinker import processor
 from omni_lab.train.stand_ins import TENSORS, complete, stand_in, tokens
 
 CONFIG = preset("nano").thinker_config

@@ -21,10 +21,10 @@ from ...encoders.audio import token_count
 from ...processing import audio as sound
 from ...thinker import Thinker
 from .. import speech_bank, transcripts
+from ..nano import processor
 from ..optimise import decay_groups
 from ..parts import need_part, save_part
 from ..recipe import Batch, Recipe, Settings
-from .thinker import processor
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,11 @@ from ...talker import IGNORE, Talker, TalkerContext, code_targets, context_vecto
 from ...thinker import Thinker
 from .. import packing, reading, speech_bank
 from ..loader import to_device, usable
+from ..nano import processor
 from ..optimise import decay_groups
 from ..parts import SOURCES, frozen_tokenizer, load_first, need_part, save_part
 from ..reading import Pointer
 from ..recipe import Batch, Recipe, Settings
-from .thinker import processor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,17 +16,16 @@ from torch import Tensor, nn
 
 from ...config import OmniConfig, preset
 from ...data import world
-from ...data.folders import samples_folder
 from ...data.sample import Sample, assistant, audio, user
 from ...data.speech import heard, in_a_room
 from ...data.splits import generator, pick
 from ...data.spoken import TRANSCRIBE, to_say
 from ...errors import ConfigError
-from ...processing.processor import OmniProcessor
 from ...thinker import Thinker, next_tokens
-from .. import memory, packing, places, speech_bank, transcripts
+from .. import memory, naming, packing, places, speech_bank, transcripts
 from ..balance import balance, beyond
 from ..loader import to_device, usable
+from ..nano import processor
 from ..optimise import decay_groups
 from ..parts import need_part, save_part
 from ..recipe import Batch, Recipe, Settings
@@ -63,6 +62,10 @@ class ThinkerSettings(Settings, speech_bank.Supply):
     loudness: float = 0.1  # weight of the loss on pictures and sounds that are LOUDEST times as loud as words, or more
     ctc: float = 0.0  # weight of the loss that makes the audio encoder spell what was said (transcripts.py)
     places: float = 0.0  # weight of the loss that makes the decoder say where pictures' tokens lie (places.py)
+    naming: float = (
+        0.0  # weight of the loss that makes pictures' tokens say what they lie on (naming.py)
+    )
+    named: int = 6  # pictures a micro-batch for that loss, of their own
     early: float = 0.0  # weight of the answers' loss behind two thirds of the layers, where later tokens can still look
 
 
@@ -71,7 +74,7 @@ CPU = ThinkerSettings(
 )
 SCALES = {
     "smoke": replace(
-        CPU, steps=2, batch_size=1, length=384, workers=0, evaluate_every=0, log_every=1, ema=0.5, shards=0
+        CPU, steps=2, batch_size=1, length=384, workers=0, evaluate_every=0, log_every=1, ema=0.5, shards=0, named=1
     ),
     "cpu": CPU,
     "t4": replace(CPU, steps=1500, batch_size=16, workers=2, shards=60, growth=0.05),
@@ -90,12 +93,6 @@ def scaled(**changes: Any) -> dict[str, ThinkerSettings]:
         steps = 2 if scale == "smoke" else round(settings.steps * factor)
         table[scale] = replace(settings, **changes | kept, steps=steps)
     return table
-
-
-@lru_cache(maxsize=2)
-def processor(folder: Path | None = None) -> OmniProcessor:
-    """The nano processor, from `folder` or the shipped checkpoint."""
-    return OmniProcessor.from_pretrained(folder or samples_folder() / "checkpoints" / "nano")
 
 
 class ThinkerRecipe(Recipe):
@@ -200,16 +197,18 @@ class ThinkerRecipe(Recipe):
         samples = self.drawn(self.chosen_tasks(), "train", index * STRETCH, bad, taken)
         filled = packing.fill(samples, self.settings.batch_size, self.settings.length)
         complete(filled, self.chosen_tasks(), self.settings.length, processor(), self.config.thinker_config)
-        packed = packing.pack(filled, self.settings.length, processor().tokenizer.pad_token_id or 0)
+        packed: Batch = packing.pack(filled, self.settings.length, processor().tokenizer.pad_token_id or 0)
         answers = float((packed["labels"] != packing.IGNORED).sum())
         said = [clip for row in filled for sample in row for clip in sample.get("transcripts", [])]
         if self.settings.ctc and any(said):
             packed["transcripts"] = transcripts.join(said)
+        if self.settings.naming:
+            packed["named"] = naming.some(self.settings.named, generator("named", "train", self.seed, index))
         return packed | {"samples": len(taken), "skipped": bad, "weight": answers}
 
     def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
-        said = batch.get("transcripts")
-        given = {name: value for name, value in batch.items() if name != "transcripts"}
+        said, named = batch.get("transcripts"), batch.get("named")
+        given = {name: value for name, value in batch.items() if name not in ("transcripts", "named")}
         told: dict[str, list[Tensor]] = {"visual": [], "audio_tower": []}  # tokens that each encoder gave
         states: list[Tensor] = []  # of the decoder, behind the layer that says where a token lies
         halfway: list[Tensor] = []  # and behind the one that answers early
@@ -230,6 +229,9 @@ class ThinkerRecipe(Recipe):
             words = model.model.embed_tokens.weight.detach()
             excess = beyond(torch.cat(heard), words).sub(math.log(LOUDEST)).clamp(min=0).square().mean()
             loss, figures = loss + self.settings.loudness * excess, figures | {"loudness": excess}
+        if named is not None:
+            called = naming.loss(model, named)
+            loss, figures = loss + self.settings.naming * called, figures | {"naming": called}
         if said is not None:
             frames, blank = given["feature_attention_mask"].sum(1), processor().tokenizer.pad_token_id or 0
             spelling = transcripts.ctc_loss(model, told["audio_tower"][0], frames, said, blank)
@@ -370,7 +372,7 @@ class Thinker1(ThinkerRecipe):
     name = "thinker_1"
     learns = (Learning(ADAPTERS), Learning(ENCODERS, starts=0.2))
     reads, writes = ("audio_encoder",), ("thinker_1",)
-    scales = scaled(steps=0.4, ctc=0.3)
+    scales = scaled(steps=0.4, ctc=0.3, naming=0.3)
 
 
 class Thinker2(ThinkerRecipe):
@@ -379,7 +381,7 @@ class Thinker2(ThinkerRecipe):
     name = "thinker_2"
     heard = True
     reads, writes = ("thinker_1",), ("thinker_2",)
-    scales = scaled(steps=3.6, ctc=0.3, places=0.5)
+    scales = scaled(steps=3.6, ctc=0.3, places=0.5, naming=0.3)
 
 
 class Thinker3(ThinkerRecipe):
@@ -388,4 +390,4 @@ class Thinker3(ThinkerRecipe):
     name = "thinker_3"
     heard = True
     reads, writes = ("thinker_2",), ("thinker_3",)
-    scales = scaled(steps=0.2, turns=4, length=2048, places=0.5)
+    scales = scaled(steps=0.2, turns=4, length=2048, places=0.5, naming=0.3)
