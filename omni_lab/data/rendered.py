@@ -101,12 +101,13 @@ def ink(rng: np.random.Generator) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def picture_arithmetic(rng: np.random.Generator, split: str) -> Sample:
     """ "X + Y = 10", "X = 2", "Y = ?" in a picture. The split is by equation and given value, whatever the letters."""
-    key, lines, answer = unknown_number(rng, split)
+    key, lines, step, answer = unknown_number(rng, split)
+    thought = ", ".join([*lines, step])
     if rng.random() < 0.3:
         lines = [lines[0], f"{lines[1]}, {lines[2]}"]
     page, glyphs = write(lines, SHEET, rng, split)
     meta = {"key": key, "lines": lines, "glyphs": glyphs}
-    return Sample([user(SOLVE, image(page))], "picture_arithmetic", answer, meta=meta, thought=", ".join(lines))
+    return Sample([user(SOLVE, image(page))], "picture_arithmetic", answer, meta=meta, thought=thought)
 
 
 def page(rng: np.random.Generator, split: str) -> Sample:
@@ -119,12 +120,12 @@ def page(rng: np.random.Generator, split: str) -> Sample:
 
 def equation(rng: np.random.Generator, split: str) -> Sample:
     """The same, typed: "X + Y = 10, X = 2, Y = ?". What stands in a test's picture is not typed in training either."""
-    key, lines, answer = unknown_number(rng, split)
-    return Sample([user(", ".join(lines))], "equation", answer, meta={"key": key, "lines": lines})
+    key, lines, step, answer = unknown_number(rng, split)
+    return Sample([user(", ".join(lines))], "equation", answer, meta={"key": key, "lines": lines}, thought=step)
 
 
-def unknown_number(rng: np.random.Generator, split: str) -> tuple[str, list[str], str]:
-    """(key, three lines such as "X + Y = 10", "X = 2", "Y = ?", the answer)."""
+def unknown_number(rng: np.random.Generator, split: str) -> tuple[str, list[str], str, str]:
+    """(key, three lines such as "X + Y = 10", "X = 2", "Y = ?", what is to be reckoned, "Y = 10 - 2", the answer)."""
     while True:
         first, second = int(rng.integers(0, LARGEST + 1)), int(rng.integers(0, LARGEST + 1))
         sign = pick(rng, "+-")
@@ -135,4 +136,6 @@ def unknown_number(rng: np.random.Generator, split: str) -> tuple[str, list[str]
             break
     x, y = pick(rng, (("X", "Y"), ("A", "B"), ("P", "Q"), ("M", "N")))
     known, value, asked, answer = (x, first, y, second) if give_first else (y, second, x, first)
-    return key, [f"{x} {sign} {y} = {result}", f"{known} = {value}", f"{asked} = ?"], str(answer)
+    sum_wanted = sign == "-" and not give_first
+    step = f"{asked} = {result} + {value}" if sum_wanted else f"{asked} = {max(result, value)} - {min(result, value)}"
+    return key, [f"{x} {sign} {y} = {result}", f"{known} = {value}", f"{asked} = ?"], step, str(answer)

@@ -97,6 +97,15 @@ def test_many_questions_about_one_picture_ask_nothing_that_a_test_asks():
     assert {world.sample("picture_arithmetic", "test", 0, i).meta["key"] for i in range(300)}.isdisjoint(equations)
 
 
+def test_what_is_to_be_reckoned_stands_in_the_thought():
+    for task in ("equation", "picture_arithmetic"):
+        for i in range(300):
+            sample = world.sample(task, "train", 1, i)
+            letter, first, sign, second = re.fullmatch(r"(?:.*, )?(\w) = (\d+) ([+-]) (\d+)", sample.thought).groups()
+            assert f"{letter} = ?" in sample.meta["lines"][2]
+            assert int(first) + int(f"{sign}{second}") == int(sample.answer), sample
+
+
 def parts_of(words: str) -> list[tuple[str, str | None, str]]:
     """(place, colour, thing) of each part of a scene in words."""
     split = [part.split() for part in words.split(", ")]
