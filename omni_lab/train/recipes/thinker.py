@@ -62,9 +62,7 @@ class ThinkerSettings(Settings, speech_bank.Supply):
     loudness: float = 0.1  # weight of the loss on pictures and sounds that are LOUDEST times as loud as words, or more
     ctc: float = 0.0  # weight of the loss that makes the audio encoder spell what was said (transcripts.py)
     places: float = 0.0  # weight of the loss that makes the decoder say where pictures' tokens lie (places.py)
-    naming: float = (
-        0.0  # weight of the loss that makes pictures' tokens say what they lie on (naming.py)
-    )
+    naming: float = 0.0  # weight of the loss that makes pictures' tokens say what they lie on (naming.py)
     named: int = 6  # pictures a micro-batch for that loss, of their own
     early: float = 0.0  # weight of the answers' loss behind two thirds of the layers, where later tokens can still look
 
