@@ -74,11 +74,11 @@ def speech_translation(rng: np.random.Generator, split: str) -> Sample:
 
 
 def spoken_qa(rng: np.random.Generator, split: str) -> Sample:
-    """The questions of `text_qa`, asked aloud, with no text beside them."""
+    """The questions of `text_qa`, asked aloud, with no text beside them. What was heard is thought, then answered."""
     key, (question, answer, kind) = texts.question_and_answer(rng, split)
     wave, name = voice(rng, question, split)
     meta = {"key": key, "kind": kind, "question": question, "voice": name}
-    return Sample([user("", audio(wave))], "spoken_qa", answer, meta=meta)
+    return Sample([user("", audio(wave))], "spoken_qa", answer, meta=meta, thought=question)
 
 
 def reply_voice(rng: np.random.Generator, text: str, split: str) -> tuple[np.ndarray, str]:

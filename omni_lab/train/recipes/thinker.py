@@ -22,7 +22,7 @@ from ...data.splits import generator, pick
 from ...data.spoken import TRANSCRIBE, to_say
 from ...errors import ConfigError
 from ...thinker import Thinker, next_tokens
-from .. import memory, naming, packing, places, speech_bank, transcripts
+from .. import looking, memory, naming, packing, places, speech_bank, transcripts
 from ..balance import balance, beyond
 from ..loader import to_device, usable
 from ..nano import processor
@@ -38,6 +38,7 @@ SPELLED = ("ocr",)  # answered letter by letter, as pictures spell: each letter 
 ADAPTERS = r"visual\.merger\.|audio_tower\.(proj|ln_post)\."
 LOUDEST = 10.0  # times the embedding table's root mean square: what an encoder's tokens may have for nothing
 STRETCH = 100_000  # positions of the mixture that belong to one batch: far more than fit into its rows
+BESIDE = ("transcripts", "named", "looks")  # of a batch: what the model is not given, only losses
 ENCODERS = r"visual\.|audio_tower\."
 
 
@@ -64,6 +65,7 @@ class ThinkerSettings(Settings, speech_bank.Supply):
     places: float = 0.0  # weight of the loss that makes the decoder say where pictures' tokens lie (places.py)
     naming: float = 0.0  # weight of the loss that makes pictures' tokens say what they lie on (naming.py)
     named: int = 6  # pictures a micro-batch for that loss, of their own
+    looking: float = 0.0  # weight of the loss that tells attention where the next word is seen or heard (looking.py)
     early: float = 0.0  # weight of the answers' loss behind two thirds of the layers, where later tokens can still look
 
 
@@ -149,7 +151,7 @@ class ThinkerRecipe(Recipe):
         messages, sound = [*sample.messages, assistant(sample.reply)], has_talking_film(sample)
         encoded = dict(processor()(messages=messages, labels=True, use_audio_in_video=sound, longest_audio=True))
         if sample.task in SPELLED:
-            encoded = spelled(encoded, sample.answer)
+            encoded = looking.spelled(encoded, sample.answer, sample.meta.get("glyphs", ()), page_size(sample))
         if not self.settings.answers_only:
             encoded["labels"] = encoded["input_ids"].clone()
         if "input_features" in encoded:
@@ -198,53 +200,58 @@ class ThinkerRecipe(Recipe):
         packed: Batch = packing.pack(filled, self.settings.length, processor().tokenizer.pad_token_id or 0)
         answers = float((packed["labels"] != packing.IGNORED).sum())
         said = [clip for row in filled for sample in row for clip in sample.get("transcripts", [])]
-        if self.settings.ctc and any(said):
+        if (self.settings.ctc or self.settings.looking) and any(said):
             packed["transcripts"] = transcripts.join(said)
+        if self.settings.looking:
+            packed["looks"] = looking.gather(filled)
         if self.settings.naming:
             packed["named"] = naming.some(self.settings.named, generator("named", "train", self.seed, index))
         return packed | {"samples": len(taken), "skipped": bad, "weight": answers}
 
     def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
-        said, named = batch.get("transcripts"), batch.get("named")
-        given = {name: value for name, value in batch.items() if name not in ("transcripts", "named")}
+        said, named, looks = (batch.get(name) for name in BESIDE)
+        given = {name: value for name, value in batch.items() if name not in BESIDE}
         told: dict[str, list[Tensor]] = {"visual": [], "audio_tower": []}  # tokens that each encoder gave
         states: list[Tensor] = []  # of the decoder, behind the layer that says where a token lies
         halfway: list[Tensor] = []  # and behind the one that answers early
+        sought: list[tuple[Tensor, Tensor]] = []  # queries and keys of the attention that is told where to look
         watched = [(getattr(model, tower), kept) for tower, kept in told.items()]
         watched += [(places.layer(model), states), (model.model.layers[2 * len(model.model.layers) // 3 - 1], halfway)]
         hooks = [
             module.register_forward_hook(lambda _, __, outcome, kept=kept: kept.append(outcome))
             for module, kept in watched
         ]
+        if self.settings.looking:
+            hooks.append(looking.layer(model).self_attn.register_forward_hook(looking.watch(sought)))
         try:
             answers = model(**given, logits_to_keep=0).loss
         finally:
             for hook in hooks:
                 hook.remove()
-        loss, figures = answers, {"answers": answers}
+        losses, weights = {"answers": answers}, {"answers": 1.0} | vars(self.settings)
         heard = [tokens.flatten(0, -2) for kept in told.values() for tokens in kept]
         if self.settings.loudness and heard:
             words = model.model.embed_tokens.weight.detach()
-            excess = beyond(torch.cat(heard), words).sub(math.log(LOUDEST)).clamp(min=0).square().mean()
-            loss, figures = loss + self.settings.loudness * excess, figures | {"loudness": excess}
+            losses["loudness"] = beyond(torch.cat(heard), words).sub(math.log(LOUDEST)).clamp(min=0).square().mean()
         if named is not None:
-            called = naming.loss(model, named)
-            loss, figures = loss + self.settings.naming * called, figures | {"naming": called}
+            losses["naming"] = naming.loss(model, named)
         if said is not None:
             frames, blank = given["feature_attention_mask"].sum(1), processor().tokenizer.pad_token_id or 0
-            spelling = transcripts.ctc_loss(model, told["audio_tower"][0], frames, said, blank)
-            loss, figures = loss + self.settings.ctc * spelling, figures | {"ctc": spelling}
+            losses["ctc"] = transcripts.ctc_loss(model, told["audio_tower"][0], frames, said, blank)
         if self.settings.early:
             targets = next_tokens(given["labels"], given["segment_ids"], given["labels"].shape)
-            sooner = model.loss(model.model.norm(halfway[0]), None, targets)
-            loss, figures = loss + self.settings.early * sooner, figures | {"early": sooner}
-        if self.settings.places and (media := self.pictures(given)):
+            losses["early"] = model.loss(model.model.norm(halfway[0]), None, targets)
+        media = self.pictures(given)
+        if self.settings.places and media:
             lying = torch.cat([states[0][given["input_ids"] == token] for token, _ in media])
             ends = torch.tensor(place_words(), device=lying.device)
             where = torch.cat([places.of_grid(grid) for _, grid in media])
-            missed = places.place_loss(model, lying, where, ends)
-            loss, figures = loss + self.settings.places * missed, figures | {"places": missed}
-        return loss, figures
+            losses["places"] = places.place_loss(model, lying, where, ends)
+        if looks is not None:
+            seen = [(token, tokens) for (token, _), tokens in zip(media, told["visual"], strict=True)]
+            wanted = looking.wanted(model, given, looks, seen, told["audio_tower"], said)
+            losses["looking"] = looking.looking_loss(*sought[0], given["segment_ids"], wanted)
+        return sum(weights[name] * loss for name, loss in losses.items()), losses
 
     def pictures(self, given: Mapping[str, Tensor]) -> list[tuple[int, Tensor]]:
         """(placeholder token, sizes in patches) of a batch's pictures and of its videos."""
@@ -288,20 +295,9 @@ def emphasised(text: str) -> dict[str, float]:
     return factors
 
 
-def spelled(encoded: packing.Encoded, answer: str) -> packing.Encoded:
-    """The same conversation with its last answer in single letters, each a token: the same text, not the same tokens.
-
-    A word that is read has letters in a picture and no grammar behind it; in pieces such as "che" and "st" it would
-    have to be known before it could be written."""
-    letters = [processor().tokenizer(letter)["input_ids"][0] for letter in answer]
-    labelled = encoded["labels"][0] != packing.IGNORED
-    end = int(labelled.nonzero()[-1])  # the place of <|im_end|>
-    start = end - len(processor().tokenizer(answer)["input_ids"])
-    encoded = dict(encoded)
-    for name, new in (("input_ids", letters), ("labels", letters), ("attention_mask", [1] * len(letters))):
-        row = encoded[name]
-        encoded[name] = torch.cat([row[:, :start], row.new_tensor([new]), row[:, end:]], dim=1)
-    return encoded
+def page_size(sample: Sample) -> tuple[int, int]:
+    """Width and height of a sample's one picture, in pixels."""
+    return next(part["image"].size for part in sample.messages[-1]["content"] if part["type"] == "image")
 
 
 def has_talking_film(sample: Sample) -> bool:
@@ -322,7 +318,7 @@ def conversation(samples: list[Sample]) -> Sample:
     for sample in samples[:-1]:
         messages += [*sample.messages, assistant(sample.reply)]
     last = samples[-1]
-    return Sample([*messages, *last.messages], last.task, last.answer, thought=last.thought)
+    return Sample([*messages, *last.messages], last.task, last.answer, meta=last.meta, thought=last.thought)
 
 
 class Language(ThinkerRecipe):
@@ -361,7 +357,7 @@ class Llava2(ThinkerRecipe):
     tasks = SEEN
     learns = (Learning(r"visual\.merger\.|model\.|lm_head\."),)
     reads, writes = ("llava_1",), ("llava_2",)
-    scales = scaled(steps=0.7, places=0.5)
+    scales = scaled(steps=0.7, places=0.5, looking=0.3)
 
 
 class Thinker1(ThinkerRecipe):
@@ -379,7 +375,7 @@ class Thinker2(ThinkerRecipe):
     name = "thinker_2"
     heard = True
     reads, writes = ("thinker_1",), ("thinker_2",)
-    scales = scaled(steps=3.6, ctc=0.3, places=0.5, naming=0.3)
+    scales = scaled(steps=3.6, ctc=0.3, places=0.5, naming=0.3, looking=0.3)
 
 
 class Thinker3(ThinkerRecipe):
@@ -388,4 +384,4 @@ class Thinker3(ThinkerRecipe):
     name = "thinker_3"
     heard = True
     reads, writes = ("thinker_2",), ("thinker_3",)
-    scales = scaled(steps=0.2, turns=4, length=2048, places=0.5, naming=0.3)
+    scales = scaled(steps=0.2, turns=4, length=2048, places=0.5, naming=0.3, looking=0.3)

@@ -1,0 +1,157 @@
+"""Where attention is told to look: right places for things, letters and sounds, a right value, and the recipe."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from omni_lab.data import world
+from omni_lab.thinker import Thinker
+from omni_lab.train import looking, naming, packing, transcripts
+from omni_lab.train.nano import processor
+from omni_lab.train.recipes import find
+
+
+def mask(length, *places):
+    """(length,) bool, True at `places`."""
+    return torch.isin(torch.arange(length), torch.tensor(places))
+
+
+def attending(scores):
+    """Queries and keys of one head whose scores are `scores`, (length, length)."""
+    size = len(scores)
+    return scores[None, None] * size**0.5, torch.eye(size)[None, None]
+
+
+def test_nothing_is_lost_where_the_weight_lies_on_any_of_the_places():
+    scores = torch.zeros(4, 4)
+    scores[3, 1] = 30.0
+    segments = torch.ones(1, 4, dtype=torch.long)
+    query, key = attending(scores)
+    assert looking.looking_loss(query, key, segments, [(0, 3, mask(4, 1))]).item() == pytest.approx(0, abs=1e-5)
+    assert looking.looking_loss(query, key, segments, [(0, 3, mask(4, 0, 1))]).item() == pytest.approx(0, abs=1e-5)
+    assert looking.looking_loss(query, key, segments, [(0, 3, mask(4, 0, 2))]).item() > 25
+
+
+def test_what_stands_later_or_in_another_segment_takes_no_weight():
+    query, key = attending(torch.zeros(5, 5))
+    segments = torch.tensor([[1, 2, 2, 2, 2]])
+    loss = looking.looking_loss(query, key, segments, [(0, 3, mask(5, 1))])
+    assert loss.item() == pytest.approx(math.log(3))  # of places 1 to 3, not of 0 and 4
+
+
+def test_without_a_look_the_loss_is_nought_and_has_a_gradient():
+    query, key = torch.ones(1, 1, 2, 4, requires_grad=True), torch.ones(1, 1, 2, 4, requires_grad=True)
+    loss = looking.looking_loss(query, key, torch.ones(1, 2), [])
+    loss.backward()
+    assert loss.item() == 0 and query.grad is not None and key.grad is not None
+
+
+def test_sounds_are_aligned_in_order_and_repeated_words_apart():
+    logits = torch.zeros(7, 5)
+    for place, token in enumerate((0, 3, 3, 0, 3, 0, 2)):
+        logits[place, token] = 9.0
+    assert looking.aligned(logits, [3, 3, 2], 0) == [-1, 0, 0, -1, 1, -1, 2]
+    assert looking.aligned(logits[:3], [3, 3, 2], 0) is None  # four places are needed
+
+
+def test_words_are_found_whatever_the_first_is_and_only_where_they_are_told():
+    ignored = packing.IGNORED
+    assert looking.found([ignored, 7, 5, 6, 9], [4, 5, 6]) == 1
+    assert looking.found([ignored, ignored, 5, 6, 9], [4, 5, 6]) is None
+    assert looking.found([ignored, 4, 5], [4, 5, 6]) is None
+    assert looking.found([ignored, 4], [4]) is None
+
+
+def test_a_word_looks_at_its_sound_through_the_word_before():
+    placeholder, blank = 99, 0
+    ids = torch.tensor([[1, 99, 99, 99, 99, 99, 99, 8, 11, 12, 2]])
+    labels = torch.tensor([[-100] * 8 + [11, 12, 2]])
+    spelled = torch.zeros(6, 20)
+    for place, token in enumerate((11, 0, 0, 0, 0, 12)):
+        spelled[place, token] = 9.0
+    frames = torch.tensor([23])  # of mel, six tokens
+    said = transcripts.join([[11, 12]])
+    looks = looking.at_sounds(ids, labels, torch.ones_like(ids), placeholder, spelled, frames, said, blank)
+    assert [(row, place, where.nonzero()[:, 0].tolist()) for row, place, where in looks] == [
+        (0, 7, [1, 2]),
+        (0, 8, [5, 6]),
+    ]
+
+
+def test_a_name_looks_at_the_tokens_that_say_it_in_its_own_sample_alone():
+    recipe = recipe_of("picture_qa")
+    model, batch = Thinker(recipe.config.thinker_config), recipe.batch(0)
+    ids, segments = batch["input_ids"], batch["segment_ids"]
+    placeholder = recipe.config.thinker_config.image_token_index
+    names = naming.concept_ids()[:3]
+    count = int((ids == placeholder).sum())
+    tokens = model.model.embed_tokens.weight.detach()[[names[i % 3] for i in range(count)]]
+    saying = torch.full_like(ids, -1)
+    saying[ids == placeholder] = torch.tensor([names[i % 3] for i in range(count)])
+    looks = looking.at_things(model, ids, segments, [(placeholder, tokens)])
+    for row, place, where in looks:
+        assert where.any() and (saying[row][where] == ids[row, place]).all()
+        assert (segments[row][where] == segments[row, place]).all() and int(where.nonzero().max()) < place
+    asked = [(row, place) for row, place in torch.isin(ids, torch.tensor(names)).nonzero().tolist()]
+    assert {(row, place) for row, place, _ in looks} == set(asked)
+
+
+@pytest.mark.parametrize("index", range(8))
+def test_a_letter_is_looked_at_where_it_stands(index):
+    recipe = recipe_of("ocr")
+    sample = world.sample("ocr", "train", 3, index)
+    encoded = recipe.encode(sample)
+    looks = encoded["looks"]
+    ids, picture = encoded["input_ids"][0], recipe.config.thinker_config.image_token_index
+    assert (ids[looks[:, 1]] == picture).all()
+    letters = processor().tokenizer.batch_decode(ids[looks[:, 0] + 1][:, None])
+    assert "".join(letters) == sample.answer
+    page = next(part["image"] for part in sample.messages[-1]["content"] if part["type"] == "image")
+    labels = naming.read_at(sample.meta["glyphs"], page.size)["letters"]
+    first = int((ids == picture).nonzero()[0])
+    for letter, place in zip(sample.answer, looks[:, 1].tolist(), strict=True):
+        assert naming.SIGNS.index(letter) + 1 in labels[place - first].tolist()
+
+
+def test_looks_move_with_their_sample():
+    sample = {"input_ids": torch.zeros(1, 6), "looks": torch.tensor([[4, 1], [5, 2]])}
+    other = {"input_ids": torch.zeros(1, 3)}
+    assert looking.gather([[other], [other, sample]]).tolist() == [[1, 7, 4], [1, 8, 5]]
+
+
+def recipe_of(task, **changes):
+    """`thinker_2` at smoke scale on one task."""
+    made = find("thinker_2")
+    settings = replace(made.scales["smoke"], naming=0.0, emphasis=f"{task}:1000", **changes)
+    return made(settings, seed=4)
+
+
+def test_the_loss_moves_the_first_head_of_each_group_of_the_layer_that_is_told():
+    recipe = recipe_of("ocr", looking=1.0, loudness=0.0, places=0.0, ctc=0.0)
+    model, batch = Thinker(recipe.config.thinker_config).train(), recipe.batch(0)
+    kept = {name: value for name, value in batch.items() if name not in ("samples", "skipped", "weight")}
+    loss, parts = recipe.loss(model, kept, "main")
+    assert loss.item() == pytest.approx((parts["answers"] + parts["looking"]).item(), rel=1e-5)
+    parts["looking"].backward()
+    attention = looking.layer(model).self_attn
+    moved = attention.q_proj.weight.grad.unflatten(0, (-1, attention.head_dim)).abs().sum((1, 2)) > 0
+    assert moved.tolist() == [True, False, True, False]
+    above = model.model.layers[len(model.model.layers) - 1].mlp.up_proj.weight
+    assert above.grad is None or not above.grad.any()
+
+
+def test_a_step_on_where_to_look_makes_it_look_there():
+    recipe = recipe_of("ocr", looking=1.0, loudness=0.0, places=0.0, ctc=0.0)
+    model, batch = Thinker(recipe.config.thinker_config).train(), recipe.batch(1)
+    kept = {name: value for name, value in batch.items() if name not in ("samples", "skipped", "weight")}
+    rates = torch.optim.AdamW(model.model.parameters(), 1e-3)
+    missed = []
+    for _ in range(8):
+        looked = recipe.loss(model, kept, "main")[1]["looking"]
+        rates.zero_grad()
+        looked.backward()
+        rates.step()
+        missed.append(looked.item())
+    assert missed[-1] < 0.7 * missed[0]
