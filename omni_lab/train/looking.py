@@ -8,13 +8,14 @@ it (Mi et al. 2016 for translation, Qiao et al. 2018 for questions on pictures);
 the encoders' own tokens tell them, aligned by CTC for sounds. Nothing is added to the model.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..data.words import NUMBERS
 from ..encoders.audio import token_count
 from ..layers import apply_rotary
 from . import naming, transcripts
@@ -32,16 +33,15 @@ def layer(thinker: Any) -> Any:
 
 
 def watch(kept: list[tuple[Tensor, Tensor]]) -> Callable[..., None]:
-    """A forward hook for a layer's attention that keeps (queries, keys), each (batch, groups, length, head_dim).
-
-    Of each group of heads that share keys the first head is kept."""
+    """A forward hook for a layer's attention that keeps (queries, keys): (batch, groups, heads of a group, length,
+    head_dim) and (batch, groups, 1, length, head_dim)."""
 
     def hook(attention: Any, args: tuple[Any, ...], _: Tensor) -> None:
         x, rotary = args[:2]
         shape = (*x.shape[:2], -1, attention.head_dim)
         query, key, _ = (made.view(shape).transpose(1, 2) for made in attention.products(x))
-        query = query[:, :: query.shape[1] // key.shape[1]]
-        kept.append((apply_rotary(query, *rotary), apply_rotary(key, *rotary)))
+        query, key = apply_rotary(query, *rotary), apply_rotary(key, *rotary)
+        kept.append((query.unflatten(1, (key.shape[1], -1)), key[:, :, None]))
 
     return hook
 
@@ -49,60 +49,112 @@ def watch(kept: list[tuple[Tensor, Tensor]]) -> Callable[..., None]:
 def looking_loss(query: Tensor, key: Tensor, segments: Tensor, looks: Sequence[Look]) -> Tensor:
     """Nats by which the heads miss the places they are to look at, a mean over looks and heads; scalar.
 
-    query, key: (batch, groups, length, head_dim); segments: (batch, length). A look is right whichever of its places
+    query, key: (batch, heads, length, head_dim); segments: (batch, length). A look is right whichever of its places
     has the weight; what stands later or in another segment is not seen, as in the model itself."""
-    if not looks:
-        return (query[:, :, :1] * key[:, :, :1]).sum() * 0.0
+    missed = [
+        -chances.masked_fill(~wanted, -torch.inf).logsumexp(-1).flatten()
+        for chances, wanted in attended(query, key, segments, looks)
+    ]
+    return torch.cat(missed).mean() if missed else (query[..., :1, :] * key[..., :1, :]).sum() * 0.0
+
+
+def counting_loss(query: Tensor, key: Tensor, segments: Tensor, looks: Sequence[Look]) -> Tensor:
+    """Nats by which the heads divide their weight otherwise than evenly among the places of a look, a mean; scalar.
+
+    Arguments as `looking_loss`. One of the places is the segment's first, which stands for nothing: of n things the
+    share n / (n + 1) is left for what is counted, and that share tells n."""
     missed = []
+    for chances, wanted in attended(query, key, segments, looks):
+        count = wanted.sum(-1)
+        missed.append((-chances.masked_fill(~wanted, 0.0).sum(-1) / count - count.log()).flatten())
+    return torch.cat(missed).mean() if missed else (query[..., :1, :] * key[..., :1, :]).sum() * 0.0
+
+
+def attended(query: Tensor, key: Tensor, segments: Tensor, looks: Sequence[Look]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Row by row, the logarithm of what each look gives to each place, (heads, looks, length), and (looks, length)
+    bool of where it should go. Arguments as `looking_loss`."""
     for row in sorted({row for row, _, _ in looks}):
         places = torch.tensor([place for r, place, _ in looks if r == row], device=query.device)
-        wanted = torch.stack([where for r, _, where in looks if r == row])  # (looks, length)
+        wanted = torch.stack([where for r, _, where in looks if r == row])
         seen = segments[row, places, None] == segments[row]
         seen &= torch.arange(wanted.shape[1], device=query.device) <= places[:, None]
         scores = (query[row][:, places].float() @ key[row].float().mT) * query.shape[-1] ** -0.5
-        scores = scores.masked_fill(~seen, -torch.inf)  # (groups, looks, length)
-        found = scores.masked_fill(~wanted, -torch.inf).logsumexp(-1)
-        missed.append((scores.logsumexp(-1) - found).flatten())
-    return torch.cat(missed).mean()
+        yield scores.masked_fill(~seen, -torch.inf).log_softmax(-1), wanted & seen
 
 
-def wanted(
-    thinker: Any, given: Mapping[str, Tensor], letters: Tensor, seen: Sequence[tuple[int, Tensor]],
-    heard: Sequence[Tensor], said: Tensor | None,
-) -> list[Look]:  # fmt: skip
-    """All looks of a batch: at things, at letters (`gather`) and, where words were `said`, at sounds.
+def loss(
+    thinker: Any, sought: tuple[Tensor, Tensor], given: Mapping[str, Tensor], letters: Tensor,
+    seen: Sequence[tuple[int, Tensor]], heard: Sequence[Tensor], said: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """What all looks of a batch miss, in nats; scalar. The first head of each group looks, the second counts.
 
-    given: the thinker's arguments; seen: (placeholder, (tokens, hidden_size)) of pictures and films; heard: of sounds
-    the (tokens, hidden_size) alone; said: of `transcripts.join`."""
-    ids, segments, length = given["input_ids"], given["segment_ids"], given["input_ids"].shape[1]
-    looks = at_things(thinker, ids, segments, seen)
-    looks += [(row, place, torch.arange(length, device=ids.device) == at) for row, place, at in letters.tolist()]
+    sought: of `watch`; given: the thinker's arguments; letters: of `gather`; seen: (placeholder, (tokens, hidden_size))
+    of pictures and films; heard: of sounds the (tokens, hidden_size) alone; said: of `transcripts.join`."""
+    ids, labels, segments = given["input_ids"], given["labels"], given["segment_ids"]
+    names, ones = names_at(thinker, ids, seen)
+    looks = at_things(ids, labels, segments, names)
+    looks += [(row, place, torch.arange(ids.shape[1], device=ids.device) == at) for row, place, at in letters.tolist()]
     if said is not None:
         with torch.no_grad():
             spelled = thinker.lm_head(thinker.model.norm(heard[0]))
         frames, blank = given["feature_attention_mask"].sum(1), processor().tokenizer.pad_token_id or 0
         placeholder = thinker.config.audio_token_index
-        looks += at_sounds(ids, given["labels"], segments, placeholder, spelled, frames, said, blank)
+        looks += at_sounds(ids, labels, segments, placeholder, spelled, frames, said, blank)
+    query, key = sought
+    looked = looking_loss(query[:, :, 0], key[:, :, 0], segments, looks)
+    if query.shape[2] == 1:
+        return looked
+    return looked + counting_loss(query[:, :, 1], key[:, :, 0], segments, at_each(ids, segments, names, ones))
+
+
+@torch.no_grad()
+def names_at(thinker: Any, ids: Tensor, media: Sequence[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Which thing's name each place of a picture says, -1 for none, and how much it says "one": (batch, length) each.
+
+    media: (placeholder token, (tokens, hidden_size)) of pictures and films."""
+    concepts = torch.tensor(naming.concept_ids(), device=ids.device)
+    names, ones = torch.full_like(ids, -1), torch.full(ids.shape, -torch.inf, device=ids.device)
+    for placeholder, tokens in media:
+        logits = naming.words_of(thinker, tokens)
+        best = logits[:, concepts].max(-1)
+        there = best.values > logits[:, naming.empty_id()]
+        names[ids == placeholder] = torch.where(there, concepts[best.indices], -1)
+        ones[ids == placeholder] = logits[:, processor().tokenizer(" one")["input_ids"][0]].float()
+    return names, ones
+
+
+def at_things(ids: Tensor, labels: Tensor, segments: Tensor, names: Tensor) -> list[Look]:
+    """From each name of a thing, and from each place whose next token is to be one, to the tokens before it in its
+    segment that say that name.
+
+    ids, labels, segments: (batch, length); names: of `names_at`."""
+    concepts = torch.tensor(naming.concept_ids(), device=ids.device)
+    named = torch.where(torch.isin(ids, concepts), ids, F.pad(labels[:, 1:], (0, 1), value=IGNORED))
+    looks = []
+    for row, place in torch.isin(named, concepts).nonzero().tolist():
+        where = (names[row] == named[row, place]) & (segments[row] == segments[row, place])
+        where[place:] = False
+        if where.any():
+            looks.append((row, place, where))
     return looks
 
 
-def at_things(thinker: Any, ids: Tensor, segments: Tensor, media: Sequence[tuple[int, Tensor]]) -> list[Look]:
-    """From each name of a thing to the tokens before it in its segment whose encoder says that name.
+def at_each(ids: Tensor, segments: Tensor, names: Tensor, ones: Tensor) -> list[Look]:
+    """From each name of a thing with a number behind it ("dog three") to the middle of each of so many such things,
+    and to the first place of the segment; none where fewer tokens say the name.
 
-    ids, segments: (batch, length); media: (placeholder token, (tokens, hidden_size)) of pictures and films."""
-    concepts = torch.tensor(naming.concept_ids(), device=ids.device)
-    said = torch.full_like(ids, -1)  # the name that stands in each place of a picture
-    for placeholder, tokens in media:
-        with torch.no_grad():
-            logits = naming.words_of(thinker, tokens)
-        best = logits[:, concepts].max(-1)
-        there = best.values > logits[:, naming.empty_id()]
-        said[ids == placeholder] = torch.where(there, concepts[best.indices], -1)
+    ids, segments: (batch, length); names, ones: of `names_at`."""
+    numbers = {processor().tokenizer(f" {word}")["input_ids"][0]: n for n, word in enumerate(NUMBERS[:10]) if n}
     looks = []
-    for row, place in torch.isin(ids, concepts).nonzero().tolist():
-        where = (said[row] == ids[row, place]) & (segments[row] == segments[row, place])
-        where[place:] = False
-        if where.any():
+    for row, place in torch.isin(ids[:, 1:], torch.tensor(list(numbers), device=ids.device)).nonzero().tolist():
+        there = (names[row] == ids[row, place]) & (segments[row] == segments[row, place])
+        there[place:] = False
+        count = numbers[int(ids[row, place + 1])]
+        if int(there.sum()) >= count:
+            middles = ones[row].masked_fill(~there, -torch.inf).topk(count).indices
+            where = torch.zeros_like(there)
+            where[middles] = True
+            where[int((segments[row] == segments[row, place]).nonzero()[0])] = True
             looks.append((row, place, where))
     return looks
 

@@ -80,22 +80,48 @@ def test_a_word_looks_at_its_sound_through_the_word_before():
     ]
 
 
-def test_a_name_looks_at_the_tokens_that_say_it_in_its_own_sample_alone():
+def test_a_name_looks_at_the_tokens_that_say_it_and_so_does_what_is_about_to_name_it():
     recipe = recipe_of("picture_qa")
     model, batch = Thinker(recipe.config.thinker_config), recipe.batch(0)
-    ids, segments = batch["input_ids"], batch["segment_ids"]
+    ids, labels, segments = batch["input_ids"], batch["labels"], batch["segment_ids"]
     placeholder = recipe.config.thinker_config.image_token_index
-    names = naming.concept_ids()[:3]
-    count = int((ids == placeholder).sum())
-    tokens = model.model.embed_tokens.weight.detach()[[names[i % 3] for i in range(count)]]
-    saying = torch.full_like(ids, -1)
-    saying[ids == placeholder] = torch.tensor([names[i % 3] for i in range(count)])
-    looks = looking.at_things(model, ids, segments, [(placeholder, tokens)])
-    for row, place, where in looks:
-        assert where.any() and (saying[row][where] == ids[row, place]).all()
-        assert (segments[row][where] == segments[row, place]).all() and int(where.nonzero().max()) < place
-    asked = [(row, place) for row, place in torch.isin(ids, torch.tensor(names)).nonzero().tolist()]
-    assert {(row, place) for row, place, _ in looks} == set(asked)
+    some = naming.concept_ids()[:3]
+    saying = [some[i % 3] for i in range(int((ids == placeholder).sum()))]
+    names, _ = looking.names_at(model, ids, [(placeholder, model.model.embed_tokens.weight.detach()[saying])])
+    assert names[ids == placeholder].tolist() == saying and (names[ids != placeholder] == -1).all()
+    looks = looking.at_things(ids, labels, segments, names)
+    asked = set()
+    for row, place in (ids >= 0).nonzero().tolist():
+        after = int(labels[row, place + 1]) if place + 1 < ids.shape[1] else -1
+        name = int(ids[row, place]) if int(ids[row, place]) in naming.concept_ids() else after
+        if name in some:
+            asked.add((row, place))
+            where = next(where for r, p, where in looks if (r, p) == (row, place))
+            assert where.any() and (names[row][where] == name).all()
+            assert (segments[row][where] == segments[row, place]).all() and int(where.nonzero().max()) < place
+    assert {(row, place) for row, place, _ in looks} == asked
+
+
+def test_what_is_counted_is_looked_at_once_each_and_in_its_own_sample():
+    name, two = naming.concept_ids()[0], processor().tokenizer(" two")["input_ids"][0]
+    ids = torch.tensor([[7, 9, 9, 9, 7, 9, 9, 9, 9, name, two, name, 5]])
+    segments = torch.tensor([[1] * 4 + [2] * 9])
+    names = torch.tensor([[-1, name, name, -1, -1, name, name, -1, name] + [-1] * 4])
+    ones = torch.tensor([[0, 9.0, 9, 0, 0, 3, 1, 9, 2] + [0] * 4])
+    looks = looking.at_each(ids, segments, names, ones)
+    assert [(row, place, where.nonzero()[:, 0].tolist()) for row, place, where in looks] == [(0, 9, [4, 5, 8])]
+    assert not looking.at_each(ids, segments, names.masked_fill(mask(13, 5, 6), -1), ones)  # one is not two
+
+
+def test_weight_is_divided_evenly_among_what_is_counted_and_nothing():
+    segments, look = torch.ones(1, 4, dtype=torch.long), [(0, 3, mask(4, 0, 1, 2))]
+    even, uneven = torch.zeros(4, 4), torch.zeros(4, 4)
+    even[3, 3], uneven[3, 3], uneven[3, 1] = -40.0, -40.0, 2.0
+    assert looking.counting_loss(*attending(even), segments, look).item() == pytest.approx(0, abs=1e-5)
+    assert looking.counting_loss(*attending(uneven), segments, look).item() > 0.3
+    assert looking.counting_loss(*attending(torch.zeros(4, 4)), segments, look).item() == pytest.approx(
+        math.log(4) - math.log(3)
+    )
 
 
 @pytest.mark.parametrize("index", range(8))

@@ -249,8 +249,7 @@ class ThinkerRecipe(Recipe):
             losses["places"] = places.place_loss(model, lying, where, ends)
         if looks is not None:
             seen = [(token, tokens) for (token, _), tokens in zip(media, told["visual"], strict=True)]
-            wanted = looking.wanted(model, given, looks, seen, told["audio_tower"], said)
-            losses["looking"] = looking.looking_loss(*sought[0], given["segment_ids"], wanted)
+            losses["looking"] = looking.loss(model, sought[0], given, looks, seen, told["audio_tower"], said)
         return sum(weights[name] * loss for name, loss in losses.items()), losses
 
     def pictures(self, given: Mapping[str, Tensor]) -> list[tuple[int, Tensor]]:
