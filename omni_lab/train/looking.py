@@ -22,6 +22,8 @@ from . import naming, transcripts
 from .nano import processor
 from .packing import IGNORED, Encoded
 
+NUMERALS = (" ", ",", *"0123456789")  # what may stand behind a name and tells of the same thing: "dog 2,7"
+LONGEST = 3  # such tokens behind a name
 NEIGHBOURS = 1  # tokens of sound on either side of where CTC has a word: what was heard of it lies there too
 Look = tuple[int, int, Tensor]  # row, place that looks, (length,) bool of the places to look at
 
@@ -124,14 +126,20 @@ def names_at(thinker: Any, ids: Tensor, media: Sequence[tuple[int, Tensor]]) -> 
 
 
 def at_things(ids: Tensor, labels: Tensor, segments: Tensor, names: Tensor) -> list[Look]:
-    """From each name of a thing, and from each place whose next token is to be one, to the tokens before it in its
-    segment that say that name.
+    """From each name of a thing, from numerals behind it and from each place whose next token is to be one, to the
+    tokens before it in its segment that say that name.
 
     ids, labels, segments: (batch, length); names: of `names_at`."""
     concepts = torch.tensor(naming.concept_ids(), device=ids.device)
-    named = torch.where(torch.isin(ids, concepts), ids, F.pad(labels[:, 1:], (0, 1), value=IGNORED))
+    numerals = torch.tensor([processor().tokenizer(sign)["input_ids"][0] for sign in NUMERALS], device=ids.device)
+    following = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    named = torch.where(torch.isin(ids, concepts), ids, torch.where(torch.isin(following, concepts), following, -1))
+    told = named.where(torch.isin(ids, concepts), -1)
+    for _ in range(LONGEST):
+        told = torch.where((told < 0) & torch.isin(ids, numerals), F.pad(told[:, :-1], (1, 0), value=-1), told)
+    named = torch.where(named < 0, told, named)
     looks = []
-    for row, place in torch.isin(named, concepts).nonzero().tolist():
+    for row, place in (named >= 0).nonzero().tolist():
         where = (names[row] == named[row, place]) & (segments[row] == segments[row, place])
         where[place:] = False
         if where.any():
