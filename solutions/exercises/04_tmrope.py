@@ -160,7 +160,7 @@ def _(rng):
 
     return [
         Case("sections 2, 3, 3", ids=ids(6), sections=[2, 3, 3], theta=10000.0),
-        Case("the nano model's", ids=ids(5), sections=[8, 12, 12], theta=1e6),
+        Case("the nano model's", ids=ids(5), sections=[3, 3, 26], theta=1e6),
         Case("a text: t = h = w", ids=torch.arange(7).expand(3, 7).clone(), sections=[1, 2, 3], theta=100.0),
         Case("only time moves", ids=torch.stack([torch.arange(5), torch.full((5,), 3), torch.full((5,), 4)]),
              sections=[2, 2, 4], theta=1000.0),
