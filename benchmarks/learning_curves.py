@@ -32,7 +32,7 @@ guess puts other nouns in a noun's place. Before `talker_5` the thinker was bala
 `talker_7` also points at the word that comes next (`train/reading.py`); `talker_6` was cut short to begin that.
 `talker_8` began anew, with codes as loud as words (`Talker.initialise`) and at three times the learning rate; from its
 step 1,044 on it misheard a quarter of its own codes (`reading.misheard`). `talker_9` is the same one, used to the last
-thinker, and `talker` has gone on from there. Up to `bigvgan_4` the mels by the DiT on which the vocoder learned began
+thinker, and `talker_10` has gone on from there. Up to `bigvgan_4` the mels by the DiT on which the vocoder learned began
 with twice the noise that replies begin with: since then with as much. Up to `dit_4` most codes were those of the voice
 to be made; since then in 85 and 90 % of the batches every speaker has the source voice's codes (`lent`), as replies
 have. How much of what these sittings gained is theirs and how much that of more steps was not measured apart. Which of
@@ -43,15 +43,16 @@ Its first two stages began as those of `bigvgan_6`, the others anew; the first f
 no log, and it was stopped at step 7,434 of 9,000. `bigvgan` has gone on from there with its weights rounded to
 bfloat16 in every forward pass (`rounded`), as the checkpoint holds them: rounded afterwards they cost words. The mels
 that it was shown are those of `dit_6`; `dit` was trained beside it.
-`seeing` came after `thinker_2_2` here, and `thinker_2_3` went on from it. Before `thinker_2`, the last, its balance was
-undone (the residual stream divided by four), so that one learning rate suited all matrices again.
-The thinker that ships came to see by what follows, each sitting going on from the one before. `seeing_3`, `seeing_4` and
-`seeing` taught the vision encoder, the last with half the sharpness (`naming.SHARPNESS`); `thinker_2_5` taught the
+`seeing_2` came after `thinker_2_2` here, and `thinker_2_3` went on from it. Before `thinker_2_4` its balance was undone
+(the residual stream divided by four), so that one learning rate suited all matrices again.
+The thinker that ships came to see by what follows, each sitting going on from the one before. `seeing_3`, `seeing_4`
+and `seeing` taught the vision encoder, the last with half the sharpness (`naming.SHARPNESS`); `thinker_2_5` taught the
 decoder alone meanwhile. From `thinker_2_8` on the vision encoder and the embeddings stay as they are (`frozen`), and a
 sum's thought ends with the step. From `thinker_2_12` on attention is told where to look (`train/looking.py`); before
-`thinker_2_13` the audio encoder of `hearing` took the place of the decoder's own. `thinker_2_6`, `_7`, `_9`, `_10`, `_13`
-and the last are each one of two runs side by side, one a core, whose weights and moments were averaged every 20 steps;
-`_8`, `_11`, `_12` and `_13` were cut short. `talker` and `talker_dpo` are the earlier ones, used to this thinker.
+`thinker_2_13` the audio encoder of `hearing` took the place of the decoder's own. `thinker_2_6`, `_7`, `_9`, `_10`,
+`_13` and the last are each one of two runs side by side, one a core, whose weights and moments were averaged every 20
+steps; `_8`, `_11`, `_12` and `_13` were cut short. `talker` and `talker_dpo` are the earlier ones, used to this
+thinker.
 `omni-lab train all` needs none of these sittings: they were for want of time on two cores. The first sitting of CLIP,
 920 steps, has left no log."""
 DOCS = Path(__file__).parents[1] / "docs"

@@ -76,9 +76,9 @@ lab.show(
 # ## Four conversations
 # Here it is, in the smallest size. The model of this course knows a small world (emoji, short sentences, simple music),
 # so do not ask it for the news. It has under 15 million parameters and often errs; the truth stands below each answer
-# that has one. What stands between `<think>` and `</think>` is a thought: the model looks up there what the answer needs,
-# and does not speak it. If your copy came without trained weights, it babbles: then watch *when* things come, and return
-# when you have trained it.
+# that has one. What stands between `<think>` and `</think>` is a thought: the model looks up there what the answer
+# needs, and does not speak it. If your copy came without trained weights, it babbles: then watch *when* things come,
+# and return when you have trained it.
 
 # %%
 model, trained = nano_model(run.device)
