@@ -56,7 +56,7 @@ def test_pictures_that_shout_are_told_to_be_quiet_and_others_are_left_alone() ->
     recipe = find("thinker_2").at("smoke")
     torch.manual_seed(0)
     model = Thinker(recipe.config.thinker_config)
-    recipe.settings = replace(recipe.settings, loudness=1.0, ctc=0.0, places=0.0, naming=0.0)
+    recipe.settings = replace(recipe.settings, loudness=1.0, ctc=0.0, places=0.0, naming=0.0, looking=0.0)
     batch = recipe.batch(3)
     batch = {name: value for name, value in batch.items() if name not in ("samples", "skipped", "weight")}
     last = model.visual.merger.mlp[-1]
