@@ -33,8 +33,8 @@ guess puts other nouns in a noun's place. Before `talker_5` the thinker was bala
 `talker_8` began anew, with codes as loud as words (`Talker.initialise`) and at three times the learning rate; from its
 step 1,044 on it misheard a quarter of its own codes (`reading.misheard`). `talker_9` is the same one, used to the last
 thinker, and `talker_10` has gone on from there. Up to `bigvgan_4` the mels by the DiT on which the vocoder learned
-began with twice the noise that replies begin with: since then with as much. Up to `dit_4` most codes were those of the voice
-to be made; since then in 85 and 90 % of the batches every speaker has the source voice's codes (`lent`), as replies
+began with twice the noise that replies begin with: since then with as much. Up to `dit_4` most codes were those of
+the voice to be made; since then in 85 and 90 % of the batches every speaker has the source voice's codes (`lent`), as replies
 have. How much of what these sittings gained is theirs and how much that of more steps was not measured apart. Which of
 their weights to keep was decided by test sentences: see the README. Up to `talker_dpo_2` attempts were drawn hotter
 than replies are, and with a penalty on repetition that those do without.
