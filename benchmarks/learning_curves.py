@@ -24,20 +24,20 @@ from omni_lab.train.log import read_log
 from omni_lab.train.recipes import ALL, find
 
 SITTINGS = """
-What ends in `_1`, `_2` is an earlier sitting of the same recipe, from which the next began (`start`). After `dit_2` and
-`talker_1` the speech tokenizer was replaced; the embeddings of the new codes began as means of the old ones, weighted
-by how often both stood at the same place of the same sound. The sentences of the first three talkers were of the
-grammar alone; since then two in five are of words in no order (`speech_bank.UNGUESSABLE`), because a talker that can
-guess puts other nouns in a noun's place. Before `talker_5` the thinker was balanced (`train/balance.py`);
+What ends in `_1`, `_2` is an earlier sitting of the same recipe, from which the next began (`start`). After `dit_2`
+and `talker_1` the speech tokenizer was replaced; the embeddings of the new codes began as means of the old ones,
+weighted by how often both stood at the same place of the same sound. The sentences of the first three talkers were of
+the grammar alone; since then two in five are of words in no order (`speech_bank.UNGUESSABLE`), because a talker that
+can guess puts other nouns in a noun's place. Before `talker_5` the thinker was balanced (`train/balance.py`);
 `talker_7` also points at the word that comes next (`train/reading.py`); `talker_6` was cut short to begin that.
-`talker_8` began anew, with codes as loud as words (`Talker.initialise`) and at three times the learning rate; from its
-step 1,044 on it misheard a quarter of its own codes (`reading.misheard`). `talker_9` is the same one, used to the last
-thinker, and `talker_10` has gone on from there. Up to `bigvgan_4` the mels by the DiT on which the vocoder learned
-began with twice the noise that replies begin with: since then with as much. Up to `dit_4` most codes were those of
-the voice to be made; since then in 85 and 90 % of the batches every speaker has the source voice's codes (`lent`), as replies
-have. How much of what these sittings gained is theirs and how much that of more steps was not measured apart. Which of
-their weights to keep was decided by test sentences: see the README. Up to `talker_dpo_2` attempts were drawn hotter
-than replies are, and with a penalty on repetition that those do without.
+`talker_8` began anew, with codes as loud as words (`Talker.initialise`) and at three times the learning rate; from
+its step 1,044 on it misheard a quarter of its own codes (`reading.misheard`). `talker_9` is the same one, used to the
+last thinker, and `talker_10` has gone on from there. Up to `bigvgan_4` the mels by the DiT on which the vocoder
+learned began with twice the noise that replies begin with: since then with as much. Up to `dit_4` most codes were
+those of the voice to be made; since then in 85 and 90 % of the batches every speaker has the source voice's codes
+(`lent`), as replies have. How much of what these sittings gained is theirs and how much that of more steps was not
+measured apart. Which of their weights to keep was decided by test sentences: see the README. Up to `talker_dpo_2`
+attempts were drawn hotter than replies are, and with a penalty on repetition that those do without.
 `bigvgan_7` has another shape than those before it: four stages in place of six (`benchmarks/results/lost_words.md`).
 Its first two stages began as those of `bigvgan_6`, the others anew; the first four minutes (some 390 steps) have left
 no log, and it was stopped at step 7,434 of 9,000. `bigvgan` has gone on from there with its weights rounded to
