@@ -77,7 +77,7 @@ def attended(query: Tensor, key: Tensor, segments: Tensor, looks: Sequence[Look]
     bool of where it should go. Arguments as `looking_loss`."""
     for row in sorted({row for row, _, _ in looks}):
         places = torch.tensor([place for r, place, _ in looks if r == row], device=query.device)
-        wanted = torch.stack([where for r, _, where in looks if r == row])
+        wanted = torch.stack([where for r, _, where in looks if r == row]).to(query.device)
         seen = segments[row, places, None] == segments[row]
         seen &= torch.arange(wanted.shape[1], device=query.device) <= places[:, None]
         scores = (query[row][:, places].float() @ key[row].float().mT) * query.shape[-1] ** -0.5
@@ -92,21 +92,23 @@ def loss(
 
     sought: of `watch`; given: the thinker's arguments; letters: of `gather`; seen: (placeholder, (tokens, hidden_size))
     of pictures and films; heard: of sounds the (tokens, hidden_size) alone; said: of `transcripts.join`."""
-    ids, labels, segments = given["input_ids"], given["labels"], given["segment_ids"]
+    # Where to look is found out token by token, which a GPU would answer one question at a time.
+    ids, labels, segments = (given[name].cpu() for name in ("input_ids", "labels", "segment_ids"))
     names, ones = names_at(thinker, ids, seen)
     looks = at_things(ids, labels, segments, names)
-    looks += [(row, place, torch.arange(ids.shape[1], device=ids.device) == at) for row, place, at in letters.tolist()]
+    looks += [(row, place, torch.arange(ids.shape[1]) == at) for row, place, at in letters.tolist()]
     if said is not None:
         with torch.no_grad():
-            spelled = thinker.lm_head(thinker.model.norm(heard[0]))
+            spelled = thinker.lm_head(thinker.model.norm(heard[0])).float().cpu()
         frames, blank = given["feature_attention_mask"].sum(1), processor().tokenizer.pad_token_id or 0
         placeholder = thinker.config.audio_token_index
         looks += at_sounds(ids, labels, segments, placeholder, spelled, frames, said, blank)
     query, key = sought
-    looked = looking_loss(query[:, :, 0], key[:, :, 0], segments, looks)
+    looked = looking_loss(query[:, :, 0], key[:, :, 0], given["segment_ids"], looks)
     if query.shape[2] == 1:
         return looked
-    return looked + counting_loss(query[:, :, 1], key[:, :, 0], segments, at_each(ids, segments, names, ones))
+    counts = at_each(ids, segments, names, ones)
+    return looked + counting_loss(query[:, :, 1], key[:, :, 0], given["segment_ids"], counts)
 
 
 @torch.no_grad()
@@ -114,14 +116,14 @@ def names_at(thinker: Any, ids: Tensor, media: Sequence[tuple[int, Tensor]]) -> 
     """Which thing's name each place of a picture says, -1 for none, and how much it says "one": (batch, length) each.
 
     media: (placeholder token, (tokens, hidden_size)) of pictures and films."""
-    concepts = torch.tensor(naming.concept_ids(), device=ids.device)
-    names, ones = torch.full_like(ids, -1), torch.full(ids.shape, -torch.inf, device=ids.device)
+    concepts = torch.tensor(naming.concept_ids())
+    names, ones = torch.full_like(ids, -1), torch.full(ids.shape, -torch.inf)
     for placeholder, tokens in media:
-        logits = naming.words_of(thinker, tokens)
+        logits = naming.words_of(thinker, tokens).float().cpu()
         best = logits[:, concepts].max(-1)
         there = best.values > logits[:, naming.empty_id()]
         names[ids == placeholder] = torch.where(there, concepts[best.indices], -1)
-        ones[ids == placeholder] = logits[:, processor().tokenizer(" one")["input_ids"][0]].float()
+        ones[ids == placeholder] = logits[:, processor().tokenizer(" one")["input_ids"][0]]
     return names, ones
 
 
@@ -130,8 +132,8 @@ def at_things(ids: Tensor, labels: Tensor, segments: Tensor, names: Tensor) -> l
     tokens before it in its segment that say that name.
 
     ids, labels, segments: (batch, length); names: of `names_at`."""
-    concepts = torch.tensor(naming.concept_ids(), device=ids.device)
-    numerals = torch.tensor([processor().tokenizer(sign)["input_ids"][0] for sign in NUMERALS], device=ids.device)
+    concepts = torch.tensor(naming.concept_ids())
+    numerals = torch.tensor([processor().tokenizer(sign)["input_ids"][0] for sign in NUMERALS])
     following = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
     named = torch.where(torch.isin(ids, concepts), ids, torch.where(torch.isin(following, concepts), following, -1))
     told = named.where(torch.isin(ids, concepts), -1)
@@ -154,7 +156,7 @@ def at_each(ids: Tensor, segments: Tensor, names: Tensor, ones: Tensor) -> list[
     ids, segments: (batch, length); names, ones: of `names_at`."""
     numbers = {processor().tokenizer(f" {word}")["input_ids"][0]: n for n, word in enumerate(NUMBERS[:10]) if n}
     looks = []
-    for row, place in torch.isin(ids[:, 1:], torch.tensor(list(numbers), device=ids.device)).nonzero().tolist():
+    for row, place in torch.isin(ids[:, 1:], torch.tensor(list(numbers))).nonzero().tolist():
         there = (names[row] == ids[row, place]) & (segments[row] == segments[row, place])
         there[place:] = False
         count = numbers[int(ids[row, place + 1])]
@@ -192,7 +194,7 @@ def at_sounds(
             for at in [at for at, word in enumerate(heard) if word == i]:
                 near[max(at - NEIGHBOURS, 0) : at + NEIGHBOURS + 1] = True
             place = torch.zeros_like(ids[row], dtype=torch.bool)
-            place[tokens[near.to(tokens.device), 1]] = True
+            place[tokens[near, 1]] = True
             looks.append((row, first + i - 1, place))
     return looks
 
@@ -205,8 +207,7 @@ def aligned(logits: Tensor, words: Sequence[int], blank: int) -> list[int] | Non
 
     if len(words) + sum(a == b for a, b in zip(words, words[1:], strict=False)) > len(logits):
         return None
-    chances = logits.detach().float().log_softmax(-1).cpu()
-    path, _ = forced_align(chances[None], torch.tensor([words], dtype=torch.int32), blank=blank)
+    path, _ = forced_align(logits.log_softmax(-1)[None], torch.tensor([words], dtype=torch.int32), blank=blank)
     heard, word, before = [], -1, blank
     for token in path[0].tolist():
         word += token not in (blank, before)

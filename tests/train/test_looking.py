@@ -102,6 +102,15 @@ def test_a_name_looks_at_the_tokens_that_say_it_and_so_does_what_is_about_to_nam
     assert {(row, place) for row, place, _ in looks} == asked
 
 
+def test_numerals_behind_a_name_look_where_the_name_looks():
+    name = naming.concept_ids()[0]
+    told = [processor().tokenizer(sign)["input_ids"][0] for sign in (" ", "2", ",", "7", ",")]
+    ids = torch.tensor([[9, 9, 9, 5, name, *told, 5]])
+    names = torch.tensor([[-1, name, name] + [-1] * 8])
+    looks = looking.at_things(ids, torch.full_like(ids, packing.IGNORED), torch.ones_like(ids), names)
+    assert [(place, where.nonzero()[:, 0].tolist()) for _, place, where in looks] == [(i, [1, 2]) for i in (4, 5, 6, 7)]
+
+
 def test_what_is_counted_is_looked_at_once_each_and_in_its_own_sample():
     name, two = naming.concept_ids()[0], processor().tokenizer(" two")["input_ids"][0]
     ids = torch.tensor([[7, 9, 9, 9, 7, 9, 9, 9, 9, name, two, name, 5]])
