@@ -55,8 +55,10 @@ def spelling_loss(logits: Tensor, counts: Tensor, targets: Tensor, blank: int) -
     chosen = ((sizes > 0) & (sizes <= counts)).nonzero()[:, 0].tolist()
     if not chosen:
         return logits.sum() * 0.0
-    clips = torch.split(logits, counts.tolist())
-    padded = torch.nn.utils.rnn.pad_sequence([clips[i] for i in chosen])  # (longest clip, chosen, symbols)
-    spelled, wanted = padded.float().log_softmax(-1), targets[chosen].clamp_min(0)
-    loss = F.ctc_loss(spelled, wanted, counts[chosen], sizes[chosen], blank, "sum", zero_infinity=True)
+    first, counts = (counts.cumsum(0) - counts)[chosen], counts[chosen]
+    # One lookup for all clips: of clips cut out one by one, each would have a gradient as long as all of them.
+    places = torch.minimum(torch.arange(int(counts.max()), device=counts.device)[:, None], counts - 1) + first
+    spelled = F.embedding(places, logits.float().log_softmax(-1))  # (longest clip, chosen, symbols)
+    wanted = targets[chosen].clamp_min(0)
+    loss = F.ctc_loss(spelled, wanted, counts, sizes[chosen], blank, "sum", zero_infinity=True)
     return loss / sizes[chosen].sum()

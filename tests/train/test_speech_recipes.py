@@ -14,6 +14,7 @@ from omni_lab.config import preset
 from omni_lab.errors import ConfigError, DataError
 from omni_lab.talker import Talker
 from omni_lab.train import parts, speech_bank, transcripts
+from omni_lab.train.nano import processor
 from omni_lab.train.recipes import find
 
 NANO = preset("nano")
@@ -160,6 +161,17 @@ def test_hearing_can_listen_to_the_source_voice_more_often(tmp_path: Path) -> No
     told = hearing.batch(0)["letters"]
     alone = [transcripts.spell(clip.text) for clip in speech_bank.solo("train", 0, 20)]
     assert [[i for i in row.tolist() if i >= 0] in alone for row in told] == [True] * 3
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_hearing_can_listen_to_questions(coded: Path, share: float) -> None:
+    """Questions of `spoken_qa`, which the bank does not hold, or the bank's sentences alone."""
+    hearing = at("hearing", coded, questions=share, recorded=0.0, batch_size=4)
+    tokenizer = processor().tokenizer
+    said = [tokenizer.decode(row[row != transcripts.NOTHING]) for row in hearing.batch(0)["words"]]
+    bank = {clip.text for pair in speech_bank.drawn(hearing.settings, 0, 0)[0] for clip in pair}
+    assert len(said) == 4 and sum(text in bank for text in said) == (0 if share else 4)
+    assert torch.equal(hearing.batch(1)["words"], hearing.batch(1)["words"])
 
 
 def test_the_vocoder_learns_on_mels_as_quiet_as_it_will_be_given(coded: Path) -> None:

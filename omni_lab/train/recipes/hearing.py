@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...config import preset
-from ...data import recordings, speech
+from ...data import recordings, speech, spoken
 from ...data.splits import generator, pick
 from ...encoders.audio import token_count
 from ...processing import audio as sound
@@ -32,6 +32,7 @@ class HearingSettings(Settings, speech_bank.Supply):
     recorded: float = 0.15  # share of clips in which a real person reads a prompt
     words: float = 1.0  # weight of the loss that makes it say words, as the language model writes them, beside letters
     source: float = 0.0  # share of clips by the source voice alone, half of whose words stand in no order
+    questions: float = 0.0  # share of clips that are questions of `spoken_qa`, which the bank does not hold
     start: str = ""  # folder with a `hearing` to go on from, with a schedule of its own; "": the part it reads
     hidden: int = 2  # stretches of time and of pitch blanked in each clip (SpecAugment, Park et al. 2019)
 
@@ -80,8 +81,10 @@ class Hearing(Recipe):
     def batch(self, index: int) -> Batch:
         pairs, rng = speech_bank.drawn(self.settings, self.seed, index)
         alone = speech_bank.drawn_solo(self.settings, rng) if self.settings.source else ()
+        count = self.settings.batch_size
+        asked = int(rng.binomial(count, self.settings.questions)) if self.settings.questions else 0
         clips = []
-        for _ in range(self.settings.batch_size):
+        for _ in range(count - asked):
             if rng.random() < self.settings.recorded:
                 prompt = pick(rng, recordings.prompts("train"))
                 clips.append((speech.resample(prompt.wave, 100, int(rng.integers(90, 112))), prompt.text))
@@ -89,7 +92,11 @@ class Hearing(Recipe):
                 others = not alone or rng.random() >= self.settings.source
                 clip = pick(rng, pick(rng, pairs)) if others else pick(rng, alone)
                 clips.append((speech.heard(clip.wave.astype("float32") / 32767), clip.text))
-        batch = self.pack([(speech.in_a_room(wave, rng), text) for wave, text in clips])
+        clips = [(speech.in_a_room(wave, rng), text) for wave, text in clips]
+        for question in (spoken.spoken_qa(rng, "train") for _ in range(asked)):
+            wave = next(part["audio"] for part in question.messages[-1]["content"] if part["type"] == "audio")
+            clips.append((wave, question.meta["question"]))
+        batch = self.pack(clips)
         hide(batch["input_features"], batch["feature_attention_mask"].sum(1).tolist(), self.settings.hidden, rng)
         return batch | {"samples": len(clips)}
 
