@@ -174,6 +174,15 @@ def test_hearing_can_listen_to_questions(coded: Path, share: float) -> None:
     assert torch.equal(hearing.batch(1)["words"], hearing.batch(1)["words"])
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_thinker_can_listen_to_the_source_voice_more_often(coded: Path, share: float) -> None:
+    thinker = at("thinker_2", coded, source=share, shards=1, sentences=20)
+    heard = {thinker.sample("asr", "train", place).answer for place in range(12)}
+    alone = {clip.text for clip in speech_bank.solo("train", 0, 100)}
+    both = {clip.text for pair in speech_bank.shard("train", 0, 20) for clip in pair}
+    assert heard & (alone if share else both) and not heard & ((both if share else alone) - (both & alone))
+
+
 def test_the_vocoder_learns_on_mels_as_quiet_as_it_will_be_given(coded: Path) -> None:
     dit = NANO.token2wav_config.dit_config
     parts.save_part(coded, "dit", DiT(dit))

@@ -66,6 +66,7 @@ class ThinkerSettings(Settings, speech_bank.Supply):
     naming: float = 0.0  # weight of the loss that makes pictures' tokens say what they lie on (naming.py)
     named: int = 6  # pictures a micro-batch for that loss, of their own
     looking: float = 0.0  # weight of the loss that tells attention where the next word is seen or heard (looking.py)
+    source: float = 0.0  # share of the bank's sentences by the source voice alone, which has five times as many
     early: float = 0.0  # weight of the answers' loss behind two thirds of the layers, where later tokens can still look
 
 
@@ -186,8 +187,9 @@ class ThinkerRecipe(Recipe):
         rng = generator("heard", split, self.seed, place)
         if task != "asr" or split == "test" or not self.settings.shards or rng.random() < 0.2:
             return world.sample(task, split, self.seed, place)
-        pairs, _ = speech_bank.drawn(self.settings, self.seed, place // STRETCH)
-        clip = pick(rng, pick(rng, pairs))
+        pairs, draw = speech_bank.drawn(self.settings, self.seed, place // STRETCH)
+        alone = self.settings.source and rng.random() < self.settings.source
+        clip = pick(rng, speech_bank.drawn_solo(self.settings, draw) if alone else pick(rng, pairs))
         wave = in_a_room(heard(clip.wave.astype("float32") / 32767), rng)
         return Sample([user(TRANSCRIBE, audio(wave))], "asr", clip.text)
 
