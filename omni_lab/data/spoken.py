@@ -29,8 +29,18 @@ def voice(rng: np.random.Generator, text: str, split: str) -> tuple[np.ndarray, 
 
 def asr(rng: np.random.Generator, split: str) -> Sample:
     """A new sentence, written down. One training item in three is made of the recorded prompts' words."""
-    of_prompts = split == "train" and rng.random() < 0.33
-    text = prompt_like(rng) if of_prompts else sentences.sentence(rng, split)
+    if split == "train" and rng.random() < 0.33:
+        return prompt(rng, split)
+    return written_down(rng, sentences.sentence(rng, split), split)
+
+
+def prompt(rng: np.random.Generator, split: str) -> Sample:
+    """Words of training's recorded prompts (prompt_like) by a voice, written down."""
+    return written_down(rng, prompt_like(rng), split)
+
+
+def written_down(rng: np.random.Generator, text: str, split: str) -> Sample:
+    """`text` by a voice, to be written down."""
     wave, name = voice(rng, text, split)
     meta = {"key": sentences.key_of(text), "voice": name}
     return Sample([user(TRANSCRIBE, audio(wave))], "asr", text, meta=meta)

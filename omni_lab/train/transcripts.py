@@ -27,8 +27,11 @@ def spell(text: str) -> list[int]:
 
 
 def words_said(sample: Sample) -> str | None:
-    """What is said in the one sound of a sample, or None where it holds none, or more than speech."""
-    if sample.task in ("asr", "asr_recorded"):
+    """What an encoder is to spell of a sample's one sound, or None where it is neither speech nor music.
+
+    Music says what its answer says of it: a window of two seconds has the first chord, the period and what stands on
+    the third beat."""
+    if sample.task in ("asr", "asr_recorded", "music"):
         return sample.answer
     return sample.meta.get({"speech_translation": "english", "spoken_qa": "question"}.get(sample.task, ""))
 

@@ -1,5 +1,6 @@
 """What the recipes of codec and talker draw: the source voice alone, another rendition's codes, parts to go on from."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from omni_lab.codec.dit import DiT
 from omni_lab.codec.speaker import SpeakerEncoder
 from omni_lab.codec.speech_tokenizer import pairs
 from omni_lab.config import preset
+from omni_lab.data import music, recordings
 from omni_lab.errors import ConfigError, DataError
 from omni_lab.talker import Talker
 from omni_lab.train import parts, speech_bank, transcripts
 from omni_lab.train.nano import processor
 from omni_lab.train.recipes import find
+from omni_lab.train.recipes.hearing import BESIDE
 
 NANO = preset("nano")
 
@@ -163,15 +166,30 @@ def test_hearing_can_listen_to_the_source_voice_more_often(tmp_path: Path) -> No
     assert [[i for i in row.tolist() if i >= 0] in alone for row in told] == [True] * 3
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_hearing_can_listen_to_questions(coded: Path, share: float) -> None:
-    """Questions of `spoken_qa`, which the bank does not hold, or the bank's sentences alone."""
-    hearing = at("hearing", coded, questions=share, recorded=0.0, batch_size=4)
+@pytest.mark.parametrize(
+    ("share", "likely"),
+    [
+        ("", lambda text, bank: text in bank),
+        ("questions", lambda text, bank: text not in bank and text[-1] in "?."),
+        ("prompts", lambda text, bank: set(re.findall(r"[\w'-]+", text.lower())) <= prompted()),
+        ("music", lambda text, bank: music.parse(text) is not None),
+    ],
+)
+def test_hearing_listens_to_what_the_bank_does_not_hold(coded: Path, share: str, likely) -> None:
+    shares = dict.fromkeys(BESIDE, 0.0) | ({share: 1.0} if share else {})
+    hearing = at("hearing", coded, batch_size=4, **shares)
     tokenizer = processor().tokenizer
     said = [tokenizer.decode(row[row != transcripts.NOTHING]) for row in hearing.batch(0)["words"]]
     bank = {clip.text for pair in speech_bank.drawn(hearing.settings, 0, 0)[0] for clip in pair}
-    assert len(said) == 4 and sum(text in bank for text in said) == (0 if share else 4)
+    assert len(said) == 4 and all(likely(text, bank) for text in said), said
     assert torch.equal(hearing.batch(1)["words"], hearing.batch(1)["words"])
+
+
+def prompted() -> set[str]:
+    """Words of the recorded prompts."""
+    return {word for text in recordings.transcripts("train") for word in re.findall(r"[\w'-]+", text.lower())} | {
+        part for word in recordings.vocabulary() for part in re.findall(r"[\w'-]+", word.lower())
+    }
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])

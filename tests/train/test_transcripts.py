@@ -55,7 +55,8 @@ def test_more_words_than_tokens_or_none_at_all_count_nothing():
         ("asr_recorded", {}, "A dog."),
         ("speech_translation", {"english": "A cat."}, "A cat."),
         ("spoken_qa", {"question": "What?"}, "What?"),
-        ("music", {}, None),
+        ("music", {}, "A dog."),
+        ("sound_events", {}, None),
     ],
 )
 def test_words_said(task, meta, words):

@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ...config import preset
-from ...data import recordings, speech, spoken
+from ...data import music, recordings, speech, spoken
+from ...data.sample import Sample
 from ...data.splits import generator, pick
 from ...encoders.audio import token_count
 from ...processing import audio as sound
@@ -26,13 +28,20 @@ from ..optimise import decay_groups
 from ..parts import need_part, save_part
 from ..recipe import Batch, Recipe, Settings
 
+# What the bank does not hold: settings that say its share, and its maker.
+BESIDE = {
+    "recorded": spoken.asr_recorded, "prompts": spoken.prompt, "questions": spoken.spoken_qa, "music": music.music
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class HearingSettings(Settings, speech_bank.Supply):
     recorded: float = 0.15  # share of clips in which a real person reads a prompt
+    prompts: float = 0.0  # share in which other voices say words of those prompts
+    questions: float = 0.0  # share of questions of `spoken_qa`
+    music: float = 0.0  # share of music, of which key, metre and tempo are spelled
     words: float = 1.0  # weight of the loss that makes it say words, as the language model writes them, beside letters
-    source: float = 0.0  # share of clips by the source voice alone, half of whose words stand in no order
-    questions: float = 0.0  # share of clips that are questions of `spoken_qa`, which the bank does not hold
+    source: float = 0.0  # share of the bank's clips by the source voice alone, half of whose words stand in no order
     start: str = ""  # folder with a `hearing` to go on from, with a schedule of its own; "": the part it reads
     hidden: int = 2  # stretches of time and of pitch blanked in each clip (SpecAugment, Park et al. 2019)
 
@@ -93,24 +102,29 @@ class Hearing(Recipe):
     def batch(self, index: int) -> Batch:
         pairs, rng = speech_bank.drawn(self.settings, self.seed, index)
         alone = speech_bank.drawn_solo(self.settings, rng) if self.settings.source else ()
-        count = self.settings.batch_size
-        asked = int(rng.binomial(count, self.settings.questions)) if self.settings.questions else 0
         clips = []
-        for _ in range(count - asked):
-            if rng.random() < self.settings.recorded:
-                prompt = pick(rng, recordings.prompts("train"))
-                clips.append((speech.resample(prompt.wave, 100, int(rng.integers(90, 112))), prompt.text))
+        for _ in range(self.settings.batch_size):
+            sample = self.beside(rng)
+            if sample is None:
+                own = alone and rng.random() < self.settings.source
+                clip = pick(rng, alone if own else pick(rng, pairs))
+                wave = speech.heard(clip.wave.astype("float32") / 32767)
+                clips.append((speech.in_a_room(wave, rng), clip.text))
             else:
-                others = not alone or rng.random() >= self.settings.source
-                clip = pick(rng, pick(rng, pairs)) if others else pick(rng, alone)
-                clips.append((speech.heard(clip.wave.astype("float32") / 32767), clip.text))
-        clips = [(speech.in_a_room(wave, rng), text) for wave, text in clips]
-        for question in (spoken.spoken_qa(rng, "train") for _ in range(asked)):
-            wave = next(part["audio"] for part in question.messages[-1]["content"] if part["type"] == "audio")
-            clips.append((wave, question.meta["question"]))
+                wave = next(part["audio"] for part in sample.messages[-1]["content"] if part["type"] == "audio")
+                clips.append((wave, transcripts.words_said(sample) or ""))
         batch = self.pack(clips)
         hide(batch["input_features"], batch["feature_attention_mask"].sum(1).tolist(), self.settings.hidden, rng)
         return batch | {"samples": len(clips)}
+
+    def beside(self, rng: np.random.Generator) -> Sample | None:
+        """A sample of what the bank does not hold, by the shares of BESIDE; None: the bank's turn."""
+        left = rng.random()
+        for share, make in BESIDE.items():
+            left -= getattr(self.settings, share)
+            if left < 0:
+                return make(rng, "train")
+        return None
 
     def pack(self, clips: list[tuple[Any, str]]) -> Batch:
         """Waves at 16 kHz with their words -> log-mels, their mask, and letters (clips, longest)."""
