@@ -1,7 +1,8 @@
 """Stage 2 of the talker: direct preference optimisation on how it says hard sentences (report, section 4.3).
 
 The triples are collected once, before training: the talker says each sentence several times, DiT and vocoder make it
-sound, an independent recogniser writes it down, and the best and the worst attempt become a preference.
+sound, an independent recogniser writes it down, and the best and the worst attempt become a preference. The voice from
+which the talker learned its codes competes, since the best of wrong attempts teaches little.
 """
 
 import json
@@ -38,6 +39,7 @@ from .talker import Spoken, TalkerRecipe, TalkerSettings, said, talker_view
 class DPOSettings(TalkerSettings):
     texts: int = 120  # sentences on which preferences are collected
     tries: int = 4  # times each is said
+    source: bool = True  # whether the source voice's own rendition stands among the attempts, and mostly wins
     temperature: float = 0.7  # at which it is said: above the assembled model's, or no attempt would differ
     beta: float = 0.1
     anchor: float = 1.0  # weight of the loss on the chosen codes themselves, against drifting from speech
@@ -118,6 +120,9 @@ class TalkerDPO(TalkerRecipe):
             rng = generator("preferences", "train", self.seed, number)
             text = pick(rng, (sentences.hard_sentence, sentences.paused_sentence))(rng, "train")
             attempts = self.attempts(model, text, number)
+            if self.settings.source:
+                own = self.tokenizer.encode(torch.from_numpy(speech.say(text, "heart", number)))
+                attempts.append(own[: self.settings.longest].to(device))
             scores = spoken_scores(text, token2wav, attempts, voice, number)
             chosen = preferences.best_and_worst(scores)
             # At smoke scale nothing that an untrained talker says is better than the rest: any pair will do.
