@@ -52,9 +52,9 @@ and a sum's thought ends with the step. From `thinker_2_12` on attention is told
 before `thinker_2_13` the audio encoder of `hearing` took the place of the decoder's own. `thinker_2_6`, `_7`, `_9`,
 `_10`, `_13`, `_14` and the last are each one of two runs side by side, one a core, whose weights and moments were
 averaged every 20 steps, and so is the last talker; `_8`, `_11` to `_13` and `_15` to `_17` were cut short.
-`thinker_2_15` to `_17` taught the decoder alone, while the audio encoder learned by itself (`hearing`, the last
-10,000 steps in one hour) and the vision encoder saw larger letters (`seeing`); the last `thinker_2` joined the three.
-`talker` and `talker_dpo` are the earlier ones, used to this thinker.
+`thinker_2_15` to `_17` taught the decoder alone, while the audio encoder learned by itself (`hearing`) and the vision
+encoder saw larger letters (`seeing`); the last `thinker_2` joined the three. `talker` and `talker_dpo` are the
+earlier ones, used to this thinker.
 `omni-lab train all` needs none of these sittings: they were for want of time on two cores. The first sitting of CLIP,
 920 steps, has left no log."""
 DOCS = Path(__file__).parents[1] / "docs"
