@@ -17,9 +17,9 @@ FONTS = (
     "DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSans-Oblique.ttf", "DejaVuSerif.ttf", "DejaVuSerif-Bold.ttf",
     "DejaVuSansMono.ttf", "DejaVuSansMono-Bold.ttf", "STIXGeneral.ttf", "STIXGeneralBol.ttf", "cmr10.ttf",
 )  # fmt: skip
-PAGE = (336, 84)  # pixels: 36 tokens, and a letter is about as wide as one: a token that holds two says no order
-SHEET = (168, 112)
-SMALL, LARGE = (22, 37), (44, 67)  # points at which letters are tried, until they fit: on a sheet, on a page
+# Pixels: 36 and 60 tokens, and a letter is about as wide as one: a token that holds two says no order.
+PAGE, SHEET = (336, 84), (280, 168)
+POINTS = (44, 67)  # at which letters are tried, until they fit
 READ = "Read the word."
 READ_ALL = "Read the page."
 SOLVE = "Solve it."
@@ -52,7 +52,7 @@ def ocr(rng: np.random.Generator, split: str) -> Sample:
                 break
     style = int(rng.integers(3))
     shown = (word, word.upper(), word.capitalize())[style]
-    page, glyphs = write([shown], PAGE, rng, split, LARGE)
+    page, glyphs = write([shown], PAGE, rng, split)
     return Sample([user(READ, image(page))], "ocr", word, meta={"key": key, "shown": shown, "glyphs": glyphs})
 
 
@@ -70,14 +70,14 @@ Glyph = tuple[str, float, float]  # a letter, and its middle (x, y) in pixels
 
 
 def write(
-    lines: list[str], size: tuple[int, int], rng: np.random.Generator, split: str, sizes: tuple[int, int] = SMALL
+    lines: list[str], size: tuple[int, int], rng: np.random.Generator, split: str
 ) -> tuple[Image.Image, list[Glyph]]:
     """Lines of text on a page of `size` (width, height) pixels, in any font, colour and place in which they fit, and
     where each of their letters stands."""
     face, colour = pick(rng, FONTS), ink(rng)
     canvas = Image.new("RGB", size, colour[1])
     pen = ImageDraw.Draw(canvas)
-    for points in range(int(rng.integers(*sizes)), 9, -1):
+    for points in range(int(rng.integers(*POINTS)), 9, -1):
         chosen = font(face, points)
         boxes = [pen.textbbox((0, 0), line, font=chosen) for line in lines]
         width, height = max(int(box[2]) for box in boxes), sum(int(box[3]) + 4 for box in boxes)

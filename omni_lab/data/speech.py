@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import torchaudio
 
 from ..errors import DataError
@@ -173,6 +174,27 @@ def in_a_room(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     wave = np.pad(wave * float(rng.uniform(0.4, 1.2)), (before, after))
     level = 10 ** rng.uniform(-4.0, -2.0)
     return (wave + level * rng.standard_normal(len(wave), dtype=np.float32)).astype(np.float32)
+
+
+def in_any_room(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """`in_a_room`, half the time through some microphone: what training hears, so that a voice is not its colour.
+
+    A microphone's bass and treble, an echo of its room, and a compressor that lifts what is soft."""
+    if rng.random() < 0.5:
+        return in_a_room(wave, rng)
+    effects = torchaudio.functional
+    sound, loudest = torch.from_numpy(wave), float(np.abs(wave).max())
+    sound = effects.bass_biquad(sound, HEARING_RATE, float(rng.uniform(-12, 12)), float(rng.uniform(150, 600)))
+    sound = effects.treble_biquad(sound, HEARING_RATE, float(rng.uniform(-12, 12)), float(rng.uniform(1500, 4000)))
+    length = int(rng.uniform(0.02, 0.25) * HEARING_RATE)
+    echo = torch.from_numpy(rng.standard_normal(length, dtype=np.float32)) * torch.exp(-torch.arange(length) / length * 5)
+    echo[0] = float(rng.uniform(1, 6)) * echo.norm()
+    quick = 1 << (len(wave) + length - 1).bit_length()  # samples: a Fourier transform of any other number takes longer
+    sound = effects.fftconvolve(F.pad(sound, (0, quick + 1 - length - len(wave))), echo)[: len(wave)]
+    power = F.avg_pool1d(sound.square()[None], 800, 160, 400)[None]  # of 50 ms, every 10 ms
+    lift = (power + 1e-4 * power.max() + 1e-12).pow(-float(rng.uniform(0, 0.3)))
+    sound = sound * F.interpolate(lift, len(wave), mode="linear")[0, 0]
+    return in_a_room((sound * (loudest / sound.abs().max().clamp(min=1e-6))).numpy(), rng)
 
 
 @functools.cache

@@ -173,8 +173,8 @@ def at_sounds(
     ids: Tensor, labels: Tensor, segments: Tensor, placeholder: int,
     spelled: Tensor, frames: Tensor, said: Tensor, blank: int,
 ) -> list[Look]:  # fmt: skip
-    """From each place whose next token is a word of what was said to the sound of that word, where a reply holds all
-    that was said.
+    """From each place whose next token is a word of what was said to the sound of that word, where a reply holds the
+    sentence that it stands in.
 
     ids, labels, segments: (batch, length); spelled: (tokens, vocabulary), what the clips' tokens say, as logits;
     frames: (clips,) mel frames; said: (clips, longest) of `transcripts.join`; blank: CTC's."""
@@ -184,19 +184,26 @@ def at_sounds(
         begin += count
         words = [word for word in words if word != transcripts.NOTHING]
         row = int(tokens[0, 0])
-        told = labels[row].masked_fill(segments[row] != segments[row, tokens[0, 1]], IGNORED)
-        first = found(told.tolist(), words)
-        heard = aligned(logits, words, blank) if first is not None else None
-        if first is None or heard is None:
-            continue
-        for i in range(len(words)):
-            near = torch.zeros(count, dtype=torch.bool)
-            for at in [at for at, word in enumerate(heard) if word == i]:
-                near[max(at - NEIGHBOURS, 0) : at + NEIGHBOURS + 1] = True
-            place = torch.zeros_like(ids[row], dtype=torch.bool)
-            place[tokens[near, 1]] = True
-            looks.append((row, first + i - 1, place))
+        told = labels[row].masked_fill(segments[row] != segments[row, tokens[0, 1]], IGNORED).tolist()
+        firsts = [(first, start, size) for start, size in sentences(words)
+                  if (first := found(told, words[start : start + size])) is not None]  # fmt: skip
+        heard = aligned(logits, words, blank) if firsts else None
+        for first, start, size in firsts if heard is not None else ():
+            for i in range(size):
+                near = torch.zeros(count, dtype=torch.bool)
+                for at in [at for at, word in enumerate(heard) if word == start + i]:
+                    near[max(at - NEIGHBOURS, 0) : at + NEIGHBOURS + 1] = True
+                place = torch.zeros_like(ids[row], dtype=torch.bool)
+                place[tokens[near, 1]] = True
+                looks.append((row, first + i - 1, place))
     return looks
+
+
+def sentences(words: Sequence[int]) -> list[tuple[int, int]]:
+    """(where it starts, its tokens) of each sentence of a transcript: a reply may hold them in another order."""
+    stop = processor().tokenizer(".")["input_ids"][0]
+    starts = [0, *(i + 1 for i, word in enumerate(words[:-1]) if word == stop)]
+    return [(start, end - start) for start, end in zip(starts, [*starts[1:], len(words)], strict=True)]
 
 
 def aligned(logits: Tensor, words: Sequence[int], blank: int) -> list[int] | None:

@@ -30,7 +30,10 @@ def words_said(sample: Sample) -> str | None:
     """What an encoder is to spell of a sample's one sound, or None where it is neither speech nor music.
 
     Music says what its answer says of it: a window of two seconds has the first chord, the period and what stands on
-    the third beat."""
+    the third beat. Of two people who take turns each phrase is a sentence, in the order in which they are heard."""
+    if sample.task == "who_said_what":
+        turns = ("left", "right") if sample.meta["first"] == "left" else ("right", "left")
+        return "".join(f" {sample.meta[side]}." for side in turns)  # behind a space, as the reply writes them
     if sample.task in ("asr", "asr_recorded", "music"):
         return sample.answer
     return sample.meta.get({"speech_translation": "english", "spoken_qa": "question"}.get(sample.task, ""))

@@ -27,6 +27,23 @@ def pitch_of(wave: np.ndarray) -> float:
     return float(np.median(found))
 
 
+def test_a_microphone_changes_the_colour_of_a_voice_and_nothing_else():
+    wave, rng = speech.heard(speech.say(LINE)), np.random.default_rng(0)
+    clear = np.abs(np.fft.rfft(wave)) ** 2
+    tilts = []
+    for _ in range(24):
+        heard = speech.in_any_room(wave, rng)
+        assert heard.dtype == np.float32 and np.isfinite(heard).all()
+        assert len(wave) <= len(heard) <= len(wave) + 0.4 * 16_000 and np.abs(heard).max() < 1.3
+        power = np.abs(np.fft.rfft(heard, len(wave))) ** 2
+        bass, treble = slice(1, len(power) // 20), slice(len(power) // 3, None)  # below 400 Hz, above 2.7 kHz
+        tilts.append(np.log(power[bass].sum() / power[treble].sum() * clear[treble].sum() / clear[bass].sum()))
+    plain = [speech.in_a_room(wave, rng) for _ in range(3)]
+    assert all(np.abs(x).max() < 1.3 for x in plain) and np.std(tilts) > 0.7  # nepers
+    silent = speech.in_any_room(np.zeros(8000, np.float32), rng)
+    assert np.isfinite(silent).all()
+
+
 def test_a_speaker_has_the_pitch_that_the_table_says_and_is_the_same_on_every_call():
     curve = np.array([0, 180, 220, 200, 0], np.float32)  # Hz; 0 is unvoiced
     assert np.allclose(speech.bend(curve, 0.5, 1.0), curve / 2)

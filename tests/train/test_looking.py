@@ -80,6 +80,27 @@ def test_a_word_looks_at_its_sound_through_the_word_before():
     ]
 
 
+def test_sentences_told_in_another_order_than_heard_look_at_their_own_sound():
+    recipe = recipe_of("who_said_what")
+    placeholder = recipe.config.thinker_config.audio_token_index
+    for index in range(20):
+        sample = world.sample("who_said_what", "train", 1, index)
+        encoded = recipe.encode(sample)
+        batch = packing.pack([[encoded]], encoded["input_ids"].shape[1], 0)
+        ids, labels, segments = (batch[name] for name in ("input_ids", "labels", "segment_ids"))
+        words, frames = encoded["transcripts"], encoded["feature_attention_mask"].sum(1)
+        spelled = torch.zeros(int((ids == placeholder).sum()), 10_000)
+        spaced = torch.linspace(2, len(spelled) - 3, len(words[0])).long()  # each word at a place of its own
+        spelled[:, 0] = 5.0  # between them nothing
+        spelled[spaced, torch.tensor(words[0])] = 9.0
+        looks = looking.at_sounds(ids, labels, segments, placeholder, spelled, frames, transcripts.join(words), 0)
+        assert len(looks) == len(words[0]), sample.answer
+        sounds = (ids[0] == placeholder).nonzero()[:, 0].tolist()
+        for _, place, where in looks:
+            heard = spelled[[sounds.index(at) for at in where.nonzero()[:, 0].tolist()]]
+            assert heard[:, 1:].sum(0).argmax() + 1 == ids[0, place + 1]
+
+
 def test_a_name_looks_at_the_tokens_that_say_it_and_so_does_what_is_about_to_name_it():
     recipe = recipe_of("picture_qa")
     model, batch = Thinker(recipe.config.thinker_config), recipe.batch(0)

@@ -56,7 +56,7 @@ def test_letters_stand_where_the_ink_is(seed: int) -> None:
         assert inked[:, round(x) - 2 : round(x) + 3].any(), letter
     read = naming.read_at(glyphs, page.size)["letters"]
     found = sorted(naming.SIGNS[i - 1] for i in read[read > 0].tolist())
-    assert found == sorted("wigx=7") and read.shape == (24, naming.SLICES)
+    assert found == sorted("wigx=7") and read.shape == (60, naming.SLICES)
     words = naming.read_at(glyphs, page.size)["words"]
     assert ((words == naming.NOTHING) == (read == 0)).all()
     assert sorted(processor().tokenizer.decode([i]) for i in words[read > 0].tolist()) == found

@@ -56,6 +56,8 @@ def test_more_words_than_tokens_or_none_at_all_count_nothing():
         ("speech_translation", {"english": "A cat."}, "A cat."),
         ("spoken_qa", {"question": "What?"}, "What?"),
         ("music", {}, "A dog."),
+        ("who_said_what", {"left": "two dogs", "right": "a red cat", "first": "left"}, " two dogs. a red cat."),
+        ("who_said_what", {"left": "two dogs", "right": "a red cat", "first": "right"}, " a red cat. two dogs."),
         ("sound_events", {}, None),
     ],
 )

@@ -109,7 +109,7 @@ class Hearing(Recipe):
                 own = alone and rng.random() < self.settings.source
                 clip = pick(rng, alone if own else pick(rng, pairs))
                 wave = speech.heard(clip.wave.astype("float32") / 32767)
-                clips.append((speech.in_a_room(wave, rng), clip.text))
+                clips.append((speech.in_any_room(wave, rng), clip.text))
             else:
                 wave = next(part["audio"] for part in sample.messages[-1]["content"] if part["type"] == "audio")
                 clips.append((wave, transcripts.words_said(sample) or ""))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...config import OmniConfig, preset
 from ...data import world
 from ...data.sample import Sample, assistant, audio, user
-from ...data.speech import heard, in_a_room
+from ...data.speech import heard, in_any_room
 from ...data.splits import generator, pick
 from ...data.spoken import TRANSCRIBE, to_say
 from ...errors import ConfigError
@@ -190,7 +190,7 @@ class ThinkerRecipe(Recipe):
         pairs, draw = speech_bank.drawn(self.settings, self.seed, place // STRETCH)
         alone = self.settings.source and rng.random() < self.settings.source
         clip = pick(rng, speech_bank.drawn_solo(self.settings, draw) if alone else pick(rng, pairs))
-        wave = in_a_room(heard(clip.wave.astype("float32") / 32767), rng)
+        wave = in_any_room(heard(clip.wave.astype("float32") / 32767), rng)
         return Sample([user(TRANSCRIBE, audio(wave))], "asr", clip.text)
 
     def batch(self, index: int) -> Batch:
