@@ -50,11 +50,14 @@ and `seeing_5` taught the vision encoder, the last with half the sharpness (`nam
 the decoder alone meanwhile. From `thinker_2_8` on the vision encoder and the embeddings stay as they are (`frozen`),
 and a sum's thought ends with the step. From `thinker_2_12` on attention is told where to look (`train/looking.py`);
 before `thinker_2_13` the audio encoder of `hearing` took the place of the decoder's own. `thinker_2_6`, `_7`, `_9`,
-`_10`, `_13`, `_14` and the last are each one of two runs side by side, one a core, whose weights and moments were
-averaged every 20 steps, and so is the last talker; `_8`, `_11` to `_13` and `_15` to `_17` were cut short.
-`thinker_2_15` to `_17` taught the decoder alone, while the audio encoder learned by itself (`hearing`) and the vision
-encoder saw larger letters (`seeing`); the last `thinker_2` joined the three. `talker` and `talker_dpo` are the
-earlier ones, used to this thinker.
+`_10`, `_13`, `_14`, `_18` and the last are each one of two runs side by side, one a core, whose weights and moments
+were averaged every 20 steps, and so is the last talker; `_8`, `_11` to `_13`, `_15` to `_17` and `_19` were cut
+short. `thinker_2_15` to `_17` taught the decoder alone, while the audio encoder learned by itself (`hearing_3`) and
+the vision encoder saw larger letters (`seeing`); `thinker_2_18` joined the three. `thinker_2_19` taught the decoder
+alone once more, while `seeing` went on from its step 3,600 with larger letters on sheets, too, and `hearing` heard
+music, prompts' words by other voices and, from its step 2,260 on, microphones (before with `prompts=0.12`,
+`music=0.25`); the last `thinker_2` joined them. `talker` and `talker_dpo` are the earlier ones, used to this thinker;
+the attempts of the last `talker_dpo` were made by two processes.
 `omni-lab train all` needs none of these sittings: they were for want of time on two cores. The first sitting of CLIP,
 920 steps, has left no log."""
 DOCS = Path(__file__).parents[1] / "docs"
