@@ -187,7 +187,8 @@ def in_any_room(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     sound = effects.bass_biquad(sound, HEARING_RATE, float(rng.uniform(-12, 12)), float(rng.uniform(150, 600)))
     sound = effects.treble_biquad(sound, HEARING_RATE, float(rng.uniform(-12, 12)), float(rng.uniform(1500, 4000)))
     length = int(rng.uniform(0.02, 0.25) * HEARING_RATE)
-    echo = torch.from_numpy(rng.standard_normal(length, dtype=np.float32)) * torch.exp(-torch.arange(length) / length * 5)
+    fading = torch.exp(-5 * torch.arange(length) / length)
+    echo = torch.from_numpy(rng.standard_normal(length, dtype=np.float32)) * fading
     echo[0] = float(rng.uniform(1, 6)) * echo.norm()
     quick = 1 << (len(wave) + length - 1).bit_length()  # samples: a Fourier transform of any other number takes longer
     sound = effects.fftconvolve(F.pad(sound, (0, quick + 1 - length - len(wave))), echo)[: len(wave)]

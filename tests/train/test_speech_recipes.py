@@ -159,7 +159,8 @@ def test_hearing_can_listen_to_the_source_voice_more_often(tmp_path: Path) -> No
     from omni_lab.thinker import Thinker
 
     parts.save_part(tmp_path, "hearing", Thinker(NANO.thinker_config))
-    hearing = at("hearing", tmp_path, start=str(tmp_path), source=1.0, recorded=0.0, hidden=0, batch_size=3)
+    shares = dict.fromkeys(BESIDE, 0.0)
+    hearing = at("hearing", tmp_path, start=str(tmp_path), source=1.0, hidden=0, batch_size=3, **shares)
     hearing.build()  # from the part that it goes on from: the language model's is not there
     told = hearing.batch(0)["letters"]
     alone = [transcripts.spell(clip.text) for clip in speech_bank.solo("train", 0, 20)]
