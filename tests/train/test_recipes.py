@@ -21,6 +21,7 @@ from omni_lab.train.loop import train
 from omni_lab.train.nano import processor
 from omni_lab.train.recipes import ALL, GROUPS, RECIPES, find
 from omni_lab.train.recipes import speech_tokenizer as recipe_of_tokenizer
+from omni_lab.train.recipes.talker_dpo import own_first
 from omni_lab.train.recipes.thinker import emphasised
 
 
@@ -117,6 +118,27 @@ def test_talker_recipes_train(name: str, trained: Path) -> None:
             run(part, trained.parent)
     result = run(name, trained.parent)
     assert result.finished and all(parts.part_path(trained, part).exists() for part in find(name).writes)
+
+
+def test_a_sentences_triple_is_collected_once_and_by_whom_it_falls_to(trained: Path, monkeypatch) -> None:
+    assert own_first(7, 0, 1) == [*range(7)]
+    assert own_first(7, 1, 3) == [2, 3, 6, 5, 4, 1, 0] and sorted(own_first(7, 2, 3)) == [*range(7)]
+    if not parts.part_path(trained, "talker").exists():
+        run("talker", trained.parent)
+    recipe = find("talker_dpo").at("smoke", parts=trained, seed=3)
+    recipe.settings = replace(recipe.settings, texts=3)
+    recipe.build()
+    wanted, folder = [vars(t) for t in recipe.triples], next(trained.glob(f"triples_{recipe.fingerprint(trained):08x}"))
+    (folder / "00001.json").unlink()  # as if killed before it
+    said: list[int] = []
+    attempts = type(recipe).attempts
+    monkeypatch.setattr(type(recipe), "attempts", lambda *given: (said.append(given[-1]), attempts(*given))[1])
+    recipe.build()
+    assert said == [1] and len(wanted) == 3
+    for before, after in zip(wanted, (vars(t) for t in recipe.triples), strict=True):
+        assert before["text"] == after["text"]
+        assert all(torch.equal(before[name], after[name]) for name in ("chosen", "rejected"))
+    assert not [path for path in folder.iterdir() if path.suffix != ".json"]
 
 
 def test_dpo_changes_where_the_talker_looks_and_leaves_the_change(trained: Path, tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ which the talker learned its codes competes, since the best of wrong attempts te
 import json
 import os
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -26,9 +28,8 @@ from ...evaluate.asking import POINTS
 from ...talker import IGNORE, Talker
 from .. import preferences
 from ..loader import to_device
-from ..lock import only_one
 from ..optimise import decay_groups
-from ..parts import TEMPERATURE, need_part, reference_speaker, save_part
+from ..parts import TEMPERATURE, need_part, part_path, reference_speaker, save_part
 from ..preferences import Triple
 from ..recipe import Batch
 from .talker import CPU as TALKER_CPU
@@ -94,29 +95,41 @@ class TalkerDPO(TalkerRecipe):
         return {"main": decay_groups(chosen, self.settings)}
 
     def find_triples(self, model: Any) -> list[Triple]:
-        """The triples of this talker, collected by the first process that gets here."""
+        """The triples of this talker. Each sentence's is kept as soon as it is found: processes share them, and one
+        that was killed goes on where it was."""
         if self.parts is None:
             raise ConfigError(f"{self.name} needs a folder of trained parts")
-        path = self.parts / f"triples_{self.settings.texts}_{self.settings.tries}_{self.seed}.json"
-        with only_one(self.parts / ".triples.lock"):
-            if not path.exists():
-                found = self.collect(model, self.parts)
-                rows = [{**vars(t), "chosen": t.chosen.tolist(), "rejected": t.rejected.tolist()} for t in found]
-                part = path.with_suffix(".part")
-                part.write_text(json.dumps(rows))
-                os.replace(part, path)
-        rows = json.loads(path.read_text())
-        return [Triple(r["text"], r["speaker"], torch.tensor(r["chosen"]), torch.tensor(r["rejected"])) for r in rows]
+        folder = self.parts / f"triples_{self.fingerprint(self.parts):08x}"
+        folder.mkdir(exist_ok=True)
+        kept = [folder / f"{number:05d}.json" for number in range(self.settings.texts)]
+        missing = [number for number in own_first(self.settings.texts, *rank()) if not kept[number].exists()]
+        if missing:
+            self.collect(model, self.parts, missing, kept)
+        rows = [json.loads(path.read_text()) for path in kept]
+        return [
+            Triple(r["text"], r["speaker"], torch.tensor(r["chosen"]), torch.tensor(r["rejected"])) for r in rows if r
+        ]
+
+    def fingerprint(self, parts: Path) -> int:
+        """What tells the attempts of one talker and one way to draw them from those of another."""
+        of = self.settings
+        way = (of.preset, of.tries, of.source, of.temperature, of.longest, of.steps < 10, self.seed)
+        known = zlib.crc32(repr(way).encode())
+        for name in self.reads:
+            known = zlib.crc32(part_path(parts, name).read_bytes(), known)
+        return known
 
     @torch.no_grad()
-    def collect(self, model: Any, parts: Path) -> list[Triple]:
-        """Say every sentence several times; keep best and worst where they differ."""
+    def collect(self, model: Any, parts: Path, numbers: Sequence[int], kept: Sequence[Path]) -> None:
+        """Say these sentences several times; write the best and the worst attempt to `kept`, or null where they do not
+        differ. Another process may find the same meanwhile: it would be no other."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = model.to(device).eval()
         token2wav = load_codec(self.config, parts, self.name).to(device)
         voice = reference_speaker(self.config, parts, "heart")
-        found = []
-        for number in tqdm(range(self.settings.texts), desc="attempts", unit="sentence", leave=False):
+        for number in tqdm(numbers, desc="attempts", unit="sentence", leave=False):
+            if kept[number].exists():
+                continue
             rng = generator("preferences", "train", self.seed, number)
             text = pick(rng, (sentences.hard_sentence, sentences.paused_sentence))(rng, "train")
             attempts = self.attempts(model, text, number)
@@ -127,11 +140,14 @@ class TalkerDPO(TalkerRecipe):
             chosen = preferences.best_and_worst(scores)
             # At smoke scale nothing that an untrained talker says is better than the rest: any pair will do.
             chosen = chosen or ((0, 1) if self.settings.steps < 10 else None)
+            found = None
             if chosen is not None:
-                best, worst = (attempts[i].cpu() for i in chosen)
-                found.append(Triple(text, "heart", best, worst))
+                best, worst = (attempts[i].tolist() for i in chosen)
+                found = {"text": text, "speaker": "heart", "chosen": best, "rejected": worst}
+            part = kept[number].with_suffix(f".{os.getpid()}")
+            part.write_text(json.dumps(found))
+            os.replace(part, kept[number])
         model.cpu().train()
-        return found
 
     def attempts(self, model: Any, text: str, number: int) -> list[Tensor]:
         """Codes of `tries` ways to say a text, each at least one code long."""
@@ -177,6 +193,18 @@ class TalkerDPO(TalkerRecipe):
 
     def finish(self, model: Any) -> None:
         save_part(self.parts, self.name, model["talker"])
+
+
+def rank() -> tuple[int, int]:
+    """(number of this process, how many there are)."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def own_first(count: int, number: int, processes: int) -> list[int]:
+    """Process `number`'s order of 0 ... count - 1: its own share, then the others' from their ends, so that it helps
+    those who are slower and seldom does what one of them is doing."""
+    own = range(count * number // processes, count * (number + 1) // processes)
+    return [*own, *(i for i in reversed(range(count)) if i not in own)]
 
 
 def load_codec(config, parts: Path, recipe: str) -> Token2Wav:
