@@ -188,7 +188,9 @@ def at_sounds(
         firsts = [(first, start, size) for start, size in sentences(words)
                   if (first := found(told, words[start : start + size])) is not None]  # fmt: skip
         heard = aligned(logits, words, blank) if firsts else None
-        for first, start, size in firsts if heard is not None else ():
+        if heard is None:
+            continue
+        for first, start, size in firsts:
             for i in range(size):
                 near = torch.zeros(count, dtype=torch.bool)
                 for at in [at for at, word in enumerate(heard) if word == start + i]:
