@@ -127,8 +127,9 @@ def test_a_sentences_triple_is_collected_once_and_by_whom_it_falls_to(trained: P
         run("talker", trained.parent)
     recipe = find("talker_dpo").at("smoke", parts=trained, seed=3)
     recipe.settings = replace(recipe.settings, texts=3)
-    recipe.build()
-    wanted, folder = [vars(t) for t in recipe.triples], next(trained.glob(f"triples_{recipe.fingerprint(trained):08x}"))
+    model = recipe.build()
+    wanted, known = [vars(t) for t in recipe.triples], recipe.fingerprint(model, trained)
+    folder = trained / f"triples_{known:08x}"
     (folder / "00001.json").unlink()  # as if killed before it
     said: list[int] = []
     attempts = type(recipe).attempts
@@ -139,6 +140,9 @@ def test_a_sentences_triple_is_collected_once_and_by_whom_it_falls_to(trained: P
         assert before["text"] == after["text"]
         assert all(torch.equal(before[name], after[name]) for name in ("chosen", "rejected"))
     assert not [path for path in folder.iterdir() if path.suffix != ".json"]
+    with torch.no_grad():
+        next(model["thinker"].parameters())[0] += 1  # what another thinker has its talker say is not the same
+    assert recipe.fingerprint(model, trained) != known
 
 
 def test_dpo_changes_where_the_talker_looks_and_leaves_the_change(trained: Path, tmp_path: Path) -> None:

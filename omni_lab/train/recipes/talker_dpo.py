@@ -99,7 +99,7 @@ class TalkerDPO(TalkerRecipe):
         that was killed goes on where it was."""
         if self.parts is None:
             raise ConfigError(f"{self.name} needs a folder of trained parts")
-        folder = self.parts / f"triples_{self.fingerprint(self.parts):08x}"
+        folder = self.parts / f"triples_{self.fingerprint(model, self.parts):08x}"
         folder.mkdir(exist_ok=True)
         kept = [folder / f"{number:05d}.json" for number in range(self.settings.texts)]
         missing = [number for number in own_first(self.settings.texts, *rank()) if not kept[number].exists()]
@@ -110,13 +110,15 @@ class TalkerDPO(TalkerRecipe):
             Triple(r["text"], r["speaker"], torch.tensor(r["chosen"]), torch.tensor(r["rejected"])) for r in rows if r
         ]
 
-    def fingerprint(self, parts: Path) -> int:
-        """What tells the attempts of one talker and one way to draw them from those of another."""
+    def fingerprint(self, model: Any, parts: Path) -> int:
+        """What tells the attempts of one talker and one way to draw and to hear them from those of another."""
         of = self.settings
         way = (of.preset, of.tries, of.source, of.temperature, of.longest, of.steps < 10, self.seed)
         known = zlib.crc32(repr(way).encode())
-        for name in self.reads:
+        for name in ("speech_tokenizer", "dit", "bigvgan"):
             known = zlib.crc32(part_path(parts, name).read_bytes(), known)
+        for tensor in (*model["thinker"].state_dict().values(), *model["talker"].state_dict().values()):
+            known = zlib.crc32(tensor.flatten().view(torch.uint8).numpy(), known)
         return known
 
     @torch.no_grad()
