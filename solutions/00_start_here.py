@@ -119,7 +119,8 @@ _ = converse("What did the person on the left and the person on the right say?",
 print("truth:", sample.answer)
 
 # %% [markdown]
-# **2. A picture with a sum in it.** Read, and reckon.
+# **2. A picture with a sum in it.** Read, and reckon. The request stands in the words in which it was taught; a small
+# model knows no others. Ask "Solve what is in the picture." instead, and see what becomes of the answer.
 
 # %%
 from omni_lab.data.rendered import SHEET
@@ -129,14 +130,14 @@ figure, axis = lab.figure(width=2.4, height=1.8)
 axis.imshow(sheet)
 axis.axis("off")
 lab.show(figure, alt="A sheet of paper that says: X + Y = 10, X = 2, Y = ?")
-_ = converse("Solve what is in the picture.", images=[sheet])
+_ = converse("Solve it.", images=[sheet])
 print("truth: Y = 8")
 
 # %% [markdown]
 # **3. Text.**
 
 # %%
-_ = converse("Write a message for Mother's Day.")
+_ = converse("Write a Mother's Day message from Anna with flowers. Say that you always listen.")
 
 # %% [markdown]
 # **4. Music.** Which key, which metre, how fast? Guess before you look at the answer.
@@ -145,7 +146,7 @@ _ = converse("Write a message for Mother's Day.")
 piece = music.Piece(7, "major", 4, 120)
 track = music.render(piece, np.random.default_rng(SEED))
 lab.play(track, 16_000, alt="Six seconds of a simple loop with chords and drums.", spectrogram=False)
-reply = converse("Describe this music: key, metre, tempo.", audio=[track])
+reply = converse("Describe this music.", audio=[track])
 print("truth:", piece.words)
 
 # %% [markdown]
