@@ -47,7 +47,7 @@ class HearingSettings(Settings, speech_bank.Supply):
 
 
 # After 72,000 clips two words of five were wrong, and as many of those learned from: it had not heard enough. After
-# 213,000 one of ten was, after 300,000 one of fifteen (docs/training.md).
+# 213,000 one of ten was, after 300,000 one of thirteen (docs/training.md).
 CPU = HearingSettings(
     steps=18000, batch_size=12, learning_rate=1.5e-3, final=0.3, ema=0.998, evaluate_every=3000, save_every=100,
     workers=1, recorded=0.17, prompts=0.25, questions=0.1, music=0.2, source=0.5, hidden=0,
