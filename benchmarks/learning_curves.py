@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--add", action="store_true", help="keep the sittings that the page holds")
     given = parser.parse_args()
     # `dit_1`, `dit_2` are earlier sittings of `dit`, put aside by hand: told just before it.
-    every = [name for recipe in ("clip", *ALL) for name in (*(f"{recipe}_{n}" for n in range(1, 20)), recipe)]
+    every = [name for recipe in ("clip", *ALL) for name in (*(f"{recipe}_{n}" for n in range(1, 40)), recipe)]
     every = sorted(set(every), key=every.index)  # `thinker_1` is a recipe, too
     folder, page = DOCS / "training", DOCS / "training.md"
     folder.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from ...data.sample import Sample, assistant, audio, user
 from ...data.speech import heard, in_any_room
 from ...data.splits import generator, pick
 from ...data.spoken import TRANSCRIBE, to_say
+from ...data.wordings import in_other_words
 from ...errors import ConfigError
 from ...thinker import Thinker, next_tokens
 from .. import looking, memory, naming, packing, places, speech_bank, transcripts
@@ -67,6 +68,7 @@ class ThinkerSettings(Settings, speech_bank.Supply):
     named: int = 6  # pictures a micro-batch for that loss, of their own
     looking: float = 0.0  # weight of the loss that tells attention where the next word is seen or heard (looking.py)
     source: float = 0.0  # share of the bank's sentences by the source voice alone, which has five times as many
+    wordings: float = 0.25  # share of requests made in other words than the suite's (data/wordings.py)
     early: float = 0.0  # weight of the answers' loss behind two thirds of the layers, where later tokens can still look
 
 
@@ -180,6 +182,11 @@ class ThinkerRecipe(Recipe):
             yield from usable([partial(self.encode, conversation(made))] if made else [], bad)
 
     def sample(self, task: str, split: str, place: int) -> Sample:
+        """Sample `place` of a task, some of training's asked for in other words."""
+        made, rng = self.canonical(task, split, place), generator("wording", split, self.seed, place)
+        return in_other_words(made, rng) if split == "train" and rng.random() < self.settings.wordings else made
+
+    def canonical(self, task: str, split: str, place: int) -> Sample:
         """Sample `place` of a task; most sentences to write down come from the bank, where they are said already, and
         those to say aloud are not said: it is the talker who listens to that."""
         if task == "say_this":
