@@ -3,7 +3,7 @@
 import numpy as np
 
 from . import recordings, sentences, speech, texts
-from .sample import Sample, audio, user
+from .sample import HEARING_RATE, Sample, audio, user
 from .speech import REPLY_SPEAKERS, heard, in_a_room, in_any_room
 from .splits import pick
 from .words import LANGUAGES
@@ -11,12 +11,12 @@ from .words import LANGUAGES
 TRANSCRIBE = "Write down what you hear."
 
 
-def voice(rng: np.random.Generator, text: str, split: str) -> tuple[np.ndarray, str]:
-    """`text` as the model hears it, (samples,) at 16 kHz, and who says it.
+def voice(rng: np.random.Generator, text: str, split: str, slowest: float = 0.9) -> tuple[np.ndarray, str]:
+    """`text` as the model hears it, (samples,) at 16 kHz, at `slowest` to 1.1 times the voice's pace, and who says it.
 
     Training mixes the source voice, the named speakers and speakers made up on the spot; the test is the source voice
     (a new sentence is what it tests; `speech.HELD_OUT_SPEAKERS` are asked for where the voice is what is new)."""
-    seed, speed = int(rng.integers(2**31)), float(rng.uniform(0.9, 1.1))
+    seed, speed = int(rng.integers(2**31)), float(rng.uniform(slowest, 1.1))
     if split == "test" or rng.random() < 0.4:
         wave, name = speech.say(text, "heart", seed, speed), "heart"
     elif rng.random() < 0.5:
@@ -35,13 +35,16 @@ def asr(rng: np.random.Generator, split: str) -> Sample:
 
 
 def prompt(rng: np.random.Generator, split: str) -> Sample:
-    """Words of training's recorded prompts (prompt_like) by a voice, written down."""
-    return written_down(rng, prompt_like(rng), split)
+    """Words of training's recorded prompts (prompt_like) by a voice, written down.
+
+    Prompts are read slowly: at two thirds of the source voice's pace (0.59 to 0.84), and begin at once."""
+    return written_down(rng, prompt_like(rng), split, slowest=0.55, begun=0.25)
 
 
-def written_down(rng: np.random.Generator, text: str, split: str) -> Sample:
-    """`text` by a voice, to be written down."""
-    wave, name = voice(rng, text, split)
+def written_down(rng: np.random.Generator, text: str, split: str, slowest: float = 0.9, begun: float = 0.0) -> Sample:
+    """`text` by a voice, to be written down; of the silence before it up to `begun` seconds are not heard."""
+    wave, name = voice(rng, text, split, slowest)
+    wave = wave[int(begun * rng.random() * HEARING_RATE) :]
     meta = {"key": sentences.key_of(text), "voice": name}
     return Sample([user(TRANSCRIBE, audio(wave))], "asr", text, meta=meta)
 

@@ -19,7 +19,7 @@ from ...data import world
 from ...data.sample import Sample, assistant, audio, user
 from ...data.speech import heard, in_any_room
 from ...data.splits import generator, pick
-from ...data.spoken import TRANSCRIBE, to_say
+from ...data.spoken import TRANSCRIBE, prompt, to_say
 from ...data.wordings import in_other_words
 from ...errors import ConfigError
 from ...thinker import Thinker, next_tokens
@@ -187,11 +187,13 @@ class ThinkerRecipe(Recipe):
         return in_other_words(made, rng) if split == "train" and rng.random() < self.settings.wordings else made
 
     def canonical(self, task: str, split: str, place: int) -> Sample:
-        """Sample `place` of a task; most sentences to write down come from the bank, where they are said already, and
-        those to say aloud are not said: it is the talker who listens to that."""
+        """Sample `place` of a task; most sentences to write down come from the bank, where they are said already, half
+        the prompts are said by other voices, and what is to be said aloud is not said: the talker listens to that."""
         if task == "say_this":
             return to_say(generator(task, split, self.seed, place), split)
         rng = generator("heard", split, self.seed, place)
+        if task == "asr_recorded" and split == "train" and rng.random() < 0.5:
+            return prompt(generator(task, split, self.seed, place), split)
         if task != "asr" or split == "test" or not self.settings.shards or rng.random() < 0.2:
             return world.sample(task, split, self.seed, place)
         pairs, draw = speech_bank.drawn(self.settings, self.seed, place // STRETCH)
