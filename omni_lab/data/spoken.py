@@ -11,13 +11,16 @@ from .words import LANGUAGES
 TRANSCRIBE = "Write down what you hear."
 
 
-def voice(rng: np.random.Generator, text: str, split: str, slowest: float = 0.9) -> tuple[np.ndarray, str]:
+def voice(
+    rng: np.random.Generator, text: str, split: str, slowest: float = 0.9, own: float = 0.4
+) -> tuple[np.ndarray, str]:
     """`text` as the model hears it, (samples,) at 16 kHz, at `slowest` to 1.1 times the voice's pace, and who says it.
 
-    Training mixes the source voice, the named speakers and speakers made up on the spot; the test is the source voice
-    (a new sentence is what it tests; `speech.HELD_OUT_SPEAKERS` are asked for where the voice is what is new)."""
+    Training mixes the source voice (a share of `own`), the named speakers and speakers made up on the spot; the test
+    is the source voice (a new sentence is what it tests; `speech.HELD_OUT_SPEAKERS` are asked for where the voice is
+    what is new)."""
     seed, speed = int(rng.integers(2**31)), float(rng.uniform(slowest, 1.1))
-    if split == "test" or rng.random() < 0.4:
+    if split == "test" or rng.random() < own:
         wave, name = speech.say(text, "heart", seed, speed), "heart"
     elif rng.random() < 0.5:
         name = pick(rng, speech.speakers("train"))
@@ -31,20 +34,21 @@ def asr(rng: np.random.Generator, split: str) -> Sample:
     """A new sentence, written down. One training item in three is made of the recorded prompts' words."""
     if split == "train" and rng.random() < 0.33:
         return prompt(rng, split)
-    return written_down(rng, sentences.sentence(rng, split), split)
+    text = sentences.sentence(rng, split)
+    return written_down(text, *voice(rng, text, split))
 
 
 def prompt(rng: np.random.Generator, split: str) -> Sample:
-    """Words of training's recorded prompts (prompt_like) by a voice, written down.
+    """Words of training's recorded prompts (prompt_like) by a voice, mostly not the source's, written down.
 
-    Prompts are read slowly: at two thirds of the source voice's pace (0.59 to 0.84), and begin at once."""
-    return written_down(rng, prompt_like(rng), split, slowest=0.55, begun=0.25)
+    Prompts are read slowly, at two thirds of the source voice's pace (0.59 to 0.84), and begin at once."""
+    text = prompt_like(rng)
+    wave, name = voice(rng, text, split, slowest=0.55, own=0.15)
+    return written_down(text, wave[int(rng.uniform(0, 0.25) * HEARING_RATE) :], name)
 
 
-def written_down(rng: np.random.Generator, text: str, split: str, slowest: float = 0.9, begun: float = 0.0) -> Sample:
-    """`text` by a voice, to be written down; of the silence before it up to `begun` seconds are not heard."""
-    wave, name = voice(rng, text, split, slowest)
-    wave = wave[int(begun * rng.random() * HEARING_RATE) :]
+def written_down(text: str, wave: np.ndarray, name: str) -> Sample:
+    """`text`, said in `wave` (samples,) at 16 kHz by `name`, to be written down."""
     meta = {"key": sentences.key_of(text), "voice": name}
     return Sample([user(TRANSCRIBE, audio(wave))], "asr", text, meta=meta)
 
@@ -72,7 +76,7 @@ def asr_recorded(rng: np.random.Generator, split: str) -> Sample:
     prompt = pick(rng, recordings.prompts(split))
     wave = prompt.wave
     if split == "train":
-        wave = speech.resample(wave, 100, int(rng.integers(90, 112)))  # slower or faster, pitch with it
+        wave = speech.resample(wave, 100, int(rng.integers(80, 121)))  # slower or faster, pitch with it
         wave = in_any_room(wave, rng)
     meta = {"key": prompt.key, "voice": "recorded"}
     return Sample([user(TRANSCRIBE, audio(wave))], "asr_recorded", prompt.text, meta=meta)
