@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from . import recordings, sentences, speech, texts
+from . import recordings, sentences, speech, texts, word_cuts
 from .sample import HEARING_RATE, Sample, audio, user
 from .speech import REPLY_SPEAKERS, heard, in_a_room, in_any_room
 from .splits import pick
@@ -72,14 +72,18 @@ def prompt_like(rng: np.random.Generator) -> str:
 
 
 def asr_recorded(rng: np.random.Generator, split: str) -> Sample:
-    """A prompt read by a real person, written down; the test's prompts were never heard."""
+    """A prompt read by a real person, written down; the test's prompts were never heard. Most of training's items are
+    words cut out of its prompts, in another order (word_cuts.py)."""
     prompt = pick(rng, recordings.prompts(split))
-    wave = prompt.wave
+    key, text, wave = prompt.key, prompt.text, prompt.wave
     if split == "train":
-        wave = speech.resample(wave, 100, int(rng.integers(80, 121)))  # slower or faster, pitch with it
+        if rng.random() < 0.7:
+            text, wave = word_cuts.in_another_order(rng)
+            key = sentences.key_of(text)
+        wave = speech.resample(wave, 100, int(rng.integers(88, 113)))  # slower or faster, pitch with it
         wave = in_any_room(wave, rng)
-    meta = {"key": prompt.key, "voice": "recorded"}
-    return Sample([user(TRANSCRIBE, audio(wave))], "asr_recorded", prompt.text, meta=meta)
+    meta = {"key": key, "voice": "recorded"}
+    return Sample([user(TRANSCRIBE, audio(wave))], "asr_recorded", text, meta=meta)
 
 
 def speech_translation(rng: np.random.Generator, split: str) -> Sample:

@@ -1,0 +1,53 @@
+"""Words cut out of the recorded prompts: where they end, what is made of them, and what is not."""
+
+import numpy as np
+import pytest
+
+from omni_lab.data import recordings, word_cuts
+from omni_lab.data.splits import generator
+from omni_lab.evaluate import ears, metrics
+
+
+def test_warping_finds_what_was_stretched():
+    rng = np.random.default_rng(0)
+    one = rng.standard_normal((30, 8))
+    one /= np.linalg.norm(one, axis=1, keepdims=True)
+    often = rng.integers(1, 4, 30)
+    path = word_cuts.warp(one, np.repeat(one, often, axis=0))
+    last = np.cumsum(often) - 1
+    assert (path <= last).all() and (path >= last - often + 1).all()
+    assert (np.diff(path) >= 0).all() and len(path) == 30
+
+
+@pytest.mark.parametrize("lengths", [(5, 9), (9, 5), (1, 4), (4, 1)])
+def test_warping_begins_at_the_beginning_and_does_not_go_back(lengths):
+    one, other = (np.eye(12)[:n] for n in lengths)
+    path = word_cuts.warp(one, other)
+    assert path[0] == 0 and (np.diff(path) >= 0).all() and path.max() < lengths[1]
+
+
+def test_words_of_a_prompt_are_its_recording_in_order():
+    for prompt in recordings.prompts("train")[:8]:
+        cut = word_cuts.words_of(prompt)
+        words = iter(word.strip(",.;!?") for word in prompt.text.split())
+        assert all(word in words for word, _ in cut)  # in order; one so short that nothing is left of it is dropped
+        whole = prompt.wave.tobytes()
+        assert all(wave.tobytes() in whole for _, wave in cut)
+        assert sum(len(wave) for _, wave in cut) > 0.95 * len(prompt.wave)
+
+
+def test_an_independent_recogniser_hears_the_words_in_their_new_order():
+    rng = generator("cuts", "train", 0, 1)
+    made = [word_cuts.in_another_order(rng) for _ in range(24)]
+    heard = ears.write_all_down([wave for _, wave in made], 16_000)
+    wrong = metrics.word_error_rate([text for text, _ in made], heard)
+    halves = [wave[: len(wave) // 2] for _, wave in made]
+    cut_wrongly = metrics.word_error_rate([text for text, _ in made], ears.write_all_down(halves, 16_000))
+    assert wrong < 0.6 < cut_wrongly, (wrong, cut_wrongly)
+
+
+def test_none_of_the_tests_prompts_is_said():
+    rng = generator("cuts", "train", 0, 2)
+    texts = {word_cuts.key_of(word_cuts.in_another_order(rng)[0]) for _ in range(300)}
+    assert not texts & {prompt.key for prompt in recordings.prompts("test")}
+    assert len(texts) > 150
