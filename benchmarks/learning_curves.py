@@ -54,10 +54,15 @@ before `thinker_2_13` the audio encoder of `hearing` took the place of the decod
 were averaged every 20 steps, and so is the last talker; `_8`, `_11` to `_13`, `_15` to `_17` and `_19` were cut
 short. `thinker_2_15` to `_17` taught the decoder alone, while the audio encoder learned by itself (`hearing_3`) and
 the vision encoder saw larger letters (`seeing`); `thinker_2_18` joined the three. `thinker_2_19` taught the decoder
-alone once more, while `seeing` went on from its step 3,600 with larger letters on sheets, too, and `hearing` heard
-music, prompts' words by other voices and, from its step 2,260 on, microphones (before with `prompts=0.12`,
-`music=0.25`); the last `thinker_2` joined them. `talker` and `talker_dpo` are the earlier ones, used to this thinker;
-the attempts of the last `talker_dpo` were made by two processes.
+alone once more, while `hearing_4` heard music, prompts' words by other voices and, from its step 2,260 on, microphones
+(before with `prompts=0.12`, `music=0.25`); `thinker_2_20` joined it and `seeing`, which had gone on from its step 3,600
+with larger letters on sheets, too. Then `seeing` went on from its step 5,500, and `hearing` from `hearing_4`: up to its
+step 2,493 with `recorded=0.15`, `questions=0.08`, `prompts=0.4`, `music=0.2`; to 3,740 with 0.1, 0.05, 0.3 and 0.45; to
+4,884 with 0.15, 0.05, 0.55 and 0.12, from 4,507 on of prompts as slow as the recorded person; to 6,285 with 0.08, 0.05,
+0.62 and 0.12, mostly by made-up voices; then as the command says, of words cut out of the recordings. But for the steps
+1,154 to 3,740 it is one of two runs side by side. The last `thinker_2`, of two again, joined the two. `talker` and
+`talker_dpo` are the earlier ones, used to this thinker; the attempts of `talker_dpo_6` and the last were made by two
+processes.
 `omni-lab train all` needs none of these sittings: they were for want of time on two cores. The first sitting of CLIP,
 920 steps, has left no log."""
 DOCS = Path(__file__).parents[1] / "docs"
