@@ -1,11 +1,14 @@
 """Words cut out of the recorded prompts: where they end, what is made of them, and what is not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from omni_lab.data import recordings, word_cuts
+from omni_lab.data import recordings, speech, spoken, word_cuts
 from omni_lab.data.splits import generator
 from omni_lab.evaluate import ears, metrics
+from omni_lab.train.recipes import find
 
 
 def test_warping_finds_what_was_stretched():
@@ -51,3 +54,30 @@ def test_none_of_the_tests_prompts_is_said():
     texts = {word_cuts.key_of(word_cuts.in_another_order(rng)[0]) for _ in range(300)}
     assert not texts & {prompt.key for prompt in recordings.prompts("test")}
     assert len(texts) > 150
+
+
+def test_training_hears_the_recorded_person_mostly_in_cuts_and_the_test_never():
+    known = set(recordings.transcripts("train"))
+    train = [spoken.asr_recorded(generator("recorded", "train", 0, i), "train").answer for i in range(60)]
+    assert (
+        25 < sum(text not in known for text in train) < 50
+    )  # seven of ten, some of which are a whole prompt of a word
+    asked = [spoken.asr_recorded(generator("recorded", "test", 0, i), "test").answer for i in range(60)]
+    assert set(asked) <= set(recordings.transcripts("test"))
+
+
+def test_prompts_by_other_voices_are_as_slow_as_the_person_and_mostly_not_the_sources():
+    made = [spoken.prompt(generator("prompts", "train", 0, i), "train") for i in range(40)]
+    waves = [next(part["audio"] for part in s.messages[-1]["content"] if part["type"] == "audio") for s in made]
+    quick = [len(speech.heard(speech.say(s.answer, "heart", 0))) for s in made]
+    longer = np.median([len(wave) / length for wave, length in zip(waves, quick, strict=True)])
+    assert 1.1 < longer < 1.6
+    assert sum(s.meta["voice"] == "heart" for s in made) < 15
+
+
+def test_half_the_thinkers_prompts_are_said_by_other_voices():
+    recipe = find("thinker_2")
+    one = recipe(replace(recipe.scales["smoke"], wordings=0.0), seed=2)
+    voices = [one.sample("asr_recorded", "train", place).meta["voice"] for place in range(32)]
+    assert 8 < voices.count("recorded") < 24
+    assert one.sample("asr_recorded", "test", 0).meta["voice"] == "recorded"
