@@ -74,16 +74,22 @@ def prompt_like(rng: np.random.Generator) -> str:
 def asr_recorded(rng: np.random.Generator, split: str) -> Sample:
     """A prompt read by a real person, written down; the test's prompts were never heard. Most of training's items are
     words cut out of its prompts, in another order (word_cuts.py)."""
-    prompt = pick(rng, recordings.prompts(split))
-    key, text, wave = prompt.key, prompt.text, prompt.wave
     if split == "train":
-        if rng.random() < 0.7:
-            text, wave = word_cuts.in_another_order(rng)
-            key = sentences.key_of(text)
-        wave = speech.resample(wave, 100, int(rng.integers(88, 113)))  # slower or faster, pitch with it
+        text, wave, _ = recorded(rng)
         wave = in_any_room(wave, rng)
-    meta = {"key": key, "voice": "recorded"}
+    else:
+        prompt = pick(rng, recordings.prompts(split))
+        text, wave = prompt.text, prompt.wave
+    meta = {"key": sentences.key_of(text), "voice": "recorded"}
     return Sample([user(TRANSCRIBE, audio(wave))], "asr_recorded", text, meta=meta)
+
+
+def recorded(rng: np.random.Generator) -> word_cuts.Cut:
+    """What the recorded person says in training, a little slower or faster, the pitch with it."""
+    text, wave, phonemes = word_cuts.in_another_order(rng) if rng.random() < 0.7 else word_cuts.whole(rng)
+    wave = speech.resample(wave, 100, int(rng.integers(88, 113)))
+    frames = -(-len(wave) // word_cuts.HOP)
+    return text, wave, phonemes[np.arange(frames) * len(phonemes) // max(frames, 1)]
 
 
 def speech_translation(rng: np.random.Generator, split: str) -> Sample:

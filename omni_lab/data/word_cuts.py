@@ -21,6 +21,9 @@ PACE = 0.75  # of the source voice: the recorded person takes that much longer
 AGAINST = 0.1  # what staying in one frame costs beside its distance
 NEAR = 0.06  # seconds within which a cut moves to where it is most quiet
 FADE = HEARING_RATE // 200
+QUIET = 1e-3  # of the loudest power: silence
+
+Cut = tuple[str, np.ndarray, np.ndarray]  # a word, its wave (samples,) at 16 kHz, and the phoneme of each 10 ms
 
 
 @functools.cache
@@ -54,11 +57,13 @@ def warp(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return found
 
 
-def one_word(word: str) -> np.ndarray:
-    """A word by the source voice without the silence around it, (samples,) at 16 kHz."""
-    wave = speech.heard(speech.say(word, "heart", 0, PACE))
-    sounding = np.flatnonzero(loudness(wave) > 1e-3 * loudness(wave).max())
-    return wave[sounding[0] : sounding[-1] + 1]
+def one_word(word: str) -> tuple[np.ndarray, np.ndarray]:
+    """A word by the source voice without the silence around it: whole frames at 16 kHz, and each one's phoneme."""
+    wave, phonemes = speech.timed(word, speech.SPEAKERS["heart"], 0, PACE)
+    wave = speech.heard(wave)
+    sounding = np.flatnonzero(loudness(wave) > QUIET * loudness(wave).max()) // HOP
+    first, last = sounding[0], min(sounding[-1] + 1, len(phonemes), len(wave) // HOP)
+    return wave[first * HOP : last * HOP], phonemes[first:last]
 
 
 def loudness(wave: np.ndarray) -> np.ndarray:
@@ -67,20 +72,20 @@ def loudness(wave: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def words_of_prompt(place: int) -> tuple[tuple[str, np.ndarray], ...]:
-    """`words_of` training's prompt number `place`."""
-    return words_of(recordings.prompts("train")[place])
+def of_prompt(place: int) -> tuple[np.ndarray, tuple[Cut, ...]]:
+    """`aligned`, of training's prompt number `place`."""
+    return aligned(recordings.prompts("train")[place])
 
 
-def words_of(prompt: recordings.Prompt) -> tuple[tuple[str, np.ndarray], ...]:
-    """A prompt's words, each with its stretch of the recording: float32 (samples,) at 16 kHz."""
+def aligned(prompt: recordings.Prompt) -> tuple[np.ndarray, tuple[Cut, ...]]:
+    """The phoneme of each 10 ms of a prompt, and its words, each with its stretch of the recording and of those."""
     words = [word.strip(",.;!?") for word in prompt.text.split()]
     words = [word for word in words if any(character.isalnum() for character in word)]
     if not words:
-        return ()
-    said = [one_word(word) for word in words]
-    path = warp(features(np.concatenate(said)), features(prompt.wave))
-    ends = np.cumsum([len(wave) for wave in said])[:-1] // HOP
+        return np.zeros(-(-len(prompt.wave) // HOP), np.uint8), ()
+    waves, phonemes = zip(*(one_word(word) for word in words), strict=True)
+    path = warp(features(np.concatenate(waves)), features(prompt.wave))
+    ends = np.cumsum([len(wave) for wave in waves])[:-1] // HOP
     power, near = loudness(prompt.wave), int(NEAR * HEARING_RATE)
     cuts = [0]
     for end in ends:
@@ -88,28 +93,50 @@ def words_of(prompt: recordings.Prompt) -> tuple[tuple[str, np.ndarray], ...]:
         first = max(about - near, cuts[-1])
         cuts.append(first + int(np.argmin(power[first : max(about + near, first + 1)])))
     cuts.append(len(prompt.wave))
-    pieces = [prompt.wave[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
-    return tuple((word, wave) for word, wave in zip(words, pieces, strict=True) if len(wave) > 4 * FADE)
+    track = laid_upon(np.concatenate(phonemes), path, power)
+    found = []
+    for word, first, last in zip(words, cuts, cuts[1:], strict=False):
+        if last - first > 4 * FADE:
+            found.append((word, prompt.wave[first:last], track[np.arange(first, last, HOP) // HOP]))
+    return track, tuple(found)
 
 
-def in_another_order(rng: np.random.Generator, most: int = 6) -> tuple[str, np.ndarray]:
-    """One to `most` words of training's prompts by the recorded person, half the time one: their text and their wave,
-    (samples,) at 16 kHz."""
+def laid_upon(phonemes: np.ndarray, path: np.ndarray, power: np.ndarray) -> np.ndarray:
+    """Phonemes of a reading's frames, on the frames of a recording of `power` (samples,): 0 where that is silent."""
+    frames = np.arange(-(-len(power) // HOP))
+    track = phonemes[(np.searchsorted(path, frames, side="right") - 1).clip(0, len(phonemes) - 1)]
+    loud = np.add.reduceat(power, frames * HOP) / HOP
+    return np.where(loud > QUIET * loud.max(), track, 0).astype(np.uint8)
+
+
+def in_another_order(rng: np.random.Generator, most: int = 6) -> Cut:
+    """One to `most` words of training's prompts by the recorded person, half the time one: their text, wave and
+    phonemes."""
     count = int(rng.integers(2, most + 1)) if rng.random() < 0.5 else 1
     words: list[str] = []
-    waves: list[np.ndarray] = []
+    pieces: list[tuple[np.ndarray, np.ndarray]] = []
     fading = np.linspace(0, 1, FADE, dtype=np.float32)
     while len(words) < count or key_of(" ".join(words)) in tested():
-        cut = words_of_prompt(int(rng.integers(len(recordings.prompts("train")))))
+        cut = of_prompt(int(rng.integers(len(recordings.prompts("train")))))[1]
         if not cut:
             continue
-        word, piece = pick(rng, cut)
-        piece = piece.copy()
+        word, piece, phonemes = pick(rng, cut)
+        piece = piece[: len(piece) // HOP * HOP].copy()  # whole frames, each with its phoneme
         piece[:FADE] *= fading
         piece[-FADE:] *= fading[::-1]
+        pause = int(rng.uniform(0, 0.1) * HEARING_RATE) // HOP
         words.append(word.lower())
-        waves += [piece, np.zeros(int(rng.uniform(0, 0.1) * HEARING_RATE), np.float32)]
-    return " ".join(words).capitalize(), np.concatenate(waves)
+        pieces.append((piece, phonemes[: len(piece) // HOP]))
+        pieces.append((np.zeros(pause * HOP, np.float32), np.zeros(pause, np.uint8)))
+    waves, tracks = zip(*pieces, strict=True)
+    return " ".join(words).capitalize(), np.concatenate(waves), np.concatenate(tracks)
+
+
+def whole(rng: np.random.Generator) -> Cut:
+    """One of training's prompts as it was read."""
+    place = int(rng.integers(len(recordings.prompts("train"))))
+    prompt = recordings.prompts("train")[place]
+    return prompt.text, prompt.wave, of_prompt(place)[0]
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
@@ -30,6 +30,7 @@ SENTENCES = 50  # in a shard: about 5 minutes of sound, with both voices
 UNGUESSABLE = 0.4  # share of its sentences whose words stand in no order
 SOLO = 250  # in a shard of the source voice alone: about 12 minutes
 STRANGERS = 4  # speakers in a shard whom no other shard has
+NONE = np.zeros(0, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Clip:
     text: str
     speaker: str  # a name of speech.SPEAKERS, or one that holds within the shard
     wave: np.ndarray  # int16 (samples,) at 24 kHz, a whole number of codes long
+    phonemes: np.ndarray = field(default_factory=lambda: NONE)  # see phoneme_bank.py, whose waves are at 16 kHz
 
     @cached_property
     def mel(self) -> Tensor:
@@ -111,10 +113,11 @@ def said(text: str, speaker: speech.Speaker, seed: int, pace: float) -> Clip:
 
 def write(path: Path, clips: list[Clip]) -> None:
     """Write a shard atomically."""
-    table = [{"text": c.text, "speaker": c.speaker, "samples": len(c.wave)} for c in clips]
+    table = [{"text": c.text, "speaker": c.speaker, "samples": len(c.wave), "phonemes": len(c.phonemes)} for c in clips]
     part = path.with_name(f".{path.name}.{os.getpid()}")
+    waves, phonemes = np.concatenate([c.wave for c in clips]), np.concatenate([c.phonemes for c in clips])
     with part.open("wb") as file:
-        np.savez(file, waves=np.concatenate([c.wave for c in clips]), table=np.array(json.dumps(table)))
+        np.savez(file, waves=waves, phonemes=phonemes, table=np.array(json.dumps(table)))
     os.replace(part, path)
 
 
@@ -123,12 +126,15 @@ def read(path: Path) -> tuple[Clip, ...]:
     try:
         with np.load(path, allow_pickle=False) as file:
             table, waves = json.loads(str(file["table"])), file["waves"]
+            phonemes = file.get("phonemes", NONE)  # which shards written before them lack
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: damaged ({error}); delete it and it is made again") from error
-    ends = np.cumsum([entry["samples"] for entry in table])
-    return tuple(
-        Clip(e["text"], e["speaker"], waves[end - e["samples"] : end]) for e, end in zip(table, ends, strict=True)
-    )
+    clips, sample, phoneme = [], 0, 0
+    for entry in table:
+        ends = sample + entry["samples"], phoneme + entry.get("phonemes", 0)
+        clips.append(Clip(entry["text"], entry["speaker"], waves[sample : ends[0]], phonemes[phoneme : ends[1]]))
+        sample, phoneme = ends
+    return tuple(clips)
 
 
 @dataclass(frozen=True, kw_only=True)

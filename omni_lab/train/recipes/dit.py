@@ -34,6 +34,7 @@ MEL_MEAN = -5.7  # of log-mel frames of speech: where the output's bias starts
 class DiTSettings(Settings, speech_bank.Supply):
     frames: int = 240  # of a crop, in mel frames: whole blocks
     guidance_dropout: float = 0.15  # share of rows that learn the unconditional velocity
+    dropout: float = 0.0  # of the DiT's layers; the reference's 0.1 is for one that could learn its data by heart
     reference_frames: int = REFERENCE_FRAMES
     other_voice: float = 0.5  # share of others' clips with the source voice's codes, where it said the same
     lent: float = 0.0  # share of batches in which all codes are the source voice's, as a talker's are
@@ -84,7 +85,7 @@ class DiTRecipe(Recipe):
     def build(self) -> nn.Module:
         config = preset(self.settings.preset)
         assert self.tokenizer  # its absence must be found out now
-        dit = config.token2wav_config.dit_config
+        dit = replace(config.token2wav_config.dit_config, dropout=self.settings.dropout)
         network = DiT(dit)
         nn.init.constant_(network.proj_out.bias, MEL_MEAN)
         model = nn.ModuleDict({"dit": network, "speaker_encoder": SpeakerEncoder(dit)})

@@ -2,17 +2,19 @@
 
 Next-token loss would have a decoder find out by itself which stretch of sound belongs to which word. Letters in order,
 with no decoder in the way, teach the same encoder in a fraction of the time; the head that spells is thrown away.
+Where it is known which phoneme is heard when (train/phoneme_bank.py), each half of a token's 40 ms is to say it.
 Whole words are taught beside them, by the language model's own head (transcripts.py): fast speech has a letter for
 nearly every token of sound, so that letters alone leave it hardly a choice of places.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...config import preset
@@ -22,16 +24,23 @@ from ...data.splits import generator, pick
 from ...encoders.audio import token_count
 from ...processing import audio as sound
 from ...thinker import Thinker
-from .. import speech_bank, transcripts
+from .. import phoneme_bank, speech_bank, transcripts
 from ..nano import processor
 from ..optimise import decay_groups
 from ..parts import need_part, save_part
 from ..recipe import Batch, Recipe, Settings
 
+Timed = tuple[Any, str, Any]  # a wave at 16 kHz, its words, and the phoneme of each 10 ms, or None
+PHONEMES = len(speech.PHONEMES) + 1
+TIMED_SHARDS = 40
+
 # What the bank does not hold: settings that say its share, and its maker.
-BESIDE = {
-    "recorded": spoken.asr_recorded, "prompts": spoken.prompt, "questions": spoken.spoken_qa, "music": music.music
-}  # fmt: skip
+BESIDE: dict[str, Callable[[np.random.Generator, str], Sample | Timed]] = {
+    "recorded": lambda rng, _: phoneme_bank.said_by_the_person(rng),
+    "prompts": spoken.prompt,
+    "questions": spoken.spoken_qa,
+    "music": music.music,
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,8 @@ class HearingSettings(Settings, speech_bank.Supply):
     music: float = 0.0  # share of music, of which key, metre and tempo are spelled
     words: float = 1.0  # weight of the loss that makes it say words, as the language model writes them, beside letters
     source: float = 0.0  # share of the bank's clips by the source voice alone, half of whose words stand in no order
+    timed: float = 0.0  # share of clips of which it is known which phoneme is heard when; `recorded` is of those, too
+    phonemes: float = 1.0  # weight of the loss in which every 20 ms say their phoneme
     start: str = ""  # folder with a `hearing` to go on from, with a schedule of its own; "": the part it reads
     hidden: int = 2  # stretches of time and of pitch blanked in each clip (SpecAugment, Park et al. 2019)
 
@@ -87,10 +98,12 @@ class Hearing(Recipe):
         else:
             need_part(self.parts, "language", thinker, self.name)
         letters = nn.Linear(config.audio_config.output_dim, len(transcripts.LETTERS) + 1)
-        return nn.ModuleDict({"thinker": thinker, "letters": letters})
+        phonemes = nn.Linear(config.audio_config.output_dim, 2 * PHONEMES)
+        return nn.ModuleDict({"thinker": thinker, "letters": letters, "phonemes": phonemes})
 
     def groups(self, model: Any) -> dict[str, list[dict[str, Any]]]:
-        named = [*model["thinker"].audio_tower.named_parameters(), *model["letters"].named_parameters()]
+        learning = (model["thinker"].audio_tower, model["letters"], model["phonemes"])
+        named = [pair for part in learning for pair in part.named_parameters()]
         return {"main": decay_groups(named, self.settings)}
 
     def blocks(self, model: Any) -> list[nn.Module]:
@@ -105,33 +118,52 @@ class Hearing(Recipe):
         clips = []
         for _ in range(self.settings.batch_size):
             sample = self.beside(rng)
-            if sample is None:
+            if isinstance(sample, Sample):
+                wave = next(part["audio"] for part in sample.messages[-1]["content"] if part["type"] == "audio")
+                clips.append((wave, transcripts.words_said(sample) or "", None))
+            elif sample is not None:
+                clips.append(sample)
+            else:
                 own = alone and rng.random() < self.settings.source
                 clip = pick(rng, alone if own else pick(rng, pairs))
                 wave = speech.heard(clip.wave.astype("float32") / 32767)
-                clips.append((speech.in_any_room(wave, rng), clip.text))
-            else:
-                wave = next(part["audio"] for part in sample.messages[-1]["content"] if part["type"] == "audio")
-                clips.append((wave, transcripts.words_said(sample) or ""))
+                clips.append((speech.in_any_room(wave, rng), clip.text, None))
         batch = self.pack(clips)
         hide(batch["input_features"], batch["feature_attention_mask"].sum(1).tolist(), self.settings.hidden, rng)
         return batch | {"samples": len(clips)}
 
-    def beside(self, rng: np.random.Generator) -> Sample | None:
-        """A sample of what the bank does not hold, by the shares of BESIDE; None: the bank's turn."""
+    def beside(self, rng: np.random.Generator) -> Sample | Timed | None:
+        """A sample or a timed clip of what the bank does not hold, by the shares of BESIDE; None: the bank's turn."""
         left = rng.random()
         for share, make in BESIDE.items():
             left -= getattr(self.settings, share)
             if left < 0:
                 return make(rng, "train")
+        if left < self.settings.timed:
+            shards = min(self.settings.shards, TIMED_SHARDS)
+            clip = pick(rng, phoneme_bank.shard(int(rng.integers(shards)), self.settings.sentences * 5))
+            wave, track = phoneme_bank.in_a_place(clip.wave.astype("float32") / 32767, clip.phonemes, rng)
+            return wave, clip.text, track
         return None
 
-    def pack(self, clips: list[tuple[Any, str]]) -> Batch:
-        """Waves at 16 kHz with their words -> log-mels, their mask, and letters (clips, longest)."""
-        features, mask = sound.log_mel([wave for wave, _ in clips], processor().feature_extractor, None)
-        letters = transcripts.join([transcripts.spell(text) for _, text in clips])
-        words = transcripts.join([processor().tokenizer(text)["input_ids"] for _, text in clips])
-        return {"input_features": features, "feature_attention_mask": mask, "letters": letters, "words": words}
+    def pack(self, clips: list[Timed]) -> Batch:
+        """Waves at 16 kHz with their words, and their phonemes or None -> log-mels, their mask, letters, words (clips,
+        longest), and phonemes (tokens of all clips, 2)."""
+        features, mask = sound.log_mel([wave for wave, *_ in clips], processor().feature_extractor, None)
+        letters = transcripts.join([transcripts.spell(text) for _, text, _ in clips])
+        words = transcripts.join([processor().tokenizer(text)["input_ids"] for _, text, _ in clips])
+        tracks = []
+        for (*_, track), frames in zip(clips, mask.sum(1), strict=True):
+            tokens = int(token_count(frames))
+            if track is None:
+                tracks.append(torch.full((tokens, 2), transcripts.NOTHING))
+            else:
+                # A token hears four frames of 10 ms: what is heard in the middle of either half.
+                whole = np.zeros(4 * tokens, np.int64)
+                whole[: len(track)] = track[: len(whole)]
+                tracks.append(torch.from_numpy(whole).view(tokens, 2, 2)[..., 1])
+        batch = {"input_features": features, "feature_attention_mask": mask, "letters": letters, "words": words}
+        return batch | {"phonemes": torch.cat(tracks)}
 
     def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
         frames = batch["feature_attention_mask"].sum(1)
@@ -139,7 +171,11 @@ class Hearing(Recipe):
         letters = transcripts.spelling_loss(model["letters"](heard), token_count(frames), batch["letters"], 0)
         blank = processor().tokenizer.pad_token_id or 0
         words = transcripts.ctc_loss(model["thinker"], heard, frames, batch["words"], blank)
-        return letters + self.settings.words * words, {"letters": letters, "words": words}
+        signs = model["phonemes"](heard).float().unflatten(-1, (2, PHONEMES))
+        known = (batch["phonemes"] != transcripts.NOTHING).sum().clamp_min(1)
+        phonemes = F.cross_entropy(signs.flatten(0, 1), batch["phonemes"].flatten(), reduction="sum") / known
+        loss = letters + self.settings.words * words + self.settings.phonemes * phonemes
+        return loss, {"letters": letters, "words": words, "phonemes": phonemes}
 
     def evaluate(self, model: Any) -> dict[str, float]:
         """Nats a letter, letters and word tokens wrong: new sentences by voices never heard, the same by the source
@@ -152,7 +188,7 @@ class Hearing(Recipe):
         read = [(p.wave, p.text) for p in recordings.prompts("test")[: 2 if few else 32]]
         figures = {}
         for name, clips in (("sentences", made), ("source voice", own), ("recorded", read)):
-            batch = self.pack([(speech.in_a_room(wave, rng), text) for wave, text in clips])
+            batch = self.pack([(speech.in_a_room(wave, rng), text, None) for wave, text in clips])
             device = model["letters"].weight.device
             batch = {key: tensor.to(device) for key, tensor in batch.items()}
             figures[name] = self.loss(model, batch, "main")[1]["letters"].item()
