@@ -15,7 +15,7 @@ from omni_lab.config import preset
 from omni_lab.data import music, recordings
 from omni_lab.errors import ConfigError, DataError
 from omni_lab.talker import Talker
-from omni_lab.train import parts, speech_bank, transcripts
+from omni_lab.train import parts, phoneme_bank, speech_bank, transcripts
 from omni_lab.train.nano import processor
 from omni_lab.train.recipes import find
 from omni_lab.train.recipes.hearing import BESIDE
@@ -31,10 +31,12 @@ def own_speech(tmp_path_factory) -> Path:
     patch.setattr(speech_bank, "build_folder", lambda: folder)
     speech_bank.shard.cache_clear()
     speech_bank.solo.cache_clear()
+    phoneme_bank.shard.cache_clear()
     yield folder
     patch.undo()
     speech_bank.shard.cache_clear()
     speech_bank.solo.cache_clear()
+    phoneme_bank.shard.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +161,7 @@ def test_hearing_can_listen_to_the_source_voice_more_often(tmp_path: Path) -> No
     from omni_lab.thinker import Thinker
 
     parts.save_part(tmp_path, "hearing", Thinker(NANO.thinker_config))
-    shares = dict.fromkeys(BESIDE, 0.0)
+    shares = dict.fromkeys([*BESIDE, "timed"], 0.0)
     hearing = at("hearing", tmp_path, start=str(tmp_path), source=1.0, hidden=0, batch_size=3, **shares)
     hearing.build()  # from the part that it goes on from: the language model's is not there
     told = hearing.batch(0)["letters"]
@@ -172,12 +174,14 @@ def test_hearing_can_listen_to_the_source_voice_more_often(tmp_path: Path) -> No
     [
         ("", lambda text, bank: text in bank),
         ("questions", lambda text, bank: text not in bank and text[-1] in "?."),
+        ("timed", lambda text, bank: text in {clip.text for n in range(2) for clip in phoneme_bank.shard(n, 20)}),
+        ("recorded", lambda text, bank: set(re.findall(r"[\w'-]+", text.lower())) <= prompted()),
         ("prompts", lambda text, bank: set(re.findall(r"[\w'-]+", text.lower())) <= prompted()),
         ("music", lambda text, bank: music.parse(text) is not None),
     ],
 )
 def test_hearing_listens_to_what_the_bank_does_not_hold(coded: Path, share: str, likely) -> None:
-    shares = dict.fromkeys(BESIDE, 0.0) | ({share: 1.0} if share else {})
+    shares = dict.fromkeys([*BESIDE, "timed"], 0.0) | ({share: 1.0} if share else {})
     hearing = at("hearing", coded, batch_size=4, **shares)
     tokenizer = processor().tokenizer
     said = [tokenizer.decode(row[row != transcripts.NOTHING]) for row in hearing.batch(0)["words"]]

@@ -32,7 +32,8 @@ from ..recipe import Batch, Recipe, Settings
 
 Timed = tuple[Any, str, Any]  # a wave at 16 kHz, its words, and the phoneme of each 10 ms, or None
 PHONEMES = len(speech.PHONEMES) + 1
-TIMED_SHARDS = 40
+TIMED_SHARDS = 40  # of the phoneme bank at most: 22 MB each, in every process
+TIMED_FOR_ONE = 5  # clips in one of them for a sentence of the other bank's
 
 # What the bank does not hold: settings that say its share, and its maker.
 BESIDE: dict[str, Callable[[np.random.Generator, str], Sample | Timed]] = {
@@ -57,11 +58,11 @@ class HearingSettings(Settings, speech_bank.Supply):
     hidden: int = 2  # stretches of time and of pitch blanked in each clip (SpecAugment, Park et al. 2019)
 
 
-# After 72,000 clips two words of five were wrong, and as many of those learned from: it had not heard enough. After
-# 213,000 one of ten was, after 300,000 one of thirteen (docs/training.md).
+# By letters and words alone, after 72,000 clips two words of five were wrong, and as many of those learned from: it had
+# not heard enough. After 213,000 one of ten was, after 300,000 one of thirteen. Of what phonemes add: docs/training.md.
 CPU = HearingSettings(
     steps=18000, batch_size=12, learning_rate=1.5e-3, final=0.3, ema=0.998, evaluate_every=3000, save_every=100,
-    workers=1, recorded=0.17, prompts=0.25, questions=0.1, music=0.2, source=0.5, hidden=0,
+    workers=1, recorded=0.2, timed=0.5, music=0.2, source=0.5, hidden=0,
 )  # fmt: skip
 
 
@@ -117,7 +118,7 @@ class Hearing(Recipe):
         alone = speech_bank.drawn_solo(self.settings, rng) if self.settings.source else ()
         clips = []
         for _ in range(self.settings.batch_size):
-            sample = self.beside(rng)
+            sample = self.beside(rng, index)
             if isinstance(sample, Sample):
                 wave = next(part["audio"] for part in sample.messages[-1]["content"] if part["type"] == "audio")
                 clips.append((wave, transcripts.words_said(sample) or "", None))
@@ -132,16 +133,16 @@ class Hearing(Recipe):
         hide(batch["input_features"], batch["feature_attention_mask"].sum(1).tolist(), self.settings.hidden, rng)
         return batch | {"samples": len(clips)}
 
-    def beside(self, rng: np.random.Generator) -> Sample | Timed | None:
-        """A sample or a timed clip of what the bank does not hold, by the shares of BESIDE; None: the bank's turn."""
+    def beside(self, rng: np.random.Generator, index: int) -> Sample | Timed | None:
+        """What the bank does not hold, by the shares of BESIDE and `timed`; None: the bank's turn."""
         left = rng.random()
         for share, make in BESIDE.items():
             left -= getattr(self.settings, share)
             if left < 0:
                 return make(rng, "train")
         if left < self.settings.timed:
-            shards = min(self.settings.shards, TIMED_SHARDS)
-            clip = pick(rng, phoneme_bank.shard(int(rng.integers(shards)), self.settings.sentences * 5))
+            known = min(self.settings.shards, TIMED_SHARDS, 2 + int(index * self.settings.growth))
+            clip = pick(rng, phoneme_bank.shard(int(rng.integers(known)), self.settings.sentences * TIMED_FOR_ONE))
             wave, track = phoneme_bank.in_a_place(clip.wave.astype("float32") / 32767, clip.phonemes, rng)
             return wave, clip.text, track
         return None
