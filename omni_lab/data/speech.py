@@ -87,7 +87,9 @@ def source_voice():
 
 @functools.cache
 def timing_session() -> Any:
-    """The source voice's network, which tells also where each phoneme ends: a value within it, made an output."""
+    """The source voice's network, which tells also where each phoneme ends: a value within it, made an output.
+
+    Raises DataError for a network that has no such value."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -96,7 +98,10 @@ def timing_session() -> Any:
     # Protocol buffers that stand one after another are one message: this adds a name to the list of outputs.
     output = b"\x0a" + bytes([len(name)]) + name  # ValueInfoProto: name
     graph = b"\x62" + bytes([len(output)]) + output  # GraphProto: output
-    model = Path(source_voice().model_path).read_bytes() + b"\x3a" + bytes([len(graph)]) + graph  # ModelProto: graph
+    model = Path(source_voice().model_path).read_bytes()
+    if name not in model:
+        raise DataError("this hibari-tts does not tell when its phonemes end: install hibari-tts==0.2.1")
+    model += b"\x3a" + bytes([len(graph)]) + graph  # ModelProto: graph
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

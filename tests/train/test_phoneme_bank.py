@@ -49,6 +49,14 @@ def test_a_timed_wave_is_the_wave_and_its_phonemes_are_the_texts_in_order(name):
     assert spelled(track) == as_said(LINE)
 
 
+def test_a_voice_that_tells_no_times_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(speech, "_ENDS", "/nothing of the kind")
+    speech.timing_session.cache_clear()
+    with pytest.raises(DataError, match="does not tell when its phonemes end"):
+        speech.timed("One.", speech.SPEAKERS["heart"])
+    speech.timing_session.cache_clear()
+
+
 def test_phonemes_are_known_by_name():
     said = {sign for text in recordings.vocabulary() if any(map(str.isalnum, text)) for sign in as_said(text)}
     assert said <= set(speech.PHONEMES) and len(set(speech.PHONEMES)) == len(speech.PHONEMES)
