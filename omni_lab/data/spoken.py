@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from . import recordings, sentences, speech, texts, word_cuts
+from . import recordings, sentences, speech, texts, unit_selection, word_cuts
 from .sample import HEARING_RATE, Sample, audio, user
 from .speech import REPLY_SPEAKERS, heard, in_a_room, in_any_room
 from .splits import pick
@@ -85,8 +85,14 @@ def asr_recorded(rng: np.random.Generator, split: str) -> Sample:
 
 
 def recorded(rng: np.random.Generator) -> word_cuts.Cut:
-    """What the recorded person says in training, a little slower or faster, the pitch with it."""
-    text, wave, phonemes = word_cuts.in_another_order(rng) if rng.random() < 0.7 else word_cuts.whole(rng)
+    """What the recorded person says in training, or is made to say: prompts, their words in another order, and words of
+    all prompts from their sounds, but none of the test's prompts. A little slower or faster, the pitch with it."""
+    kind = rng.random()
+    made = None
+    while made is None and kind < 0.4:
+        text = prompt_like(rng)
+        made = None if sentences.key_of(text) in word_cuts.tested() else unit_selection.phrase(text, rng)
+    text, wave, phonemes = made or (word_cuts.in_another_order(rng) if kind < 0.82 else word_cuts.whole(rng))
     wave = speech.resample(wave, 100, int(rng.integers(88, 113)))
     frames = -(-len(wave) // word_cuts.HOP)
     return text, wave, phonemes[np.arange(frames) * len(phonemes) // max(frames, 1)]
