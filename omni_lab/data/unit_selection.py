@@ -2,7 +2,8 @@
 
 216 prompts hold 59 of 100 words of the others. Every word is a chain of phonemes, though, and where each of those lies
 in a recording is known (`word_cuts.aligned`): pieces that begin and end in the middle of a phoneme, as long as can be
-had, make any chain. It sounds glued, but it is that person's sounds that are heard.
+had, make any chain. It sounds glued, but it is that person's sounds that are heard. Only training's ears hear them: no
+voice of the model is that person's.
 """
 
 import functools
