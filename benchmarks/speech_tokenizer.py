@@ -4,22 +4,25 @@
 
 Each codebook is fitted by k-means to the same amount of speech, and codes held-out sentences of the source voice and,
 with the same timing, of speakers never heard. What the codes stand for goes to the vocoder as it is, and an independent
-recogniser writes down what it hears. Writes benchmarks/results/speech_tokenizer.md.
+recogniser writes down what it hears. A small network tells how many phonemes the codes keep. Writes benchmarks/results/speech_tokenizer.md.
 """
 
 import argparse
 import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omni_lab.codec import mel as mels
-from omni_lab.codec.speech_tokenizer import FRAMES_PER_CODE, nearest, pairs
+from omni_lab.codec.speech_tokenizer import FRAMES_PER_CODE, SpeechTokenizer, pairs
+from omni_lab.config import SpeechTokenizerConfig
 from omni_lab.data import sentences, speech
 from omni_lab.data.folders import samples_folder
 from omni_lab.data.splits import generator
@@ -98,11 +101,19 @@ def split_mean(mel: Tensor, way: Way) -> tuple[Tensor, Tensor]:
     return mel - mean, mean
 
 
-def coded(mel: Tensor, way: Way, book: Tensor) -> tuple[Tensor, Tensor]:
+def of_pairs(entries: Tensor) -> SpeechTokenizer:
+    """A tokenizer that measures its distances between pairs of frames, with this codebook (codes, 2 * bands)."""
+    made = SpeechTokenizer(SpeechTokenizerConfig(codebook_size=len(entries), mel_dim=entries.shape[1] // 2))
+    with torch.no_grad():
+        made.codebook.copy_(entries)
+    return made.eval().requires_grad_(False)
+
+
+def coded(mel: Tensor, way: Way, tokenizer: SpeechTokenizer) -> tuple[Tensor, Tensor]:
     """Codes of a mel and the mel that they stand for: (frames // 2,), (frames // 2 * 2, bands)."""
     rest, mean = split_mean(mel, way)
-    codes = nearest(pairs(rest), book)
-    return codes, book[codes].unflatten(-1, (FRAMES_PER_CODE, -1)).flatten(0, 1) + mean
+    codes = tokenizer.codes(rest)
+    return codes, tokenizer.mel(codes) + mean
 
 
 def bigram_nats(learnt: Sequence[Tensor], judged: Sequence[Tensor], size: int) -> float:
@@ -132,6 +143,72 @@ def perplexity(codes: Tensor, size: int) -> float:
 
 
 @dataclass(frozen=True)
+class Learners:
+    """How the network that tells phonemes is trained."""
+
+    sentences: int = 400
+    judged: int = 80
+    steps: int = 900
+    width: int = 128
+    rate: float = 2e-3
+
+
+LEARNERS = Learners()
+
+
+class Teller(nn.Module):
+    """Codes (batch, n), or mel pairs (batch, n, dim), of a sentence -> logits of the phoneme of each."""
+
+    def __init__(self, size: int, dim: int, width: int) -> None:
+        super().__init__()
+        self.read = nn.Embedding(size, width) if size else nn.Linear(dim, width)
+        self.layers = nn.ModuleList(nn.Conv1d(width, width, 5, padding=2) for _ in range(4))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
+        self.tell = nn.Linear(width, len(speech.PHONEMES) + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.read(x)
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            hidden = hidden + F.gelu(layer(norm(hidden).transpose(1, 2)).transpose(1, 2))
+        return self.tell(hidden)
+
+
+def phonemes_told(rows_of: Callable[[Tensor], Tensor], size: int = 0, learners: Learners = LEARNERS) -> str:
+    """Share of the source voice's sounding moments whose phoneme is told by what `rows_of` makes of a mel.
+
+    rows_of: mel (frames, bands) -> codes (frames // 2,) below `size`, or vectors (frames // 2, dim) where that is 0."""
+    learnt, judged = (
+        [(rows_of(clip.mel), torch.from_numpy(clip.phonemes[1::FRAMES_PER_CODE].astype(np.int64))) for clip in clips]
+        for clips in (timed("train", learners.sentences), timed("test", learners.judged))
+    )
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(0)
+        teller = Teller(size, learnt[0][0].shape[-1], learners.width)
+        optimiser = torch.optim.AdamW(teller.parameters(), learners.rate)
+        falling = torch.optim.lr_scheduler.OneCycleLR(optimiser, learners.rate, learners.steps, pct_start=0.06)
+        for _ in range(learners.steps):
+            some = [learnt[i] for i in torch.randint(len(learnt), (8,)).tolist()]
+            x = nn.utils.rnn.pad_sequence([row for row, _ in some], True)
+            y = nn.utils.rnn.pad_sequence([labels for _, labels in some], True, -100)
+            loss = F.cross_entropy(teller(x).flatten(0, 1), y.flatten())
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            falling.step()
+    right = torch.cat([(teller(row[None])[0].argmax(1) == labels)[labels > 0] for row, labels in judged])
+    return f"{right.float().mean():.1%}"
+
+
+def timed(split: str, count: int) -> list[speech_bank.Clip]:
+    """The first sentences of the source voice's bank, whose phonemes are known."""
+    found: list[speech_bank.Clip] = []
+    for number in itertools.count():
+        found += speech_bank.solo(split, number, min(count, speech_bank.SOLO))
+        if len(found) >= count:
+            return found[:count]
+
+
+@dataclass(frozen=True)
 class Trial:
     """What every codebook is tried on."""
 
@@ -149,18 +226,20 @@ class Trial:
         """Words wrong in mels (frames, bands), one a sentence, through the vocoder."""
         return self.wer([self.vocoder(mel[None])[0] for mel in spoken])
 
-    def row(self, name: str, way: Way, book: Tensor) -> str:
+    def row(self, name: str, way: Way, tokenizer: SpeechTokenizer) -> str:
         """A codebook's line of the table."""
-        own, other = ([coded(r.mels[voice], way, book) for r in self.said] for voice in (0, 1))
+        own, other = ([coded(r.mels[voice], way, tokenizer) for r in self.said] for voice in (0, 1))
         spoken = [[mel for _, mel in voice] for voice in (own, other)]
         real = torch.cat([r.mels[0] for r in self.said])
         same = [a == b for (a, _), (b, _) in zip(own, other, strict=True)]
-        learnt, judged = ([coded(mel, way, book)[0] for mel in some] for some in (self.learnt, self.judged))
+        learnt, judged = ([coded(mel, way, tokenizer)[0] for mel in some] for some in (self.learnt, self.judged))
+        told = phonemes_told(lambda mel: coded(mel, way, tokenizer)[0], way.size)
         figures = [
             f"{(torch.cat(spoken[0]) - real).abs().mean():.3f}",
-            f"{perplexity(torch.cat(judged), len(book)):.0f}",
-            f"{bigram_nats(learnt, judged, len(book)):.2f}",
+            f"{perplexity(torch.cat(judged), way.size):.0f}",
+            f"{bigram_nats(learnt, judged, way.size):.2f}",
             f"{torch.cat(same).float().mean():.1%}",
+            told,
         ]
         return "| " + " | ".join([name, *figures, *(self.vocoded(voice) for voice in spoken)]) + " |"
 
@@ -171,24 +250,33 @@ def table(ways: Sequence[Way], model: OmniModel, said: list[Rendition], minutes:
     half = len(one_voice) // 2
     judged = [clip.mel for clip in speech_bank.solo("test", 0)[:half]]
     trial = Trial(model.token2wav.code2wav_bigvgan_model, said, one_voice[:half], judged)
-    heads = ("codebook", "mel error (nats)", "perplexity", "bigram (nats a code)", "same code in both voices")
-    lines = ["| " + " | ".join([*heads, "WER", "WER, other voice"]) + " |", "|---" * 7 + "|"]
+    heads = (
+        "codebook",
+        "mel error (nats)",
+        "perplexity",
+        "bigram (nats a code)",
+        "same code in both voices",
+        "phonemes",
+    )
+    lines = ["| " + " | ".join([*heads, "WER", "WER, other voice"]) + " |", "|---" * 8 + "|"]
 
     def add(line: str) -> None:
         print(line, f"({time.process_time():.0f} s of processor time)", flush=True)
         lines.append(line)
 
-    for name, measure, rows in (
-        ("recordings", trial.wer, [[r.waves[voice] for r in said] for voice in (0, 1)]),
-        ("vocoder on the real mel", trial.vocoded, [[r.mels[voice] for r in said] for voice in (0, 1)]),
+    told = phonemes_told(pairs)
+    for name, heard, measure, rows in (
+        ("recordings", "", trial.wer, [[r.waves[voice] for r in said] for voice in (0, 1)]),
+        ("vocoder on the real mel", told, trial.vocoded, [[r.mels[voice] for r in said] for voice in (0, 1)]),
     ):
-        add(f"| {name} | | | | | {measure(rows[0])} | {measure(rows[1])} |")
-    shipped = model.speech_tokenizer.codebook.detach()
-    add(trial.row(f"**{len(shipped)}, the checkpoint's own**", Way(len(shipped)), shipped))
+        add(f"| {name} | | | | | {heard} | {measure(rows[0])} | {measure(rows[1])} |")
+    shipped = model.speech_tokenizer
+    size = shipped.config.codebook_size
+    add(trial.row(f"**{size}, the checkpoint's own**", Way(size), shipped))
     for way in ways:
         heard = bank(True, minutes) if way.everybody else one_voice
         vectors = torch.cat([pairs(split_mean(mel, way)[0]) for mel in heard])
-        add(trial.row(str(way), way, k_means(vectors, way.size, rounds)))
+        add(trial.row(str(way), way, of_pairs(k_means(vectors, way.size, rounds))))
     return "\n".join(lines)
 
 
@@ -208,6 +296,9 @@ speaker never heard. k-means: {rounds} rounds on {minutes:g} min of speech; the 
   codes is to guess from the one before, by counts on {minutes / 2:g} min that the codebook was fitted to as well; what
   followed a code seen n times weighs n / (n + {DOUBT}), the rest is each code's overall share with half a count added.
 - *same code in both voices*: share of moments at which both speakers' renditions have one code.
+- *phonemes*: of the source voice's moments that sound, in sentences never learnt from, that share whose phoneme a
+  small network tells by the codes around it ({LEARNERS.steps} steps on {LEARNERS.sentences} sentences); in the
+  vocoder's row by the mel itself. What codes do not keep, no DiT can say.
 - *WER*: words that the recogniser heard wrong; *other voice*: of the rendition by the speaker never heard.
 - *utterance mean removed*: known only when the utterance is over, so such codes cannot be made while one speaks.
 

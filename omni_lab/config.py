@@ -181,6 +181,8 @@ class SpeechTokenizerConfig:
     codebook_size: int = 8192
     sample_rate: int = 24000  # Hz
     mel_dim: int = 80
+    window: int = 2  # mel frames, the code's own the last of them, that choose it
+    discriminants: int = 36  # numbers that a longer window is brought to
 
 
 @dataclass(frozen=True)
@@ -331,7 +333,7 @@ def nano() -> OmniConfig:
         upsample_initial_channel=128, upsample_rates=(5, 3, 4, 4), upsample_kernel_sizes=(11, 7, 8, 8))
     return OmniConfig(
         ThinkerConfig(audio, vision, text, user_token_id=ids["user"], tie_word_embeddings=True, **media), talker,
-        Token2WavConfig(dit, vocoder), SpeechTokenizerConfig(codebook_size=1024))
+        Token2WavConfig(dit, vocoder), SpeechTokenizerConfig(codebook_size=1024, window=8))
 
 
 def small() -> OmniConfig:
@@ -341,14 +343,12 @@ def small() -> OmniConfig:
     text = replace(
         thinker.text_config, hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12,
         num_key_value_heads=4)
-    audio = replace(
-        thinker.audio_config, encoder_layers=6, encoder_attention_heads=6, encoder_ffn_dim=1536, d_model=384,
-        output_dim=768)
+    audio = replace(thinker.audio_config, encoder_layers=6, encoder_attention_heads=6, encoder_ffn_dim=1536,
+        d_model=384, output_dim=768)
     vision = replace(
         thinker.vision_config, depth=8, hidden_size=384, intermediate_size=1024, num_heads=6, out_hidden_size=768,
         fullatt_block_indexes=(1, 3, 5, 7))
-    talker = replace(
-        talker, embedding_size=768, hidden_size=512, intermediate_size=1536, num_hidden_layers=8,
+    talker = replace(talker, embedding_size=768, hidden_size=512, intermediate_size=1536, num_hidden_layers=8,
         num_attention_heads=8, num_key_value_heads=4)
     dit = replace(
         token2wav.dit_config, hidden_size=384, num_hidden_layers=10, num_attention_heads=6, head_dim=64, emb_dim=256,
@@ -356,7 +356,7 @@ def small() -> OmniConfig:
     return replace(
         base, thinker_config=replace(thinker, text_config=text, audio_config=audio, vision_config=vision),
         talker_config=talker, token2wav_config=Token2WavConfig(dit, BigVGANConfig(upsample_initial_channel=512)),
-        speech_tokenizer_config=SpeechTokenizerConfig(codebook_size=1024))
+        speech_tokenizer_config=SpeechTokenizerConfig(codebook_size=1024, window=8))
 
 
 def qwen2_5_omni_7b() -> OmniConfig:

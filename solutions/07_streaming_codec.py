@@ -181,6 +181,13 @@ if nearest:
 # everybody must share its entries among all voices. How many words each way loses, and with how many entries,
 # `python -m benchmarks.speech_tokenizer` measures.
 #
+# **Near in what?** Between mels as they are, distance is ruled by loudness and pitch. Two consonants may lie closer
+# than one vowel said twice, and share an entry: then no DiT can tell which one was meant. The shipped book's `nearest`
+# is yours, but it is given other vectors: linear discriminants (Fisher 1936; `train/discriminants.py`) of the last
+# 80 ms. Those are the directions in which *phonemes* lie farthest apart for how much each of them varies. The source
+# voice's network tells when each phoneme is heard, so they need only be counted. The last cells of this lab say how
+# many words come through.
+#
 # ### Something to touch: how many entries?
 # A book of 1024 entries gives codes of 10 bits. Here is the held-out sentence, before and after. With how few bits can
 # you still see where vowels begin and end? What goes first?

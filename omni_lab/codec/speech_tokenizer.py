@@ -2,15 +2,22 @@
 
 What the codes must do: keep the words and the melody of speech, be easy for the talker to predict, and leave timbre to
 the DiT's speaker conditions. The choice is the oldest one, vector quantisation (Gray 1984; van den Oord et al. 2017):
-- Two log-mel frames (20 ms) are one vector; its code is the nearest of the vectors in a codebook. Nothing else is
-  learned, so nothing can collapse, and a code is known the moment its 20 ms are over.
+- Two log-mel frames (20 ms) are one vector; its code is the nearest of the vectors in a codebook. Nothing can collapse,
+  and a code is known the moment its 20 ms are over.
+- Near is what sounds like the same *phoneme*: distances are measured between linear discriminants (Fisher 1936) of the
+  last frames, those directions in which phonemes are farthest apart for how much each varies, with the two frames
+  themselves beside them at a small weight. Distances of mel frames alone (`window` of one code) are ruled by loudness
+  and pitch, and throw away what tells consonants apart.
 - The codebook is fitted to one voice, the source voice. Another's sound is heard *as if that voice had said it*, and
   the DiT learns to say one rendition's codes with another speaker's timbre (`other_voice` in train/recipes/dit.py;
   the nano world can say a sentence twice with the same timing).
 
-What was tried beside it, with figures side by side: `python -m benchmarks.speech_tokenizer`. A learned encoder with
-scalar quantisation, trained for an hour to rebuild and to spell, lost more words and was harder to predict.
+What was tried, with figures side by side, also how many phonemes codes keep: `python -m benchmarks.speech_tokenizer`.
+A learned encoder with scalar quantisation, trained for an hour to rebuild and to spell, lost more words and was harder
+to predict.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +27,9 @@ from ..errors import ConfigError, InputError
 from . import mel as mels
 
 FRAMES_PER_CODE = 2  # mel frames of 10 ms
-MEL_MEAN, MEL_DEVIATION = -5.7, 2.6  # of log-mel frames of speech: only where an untrained codebook lies
+MEL_MEAN, MEL_DEVIATION = -5.7, 2.6  # of log-mel frames of speech
+PAIR_WEIGHT = 0.3 / MEL_DEVIATION  # of the two frames beside the discriminants, which vary by 1 within a phoneme
+SILENCE = math.log(mels.LOG_FLOOR)  # what is before the first frame
 
 
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
@@ -37,6 +46,18 @@ def pairs(mel: Tensor) -> Tensor:
     return mel[..., : codes * FRAMES_PER_CODE, :].unflatten(-2, (codes, FRAMES_PER_CODE)).flatten(-2)
 
 
+def windows(mel: Tensor, frames: int) -> Tensor:
+    """The last `frames` frames when each code is over: (..., n, mel_dim) -> (..., n // 2, frames * mel_dim).
+
+    Before the first frame there was silence; an odd last frame is cut."""
+    whole = mel.shape[-2] // FRAMES_PER_CODE * FRAMES_PER_CODE
+    before = mel.new_full((*mel.shape[:-2], frames - FRAMES_PER_CODE, mel.shape[-1]), SILENCE)
+    padded = torch.cat([before, mel[..., :whole, :]], dim=-2)
+    if not whole:
+        return mel.new_zeros(*mel.shape[:-2], 0, frames * mel.shape[-1])
+    return padded.unfold(-2, frames, FRAMES_PER_CODE).transpose(-1, -2).flatten(-2)
+
+
 class SpeechTokenizer(nn.Module):
     """A codebook over pairs of mel frames, fitted by `forward`'s loss."""
 
@@ -44,13 +65,32 @@ class SpeechTokenizer(nn.Module):
         super().__init__()
         if config.codebook_size < 1:
             raise ConfigError(f"codebook_size is {config.codebook_size}, expected at least 1")
+        if config.window < FRAMES_PER_CODE:
+            raise ConfigError(f"speech tokenizer: window is {config.window}, expected at least {FRAMES_PER_CODE}")
         self.config = config
         entries = torch.randn(config.codebook_size, FRAMES_PER_CODE * config.mel_dim)
         self.codebook = nn.Parameter(entries * MEL_DEVIATION + MEL_MEAN)  # natural-log mel, as what it stands for
+        self.discriminants: nn.Linear | None = None
+        if config.window > FRAMES_PER_CODE:
+            # Found by counting (train/discriminants.py), not by a gradient.
+            self.discriminants = nn.Linear(config.window * config.mel_dim, config.discriminants).requires_grad_(False)
+            self.centres = nn.Parameter(torch.randn(config.codebook_size, config.discriminants))
 
     def codes(self, mel: Tensor) -> Tensor:
         """Natural-log mel (..., frames, mel_dim) -> codes (..., frames // 2), int64."""
-        return nearest(pairs(mel), self.codebook)
+        return nearest(self.vectors(mel), self.entries())
+
+    def vectors(self, mel: Tensor) -> Tensor:
+        """What codes are chosen by: natural-log mel (..., frames, mel_dim) -> (..., frames // 2, dim)."""
+        if self.discriminants is None:
+            return pairs(mel)
+        return torch.cat([self.discriminants(windows(mel, self.config.window)), PAIR_WEIGHT * pairs(mel)], dim=-1)
+
+    def entries(self) -> Tensor:
+        """Where each code lies among `vectors`: (codes, dim)."""
+        if self.discriminants is None:
+            return self.codebook
+        return torch.cat([self.centres, PAIR_WEIGHT * self.codebook], dim=-1)
 
     def mel(self, codes: Tensor) -> Tensor:
         """What codes stand for, each for itself: (..., n) -> natural-log mel (..., 2 * n, mel_dim).
@@ -76,11 +116,16 @@ class SpeechTokenizer(nn.Module):
         return self.codes(mel)
 
     def forward(self, mel: Tensor, mask: Tensor) -> Tensor:
-        """The codebook's loss, mean squared distance of the real vectors to their nearest entry in nats^2: a scalar.
+        """The codebook's loss, mean squared distance of the real vectors to their nearest entry, in nats^2: a scalar.
 
         mel: (batch, frames, mel_dim) with an even number of frames; mask: (batch, frames) bool, False for padding.
         Its gradient pulls each entry to the middle of the vectors nearest to it: k-means, a batch at a time.
+        With discriminants their mean squared distance, which has no unit, is added.
         """
-        vectors = pairs(mel)[mask[:, ::FRAMES_PER_CODE]]  # (real codes of the batch, 2 * mel_dim)
-        chosen = self.codebook[nearest(vectors, self.codebook.detach())]
-        return (chosen - vectors).square().mean()
+        real = mask[:, ::FRAMES_PER_CODE]  # (batch, codes)
+        vectors, moments = self.vectors(mel)[real], pairs(mel)[real]
+        chosen = nearest(vectors, self.entries().detach())
+        loss = (self.codebook[chosen] - moments).square().mean()
+        if self.discriminants is not None:
+            loss = loss + (self.centres[chosen] - vectors[:, : self.config.discriminants]).square().mean()
+        return loss

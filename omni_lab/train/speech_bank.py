@@ -40,7 +40,7 @@ class Clip:
     text: str
     speaker: str  # a name of speech.SPEAKERS, or one that holds within the shard
     wave: np.ndarray  # int16 (samples,) at 24 kHz, a whole number of codes long
-    phonemes: np.ndarray = field(default_factory=lambda: NONE)  # see phoneme_bank.py, whose waves are at 16 kHz
+    phonemes: np.ndarray = field(default_factory=lambda: NONE)  # of each 10 ms, where they are known (speech.timed)
 
     @cached_property
     def mel(self) -> Tensor:
@@ -57,8 +57,8 @@ def shard(split: str, number: int, count: int = SENTENCES) -> tuple[tuple[Clip, 
 
 @lru_cache(maxsize=64)
 def solo(split: str, number: int, count: int = SOLO) -> tuple[Clip, ...]:
-    """The `count` sentences of shard `number` of the source voice. Raises DataError if damaged."""
-    return stored(f"solo-{split}-{count}-{number:05d}.npz", partial(make_solo, split, number, count))
+    """The `count` sentences of shard `number` of the source voice, with their phonemes. Raises DataError if damaged."""
+    return stored(f"timed-{split}-{count}-{number:05d}.npz", partial(make_solo, split, number, count))
 
 
 def stored(name: str, maker: Callable[[], list[Clip]]) -> tuple[Clip, ...]:
@@ -93,7 +93,9 @@ def make_solo(split: str, number: int, count: int) -> list[Clip]:
     for _ in range(count):
         # A talker that has heard nothing but the grammar says another noun that would fit as well: it must read.
         text = texts.repeat(rng, split).answer if rng.random() < UNGUESSABLE else some_sentence(rng, split)
-        clips.append(said(text, speech.SPEAKERS["heart"], int(rng.integers(2**31)), float(rng.uniform(0.9, 1.1))))
+        seed, pace = int(rng.integers(2**31)), float(rng.uniform(0.9, 1.1))
+        wave, phonemes = speech.timed(text, speech.SPEAKERS["heart"], seed, pace)
+        clips.append(whole(text, "heart", wave, phonemes))
     return clips
 
 
@@ -106,9 +108,14 @@ def some_sentence(rng: np.random.Generator, split: str) -> str:
 
 def said(text: str, speaker: speech.Speaker, seed: int, pace: float) -> Clip:
     """A sentence as `speaker` says it, cut to whole codes."""
-    wave = speech.utter(text, speaker, seed, pace)
-    samples = len(wave) // (FRAMES_PER_CODE * HOP) * FRAMES_PER_CODE * HOP
-    return Clip(text, speaker.name, (wave[:samples] * 32767).astype(np.int16))
+    return whole(text, speaker.name, speech.utter(text, speaker, seed, pace))
+
+
+def whole(text: str, speaker: str, wave: np.ndarray, phonemes: np.ndarray = NONE) -> Clip:
+    """A wave in [-1, 1] cut to whole codes, with the phonemes of its frames where they are known."""
+    codes = len(wave) // (FRAMES_PER_CODE * HOP)
+    wave = (wave[: codes * FRAMES_PER_CODE * HOP] * 32767).astype(np.int16)
+    return Clip(text, speaker, wave, phonemes[: codes * FRAMES_PER_CODE])
 
 
 def write(path: Path, clips: list[Clip]) -> None:
@@ -153,9 +160,10 @@ def drawn(supply: Supply, seed: int, index: int) -> tuple[tuple[tuple[Clip, Clip
     return shard("train", number, supply.sentences), rng
 
 
-def drawn_solo(supply: Supply, rng: np.random.Generator) -> tuple[Clip, ...]:
-    """A shard of the source voice alone, out of as many as `supply` has of the others and of the same size."""
-    return solo("train", int(rng.integers(supply.shards)), supply.sentences * SOLO // SENTENCES)
+def drawn_solo(supply: Supply, rng: np.random.Generator, index: int) -> tuple[Clip, ...]:
+    """A shard of the source voice alone for micro-batch `index`, out of as many as `drawn` chooses from, as large."""
+    number = int(rng.integers(min(supply.shards, 2 + int(index * supply.growth))))
+    return solo("train", number, supply.sentences * SOLO // SENTENCES)
 
 
 def pad(rows: list[Tensor], value: float = 0.0, multiple: int = 1) -> tuple[Tensor, Tensor]:

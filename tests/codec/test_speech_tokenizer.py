@@ -7,13 +7,23 @@ import torch
 
 from omni_lab.codec import mel as mels
 from omni_lab.codec import speech_tokenizer
-from omni_lab.codec.speech_tokenizer import SpeechTokenizer, nearest, pairs
+from omni_lab.codec.speech_tokenizer import SpeechTokenizer, nearest, pairs, windows
 from omni_lab.config import SpeechTokenizerConfig, preset
 from omni_lab.errors import ConfigError, InputError
 
 
+@pytest.fixture(scope="module", params=[2, 8], ids=["pairs", "discriminants"])
+def tokenizer(request) -> SpeechTokenizer:
+    torch.manual_seed(0)
+    made = SpeechTokenizer(SpeechTokenizerConfig(codebook_size=1024, window=request.param, discriminants=12)).eval()
+    if made.discriminants is not None:  # as large as those of speech, whose mean is about -5.7
+        with torch.no_grad():
+            made.discriminants.bias.copy_(5.7 * made.discriminants.weight.sum(1))
+    return made
+
+
 @pytest.fixture(scope="module")
-def tokenizer() -> SpeechTokenizer:
+def plain() -> SpeechTokenizer:
     torch.manual_seed(0)
     return SpeechTokenizer(SpeechTokenizerConfig(codebook_size=1024)).eval()
 
@@ -58,13 +68,19 @@ def test_nearest_is_what_measuring_every_distance_finds(vectors, entries, dim, o
 
 
 def test_every_entry_is_nearest_to_itself(tokenizer: SpeechTokenizer) -> None:
-    assert torch.equal(nearest(tokenizer.codebook, tokenizer.codebook), torch.arange(1024))
+    entries = tokenizer.entries()
+    assert torch.equal(nearest(entries, entries), torch.arange(1024))
 
 
-def test_codes_and_mel_there_and_back(tokenizer: SpeechTokenizer) -> None:
+def test_what_codes_stand_for_is_coded_by_them(plain: SpeechTokenizer) -> None:
+    codes = torch.randint(1024, (3, 20), generator=torch.Generator().manual_seed(4))
+    assert torch.equal(plain.codes(plain.mel(codes)), codes)
+
+
+def test_codes_become_mel(tokenizer: SpeechTokenizer) -> None:
     codes = torch.randint(1024, (3, 20), generator=torch.Generator().manual_seed(4))
     mel = tokenizer.mel(codes)
-    assert mel.shape == (3, 40, 80) and torch.equal(tokenizer.codes(mel), codes)
+    assert mel.shape == (3, 40, 80)
     assert torch.equal(tokenizer.mel(codes[0]), mel[0])
     assert torch.equal(mel[1, 6:8].flatten(), tokenizer.codebook[codes[1, 3]])  # the code's first frame comes first
     assert tokenizer.mel(codes[:, :0]).shape == (3, 0, 80)
@@ -74,6 +90,35 @@ def test_pairs_are_neighbours_and_an_odd_frame_is_cut() -> None:
     frames = torch.arange(14.0).reshape(7, 2)
     assert pairs(frames).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
     assert pairs(frames[:1]).shape == (0, 4) and pairs(frames.expand(2, 5, 7, 2)).shape == (2, 5, 3, 4)
+
+
+def test_windows_are_the_last_frames_with_silence_before_them() -> None:
+    frames = torch.arange(14.0).reshape(7, 2)
+    nothing = [speech_tokenizer.SILENCE] * 4
+    expected = torch.tensor([[*nothing, 0, 1, 2, 3], [0, 1, 2, 3, 4, 5, 6, 7], [4, 5, 6, 7, 8, 9, 10, 11]])
+    torch.testing.assert_close(windows(frames, 4), expected)
+    assert torch.equal(windows(frames, 2), pairs(frames)) and windows(frames[:1], 6).shape == (0, 12)
+    assert torch.equal(windows(frames.expand(2, 5, 7, 2), 4)[1, 3], windows(frames, 4))
+
+
+def test_discriminants_choose_and_the_pair_beside_them() -> None:
+    """A code is that of the nearest centre; of two at one place, that whose pair is nearer."""
+    made = SpeechTokenizer(SpeechTokenizerConfig(codebook_size=3, mel_dim=1, window=4, discriminants=1))
+    with torch.no_grad():
+        made.discriminants.weight.copy_(torch.tensor([[-1.0, 0.0, 0.0, 1.0]]))  # how far the last frame is above
+        made.discriminants.bias.zero_()
+        made.centres.copy_(torch.tensor([[0.0], [4.0], [0.0]]))
+        made.codebook.copy_(torch.tensor([[0.0, 0.0], [0.0, 0.0], [6.0, 6.0]]))
+    quiet, rising, loud = [0.0, 0, 0, 0], [0.0, 0, 4, 4], [6.0, 6, 6, 6]
+    chosen = [made.codes(torch.tensor(mel)[:, None])[1].item() for mel in (quiet, rising, loud)]
+    assert chosen == [0, 1, 2]
+
+
+def test_the_gradient_reaches_centres_and_codebook_but_no_discriminant() -> None:
+    made = SpeechTokenizer(SpeechTokenizerConfig(codebook_size=4, mel_dim=3, window=4, discriminants=2))
+    made(draw(2, 40, 3), torch.ones(2, 40, dtype=torch.bool)).backward()
+    assert made.centres.grad.abs().sum() > 0 and made.codebook.grad.abs().sum() > 0
+    assert made.discriminants.weight.grad is None and not made.discriminants.weight.requires_grad
 
 
 def test_the_gradient_pulls_each_entry_to_the_mean_of_its_vectors() -> None:
@@ -153,3 +198,5 @@ def test_bad_input_is_named(tokenizer: SpeechTokenizer) -> None:
     for size in (0, -4):
         with pytest.raises(ConfigError, match=f"codebook_size is {size}"):
             SpeechTokenizer(replace(preset("nano").speech_tokenizer_config, codebook_size=size))
+    with pytest.raises(ConfigError, match="window is 1, expected at least 2"):
+        SpeechTokenizer(replace(preset("nano").speech_tokenizer_config, window=1))

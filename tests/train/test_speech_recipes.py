@@ -67,13 +67,20 @@ def test_a_solo_shard_is_the_source_voice_in_whole_codes(own_speech: Path) -> No
     again = speech_bank.make_solo("train", 0, 4)  # what the file holds is a pure function of split, number and count
     assert all(a.text == b.text and np.array_equal(a.wave, b.wave) for a, b in zip(clips, again, strict=True))
     assert [clip.text for clip in speech_bank.solo("train", 1, 4)] != [clip.text for clip in clips]
-    assert (own_speech / "speech" / "solo-train-4-00000.npz").exists()
+    assert (own_speech / "speech" / "timed-train-4-00000.npz").exists()
+
+
+def test_a_solo_shard_knows_its_phonemes(own_speech: Path) -> None:
+    for clip in speech_bank.solo("train", 0, 4):
+        assert len(clip.phonemes) == len(clip.mel) and clip.phonemes.any()
+        loud = clip.mel.mean(1)
+        assert loud[clip.phonemes > 0].mean() > loud[clip.phonemes == 0].mean() + 1
 
 
 def test_a_damaged_solo_shard_is_named(own_speech: Path) -> None:
     (own_speech / "speech").mkdir(exist_ok=True)
-    (own_speech / "speech" / "solo-train-4-00009.npz").write_bytes(b"PK not a shard")
-    with pytest.raises(DataError, match=r"solo-train-4-00009\.npz: damaged .*delete it"):
+    (own_speech / "speech" / "timed-train-4-00009.npz").write_bytes(b"PK not a shard")
+    with pytest.raises(DataError, match=r"timed-train-4-00009\.npz: damaged .*delete it"):
         speech_bank.solo("train", 9, 4)
 
 
@@ -85,9 +92,32 @@ def test_the_tokenizer_starts_at_moments_of_the_source_voice() -> None:
     assert away.max() < 0.05 * 160**0.5 * 1.4  # a little noise keeps repeated moments apart
     assert len(model.codebook.detach().unique(dim=0)) == NANO.speech_tokenizer_config.codebook_size
     assert torch.equal(model.codebook, at("speech_tokenizer").build().codebook)
+    assert torch.equal(model.discriminants.weight, at("speech_tokenizer").build().discriminants.weight)
     everybody = at("speech_tokenizer", everybody=True).mels("train", 0)
     shard = speech_bank.shard("train", 0, 4)
     assert len(everybody) == 8 and torch.equal(everybody[1], shard[0][1].mel)
+
+
+def test_the_tokenizers_discriminants_tell_phonemes_apart() -> None:
+    """On sentences that they were not counted on, a phoneme's moments lie nearer to its middle than to others'."""
+    recipe = at("speech_tokenizer", sentences=24)
+    model = recipe.build()
+    width = model.config.discriminants
+
+    def right(vectors_of) -> float:
+        some = [(vectors_of(c.mel)[1:], torch.from_numpy(c.phonemes[1::2].astype(int))[:-1]) for c in clips]
+        half = len(some) // 2
+        rows, labels = (torch.cat(part) for part in zip(*some[:half], strict=True))
+        others, expected = (torch.cat(part) for part in zip(*some[half:], strict=True))
+        known = [k for k in labels.unique().tolist() if (labels == k).sum() > 10]
+        middles = torch.stack([rows[labels == k].mean(0) for k in known])
+        kept = torch.isin(expected, torch.tensor(known))
+        chosen = torch.tensor(known)[torch.cdist(others[kept], middles).argmin(1)]
+        return (chosen == expected[kept]).float().mean().item()
+
+    clips = speech_bank.solo("test", 0, 24)
+    with torch.no_grad():
+        assert right(lambda mel: model.vectors(mel)[:, :width]) > right(pairs) + 0.08
 
 
 def test_the_dit_says_the_codes_of_one_rendition_with_the_mel_of_the_other(coded: Path) -> None:
@@ -128,7 +158,8 @@ def test_crops_keep_mel_and_codes_in_step(coded: Path) -> None:
     for index in range(3):
         batch = recipe.batch(index)
         assert batch["mel"].shape[1] == 96
-        assert torch.equal(recipe.tokenizer.codes(batch["mel"]), batch["codes"])
+        cut = recipe.tokenizer.config.window // 2 - 1  # codes that are chosen by frames before the crop
+        assert torch.equal(recipe.tokenizer.codes(batch["mel"])[:, cut:], batch["codes"][:, cut:])
 
 
 def test_the_talker_learns_the_source_voices_codes_under_anybodys_token(coded: Path) -> None:

@@ -127,7 +127,7 @@ class BigVGANRecipe(Recipe):
         pairs, rng = speech_bank.drawn(self.settings, self.seed, index)
         clips = [clip for pair in pairs for clip in pair]
         if self.settings.source and rng.random() < self.settings.source:
-            clips = [*speech_bank.drawn_solo(self.settings, rng)]
+            clips = [*speech_bank.drawn_solo(self.settings, rng, index)]
         frames = self.settings.frames
         waves, mels = [], []
         for choice in rng.integers(len(clips), size=self.settings.batch_size):

@@ -115,7 +115,7 @@ class Hearing(Recipe):
 
     def batch(self, index: int) -> Batch:
         pairs, rng = speech_bank.drawn(self.settings, self.seed, index)
-        alone = speech_bank.drawn_solo(self.settings, rng) if self.settings.source else ()
+        alone = speech_bank.drawn_solo(self.settings, rng, index) if self.settings.source else ()
         clips = []
         for _ in range(self.settings.batch_size):
             sample = self.beside(rng, index)

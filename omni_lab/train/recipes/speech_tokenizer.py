@@ -1,5 +1,8 @@
 """Speech tokenizer: a codebook of mel pairs, fitted a batch at a time from entries that are real moments of speech.
 
+What distances are measured by is counted before: discriminants of the phonemes that the source voice says, of which its
+network tells when each is heard (`speech.timed`).
+
 Notable: Adam divides each gradient by its usual size, so an entry that few vectors are nearest to moves as fast as one
 with many; and an entry that nobody is nearest to cannot arise from a start at real moments while the rate stays small.
 """
@@ -8,18 +11,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ...codec.mel import LOG_FLOOR
-from ...codec.speech_tokenizer import FRAMES_PER_CODE, pairs
+from ...codec.speech_tokenizer import FRAMES_PER_CODE, pairs, windows
 from ...config import preset
 from ...data.splits import generator
-from .. import speech_bank
+from .. import discriminants, speech_bank
 from ..parts import new_tokenizer, save_part
 from ..recipe import Batch, Recipe, Settings
 
 SILENCE = torch.tensor(LOG_FLOOR).log().item()
+ALIGNED = 2  # shards of the bank whose phonemes the discriminants are found by
+BEHIND = 1  # codes that a phoneme was heard before: what follows a sound tells it apart, too
 
 
 @dataclass(frozen=True)
@@ -55,17 +61,33 @@ class SpeechTokenizerRecipe(Recipe):
     settings: SpeechTokenizerSettings
 
     def build(self) -> nn.Module:
-        """A tokenizer whose codebook holds moments of speech, drawn at random."""
+        """A tokenizer whose discriminants are those of phonemes, and whose entries are moments drawn at random."""
         model = new_tokenizer(preset(self.settings.preset))
-        vectors = torch.cat([pairs(mel) for mel in self.mels("train", 0)])
+        if model.discriminants is not None:
+            self.find_discriminants(model)
+        mels = self.mels("train", 0)
+        moments = torch.cat([pairs(mel) for mel in mels])
+        vectors = torch.cat([model.vectors(mel) for mel in mels])
         generator = torch.Generator().manual_seed(self.seed)
         size = len(model.codebook)
         # Too little sound (a smoke test) repeats its moments, and a little noise keeps them apart.
-        chosen = torch.cat([torch.randperm(len(vectors), generator=generator) for _ in range(-(-size // len(vectors)))])
-        start = vectors[chosen[:size]]
+        chosen = torch.cat([torch.randperm(len(moments), generator=generator) for _ in range(-(-size // len(moments)))])
+        start = moments[chosen[:size]]
         with torch.no_grad():
             model.codebook.copy_(start + 0.05 * torch.randn(start.shape, generator=generator))
+            if model.discriminants is not None:
+                model.centres.copy_(vectors[chosen[:size], : model.config.discriminants])
         return model
+
+    def find_discriminants(self, model: Any) -> None:
+        """Tell by the source voice's last frames which phoneme was heard at the end of the code before."""
+        rows, labels = [], []
+        for number in range(min(ALIGNED, self.settings.shards)):
+            for clip in speech_bank.solo("train", number, self.settings.sentences):
+                phonemes = torch.from_numpy(clip.phonemes[1::FRAMES_PER_CODE].astype(np.int64))
+                rows.append(windows(clip.mel, model.config.window)[BEHIND:])
+                labels.append(phonemes[: len(rows[-1])])
+        discriminants.fit(model.discriminants, torch.cat(rows), torch.cat(labels))
 
     def mels(self, split: str, number: int) -> list[Tensor]:
         """The mels of a shard of the bank: of the source voice, or of everybody."""
@@ -94,7 +116,8 @@ class SpeechTokenizerRecipe(Recipe):
         return {"mel": error.item(), "perplexity": torch.special.entr(shares).sum().exp().item()}
 
     def finish(self, model: Any) -> None:
-        save_part(self.parts, "speech_tokenizer", model)
+        # As the checkpoint keeps it: what learns from these codes is to learn from those that will be heard.
+        save_part(self.parts, "speech_tokenizer", model.bfloat16().float())
 
 
 def pack(mels: list[Tensor]) -> tuple[Tensor, Tensor]:

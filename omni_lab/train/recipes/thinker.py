@@ -196,9 +196,10 @@ class ThinkerRecipe(Recipe):
             return prompt(generator(task, split, self.seed, place), split)
         if task != "asr" or split == "test" or not self.settings.shards or rng.random() < 0.2:
             return world.sample(task, split, self.seed, place)
-        pairs, draw = speech_bank.drawn(self.settings, self.seed, place // STRETCH)
+        index = place // STRETCH
+        pairs, draw = speech_bank.drawn(self.settings, self.seed, index)
         alone = self.settings.source and rng.random() < self.settings.source
-        clip = pick(rng, speech_bank.drawn_solo(self.settings, draw) if alone else pick(rng, pairs))
+        clip = pick(rng, speech_bank.drawn_solo(self.settings, draw, index) if alone else pick(rng, pairs))
         wave = in_any_room(heard(clip.wave.astype("float32") / 32767), rng)
         return Sample([user(TRANSCRIBE, audio(wave))], "asr", clip.text)
 
@@ -385,7 +386,7 @@ class Thinker2(ThinkerRecipe):
     name = "thinker_2"
     heard = True
     reads, writes = ("thinker_1",), ("thinker_2",)
-    scales = scaled(steps=3.6, ctc=0.3, places=0.5, naming=0.3, looking=0.3)
+    scales = scaled(steps=3.6, ctc=0.3, places=0.5, naming=0.3, looking=0.3, source=0.5)
 
 
 class Thinker3(ThinkerRecipe):
@@ -394,4 +395,4 @@ class Thinker3(ThinkerRecipe):
     name = "thinker_3"
     heard = True
     reads, writes = ("thinker_2",), ("thinker_3",)
-    scales = scaled(steps=0.2, turns=4, length=2048, places=0.5, naming=0.3, looking=0.3)
+    scales = scaled(steps=0.2, turns=4, length=2048, places=0.5, naming=0.3, looking=0.3, source=0.5)
