@@ -77,6 +77,14 @@ def test_a_solo_shard_knows_its_phonemes(own_speech: Path) -> None:
         assert loud[clip.phonemes > 0].mean() > loud[clip.phonemes == 0].mean() + 1
 
 
+def test_shards_of_the_source_voice_come_into_play_one_after_the_other(monkeypatch) -> None:
+    """Training need not wait until all of them are made."""
+    monkeypatch.setattr(speech_bank, "solo", lambda split, number, count: number)
+    supply, rng = speech_bank.Supply(shards=40, growth=0.5), np.random.default_rng(0)
+    drawn = {index: {speech_bank.drawn_solo(supply, rng, index) for _ in range(400)} for index in (0, 20, 1000)}
+    assert drawn[0] == {0, 1} and drawn[20] == set(range(12)) and drawn[1000] == set(range(40))
+
+
 def test_a_damaged_solo_shard_is_named(own_speech: Path) -> None:
     (own_speech / "speech").mkdir(exist_ok=True)
     (own_speech / "speech" / "timed-train-4-00009.npz").write_bytes(b"PK not a shard")
