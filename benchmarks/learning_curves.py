@@ -76,13 +76,13 @@ Even of words in no order by the source voice it had 0.44 wrong, CTC 0.14: sente
 to guess. So `thinker_2_23` and the last taught the decoder alone to write down what cannot be guessed (`source`, of
 which two sentences in five are in no order, and `looking`): after the first of them words in no order were 0.22 wrong.
 
-Before the last `dit` and `talker` the speech tokenizer was replaced again: its codes are told apart by discriminants of
-phonemes (`train/discriminants.py`). Before, `dit_7` had gone on for 2,700 steps without gain: of the words of 120
-sentences of training's side 0.068 were lost after it, 0.067 before. What the codes do not keep no DiT can say. The
-tables of the new codes began as means of the old ones' once more. `dit` is one of two runs side by side. Talkers from
-`_11` to `_14` knew 2,000 sentences, and what they gained on those they lost on others (held out: 1.36 nats after
-`talker_8`, 1.66 after `talker_14`); the last one knows 8,000. The attempts of `talker_dpo_6` and later ones were made
-by two processes.
+Before `dit_8` and the last `talker` the speech tokenizer was replaced again: its codes are told apart by
+discriminants of phonemes (`train/discriminants.py`). Before, `dit_7` had gone on for 2,700 steps without gain: of the
+words of 120 sentences of training's side 0.068 were lost after it, 0.067 before. What the codes do not keep no DiT
+can say. The tables of the new codes began as means of the old ones' once more. `dit_8` and `dit` are one of two runs
+side by side. Talkers from `_11` to `_14` knew 2,000 sentences, and what they gained on those they lost on others
+(held out: 1.36 nats after `talker_8`, 1.66 after `talker_14`); the last one knows 8,000. The attempts of
+`talker_dpo_6` and later ones were made by two processes.
 
 `omni-lab train all` needs none of these sittings: they were for want of time on two cores. The first sitting of CLIP,
 920 steps, has left no log."""
