@@ -77,8 +77,9 @@ to guess. So `thinker_2_23` and the last taught the decoder alone to write down 
 which two sentences in five are in no order, and `looking`): after the first of them words in no order were 0.22 wrong.
 
 Before `dit_8` and the last `talker` the speech tokenizer was replaced again: its codes are told apart by
-discriminants of phonemes (`train/discriminants.py`). Before, `dit_7` had gone on for 2,700 steps without gain: of the
-words of 120 sentences of training's side 0.068 were lost after it, 0.067 before. What the codes do not keep no DiT
+discriminants of phonemes (`train/discriminants.py`). Before, a run of 2,700 steps more from
+`dit_7`, not in the table, had brought nothing: of the words of 120 sentences of training's side 0.068 were lost after
+it, 0.067 before. What the codes do not keep no DiT
 can say. The tables of the new codes began as means of the old ones' once more. `dit_8` and `dit` are one of two runs
 side by side. Talkers from `_11` to `_14` knew 2,000 sentences, and what they gained on those they lost on others
 (held out: 1.36 nats after `talker_8`, 1.66 after `talker_14`); the last one knows 8,000. The attempts of

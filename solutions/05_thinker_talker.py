@@ -563,8 +563,8 @@ for way in run.pick(smoke=("both",), cpu=tuple(told)):
         lab.play(book.wave(alone[way][0]), 24000, alt=f'a talker that was told {way}, meant to say: "{texts[0]}"')
 
 # %% [markdown]
-# At `cpu` scale look at the talker that was told nothing. It speaks clearly, too, and has no means to know which
-# sentence was asked for. (At smoke scale nobody has learned anything yet.)
+# At `cpu` scale look at the talker that was told nothing. It speaks clearly, too, and of the sentence that was
+# asked for it knows no more than how long it is. (At smoke scale nobody has learned anything yet.)
 #
 # With few sentences, hidden states or embeddings alone are enough: either tells which sentence is meant. What each
 # is *for* can only show in sentences that nobody has met. Here are some. Does anything carry over?
@@ -598,8 +598,8 @@ for seed in (1, 2):
 # ### How loud should a code be?
 # The two tracks are added, so a code must be heard beside the thinker's vector. Tables of embeddings are mostly begun
 # at a root mean square of 0.02. Codes begun so drown, above all in `text_pad`, the same vector at nearly every place.
-# Ours begin as loud as words (`Talker.initialise`). Two fresh talkers take the same few steps, one begun each way.
-# Predict the gap.
+# Ours begin nearly as loud as words (`Talker.initialise`). Two fresh talkers take the same few steps, one begun each
+# way. Predict the gap.
 
 
 # %%
@@ -629,8 +629,6 @@ axis.legend()
 lab.show(figure, alt="Loss over the first steps of two talkers: codes begun at 0.02, and codes as loud as words.")
 
 # %% [markdown]
-# The recipe of the shipped talker begins its codes so, as loud as words (`Talker.initialise`).
-#
 # ### Does it read, or only go on?
 # Another fault hides from teacher forcing altogether. The talker is always given its own true codes. So it can learn to
 # go on from them instead of reading: after the first sound of "chicken" it may say any word that begins so. To see how
@@ -841,7 +839,7 @@ if shipped:
     model.talker, model.token2wav = came_with
     tested = range(run.pick(smoke=1, cpu=5))
     lines = [sentences.sentence(generator("lab 05", "test", SEED, place), "test") for place in tested]
-    hits = [says(line, True, max_new_tokens=60, max_codes=400) for line in lines]  # drawn with the release's dials
+    hits = [says(line, True, max_new_tokens=60, max_codes=400) for line in lines]  # drawn as the checkpoint says
     print(score(hits))
 else:
     print("No trained weights came along.")

@@ -1,10 +1,11 @@
 # %% [markdown]
 # # Lab 06 - Talker post-training
 #
-# Your talker of lab 05 speaks. Does it speak *well*? It learned from recordings with bad labels, and what it imitates
-# includes the faults: wrong words, pauses in the middle of a phrase, commas run over. More imitation does not help.
+# Your talker of lab 05 speaks. Does it speak *well*? It learned from clean speech. Real recordings have bad labels, and
+# who imitates them imitates the faults: wrong words, pauses in the middle of a phrase, commas run over. More imitation
+# does not help.
 #
-# Qwen2.5-Omni's talker is therefore trained in three more steps (report, section 4.3): it learns to **go on** from
+# Qwen2.5-Omni's talker is therefore trained in three stages (report, section 4.3): it learns to **go on** from
 # what was said, with voices mixed so that no voice clings to any words; it learns from **preferences** between its
 # own attempts (DPO); and it is tuned on **several speakers**. You do all three, and measure each with ears that are
 # not its own.
@@ -185,10 +186,10 @@ lab.explore(
 # the voice, the result would sound like who *said* them. If they keep the words alone, it sounds like who was *asked
 # for*.
 #
-# Two codecs. Lab 05's codebook has entries of all speakers, and nowhere to put a reference. The trained speech
-# tokenizer has entries of one voice, and the DiT behind it takes a reference (where this copy ships them). Which of the
-# two leaks? Compare the two figures of a codec: it leaks if the first is the higher one. (At smoke scale the stand-in
-# judge gives all nearly the same.)
+# Two codecs. The first is a codebook as in lab 05, but fitted to several speakers; it has nowhere to put a reference.
+# The trained speech tokenizer has entries of one voice, and the DiT behind it takes a reference (where this copy ships
+# them). Which of the two leaks? Compare the two figures of a codec: it leaks if the first is the higher one. (At smoke
+# scale the stand-in judge gives all nearly the same.)
 
 # %%
 codecs = {"codebook": judges.codebook_revoice(run.pick(smoke=96, cpu=512), run.pick(smoke=3, cpu=16))}
@@ -233,7 +234,7 @@ if not trained:
 # "five" where she says "nine", and put pauses where no comma is, or none where one is.
 #
 # Her codes are simple: each stands for 80 ms, every 80 ms of every recorded word is a code of its own, and the last
-# code is silence. A comma is 3 codes of silence, and each announcement ends in one. The sloppy one below has a fault at
+# code is silence. A comma is 3 codes of silence; one more ends each announcement. The sloppy one below has a fault at
 # a word or a comma with chance 0.6, at other gaps with half of that.
 #
 # Below each player stands what an independent recogniser writes down (Whisper tiny.en, which had no part in any
@@ -517,12 +518,13 @@ def sequence_log_probability(logits: Tensor, labels: Tensor) -> Tensor:
 # The idea of DPO (Rafailov et al. 2023, sections 3 and 4), in four steps:
 #
 # 1. Say a reward $r(x, y)$ tells how good an attempt is. We want a talker $\pi$ (the **policy**, which learns) with
-# high    reward that stays near the talker we have, $\pi_{ref}$ (the **reference**, frozen): maximise    $E[r] -
-# \beta\,KL(\pi \| \pi_{ref})$. KL measures how far the first has moved from the second; 0 if they agree. 2. The best
-# $\pi$ for that is known: $\pi(y|x) \propto \pi_{ref}(y|x)\, e^{r(x, y) / \beta}$. 3. Turn it round: $r(x, y) = \beta
-# \log \frac{\pi(y|x)}{\pi_{ref}(y|x)}$ + something that depends on $x$ alone. The    talker *is* a reward model. 4.
-# People (or ears) prefer $y_w$ to $y_l$ with chance $\sigma(r(x, y_w) - r(x, y_l))$ (Bradley and Terry 1952). In    the
-# difference, what depends on $x$ alone falls away. Maximise the likelihood of the preferences:
+#    high reward that stays near the talker we have, $\pi_{ref}$ (the **reference**, frozen): maximise
+#    $E[r] - \beta\,KL(\pi \| \pi_{ref})$. KL measures how far the first has moved from the second; 0 if they agree.
+# 2. The best $\pi$ for that is known: $\pi(y|x) \propto \pi_{ref}(y|x)\, e^{r(x, y) / \beta}$.
+# 3. Turn it round: $r(x, y) = \beta \log \frac{\pi(y|x)}{\pi_{ref}(y|x)}$ + something that depends on $x$ alone. The
+#    talker *is* a reward model.
+# 4. People (or ears) prefer $y_w$ to $y_l$ with chance $\sigma(r(x, y_w) - r(x, y_l))$ (Bradley and Terry 1952). In
+#    the difference, what depends on $x$ alone falls away. Maximise the likelihood of the preferences:
 #
 # $$\text{margin} = (\text{policy\_chosen} - \text{policy\_rejected}) -
 # (\text{reference\_chosen} - \text{reference\_rejected}), \qquad L = -\log \sigma(\beta \cdot \text{margin})$$
@@ -686,8 +688,9 @@ def simpo_loss(
 # The reference is frozen, so its log-probabilities are computed once. One addition to DPO, as in this repository's
 # recipe: a pull on the winner's own likelihood (Pang et al. 2024, section 2; here `anchor`, with weight 5). Without it
 # both attempts may become *less* likely, as long as the loser falls faster. Why as much as 5? The anchor is a mean over
-# codes, and DPO's logarithms are sums over some 60. So the anchor pulls at a code with 5 / 60 = 0.08, and DPO with
-# beta / 2 = 0.05 at most. Further below you try DPO without the anchor, and the anchor without DPO.
+# codes, and DPO's logarithms are sums over some 60. So the anchor pulls at a code with 5 / 60 = 0.08. DPO begins
+# with beta / 2 = 0.05, and reaches beta = 0.1 where a pair stands the wrong way round: the two are of one size. Below
+# you try DPO without the anchor, and the anchor without DPO.
 #
 # Left: in which share of the 8 pairs of a step has the talker moved towards the winner? It starts at 0: nothing has
 # moved. Right: does the winner itself become more likely?
@@ -874,9 +877,9 @@ else:
 # %% [markdown]
 # Recorded on 2026-11-28 at cpu scale, seed 0, on one CPU core (`omni-lab notebooks run 06 --scale cpu`): of the
 # announcer's words 21.2 % were wrong before and 6.7 % after, a difference of -18.5 to -10.7 points in 95 % of the
-# draws. Without the anchor 97 % were wrong: she fled from the losers, and the winners themselves became less likely by
-# 1.9 nats a code. The anchor alone reached 10 %: to imitate one's own best attempts is most of the cure, and the
-# losers add the rest. The shipped talker is another matter: over 200 hard sentences what DPO gave it was within the
+# draws. Of the relatives, heard on 24 sentences, the worst had 97 % wrong: without an anchor she fled from the
+# losers, and the winners themselves became less likely by 1.9 nats a code. The anchor alone had 10 % wrong: to imitate
+# one's own best attempts is most of the cure. What the losers add cannot be told from so few sentences. The shipped talker is another matter: over 200 hard sentences what DPO gave it was within the
 # noise (`benchmarks/results/mini_suite.md`). The report gives for its own talker, on seed-tts-eval (zh / en / hard),
 # word error rates of 1.70 / 2.72 / 7.97 % before DPO and 1.42 / 2.33 / 6.54 % after (its table 9).
 #

@@ -184,9 +184,10 @@ if nearest:
 # **Near in what?** Between mels as they are, distance is ruled by loudness and pitch. Two consonants may lie closer
 # than one vowel said twice, and share an entry: then no DiT can tell which one was meant. The shipped book's `nearest`
 # is yours, but it is given other vectors: linear discriminants (Fisher 1936; `train/discriminants.py`) of the last
-# 80 ms. Those are the directions in which *phonemes* lie farthest apart for how much each of them varies. The source
-# voice's network tells when each phoneme is heard, so they need only be counted. The last cells of this lab say how
-# many words come through.
+# 80 ms, and at a small weight the two frames themselves. In those directions *phonemes* lie far apart compared with how
+# much each of them varies. When each phoneme sounds the source voice's network says, so every moment has a label, and
+# means and covariances give the directions without any training. In "From a recording to codes, and back" you hear what
+# comes through.
 #
 # ### Something to touch: how many entries?
 # A book of 1024 entries gives codes of 10 bits. Here is the held-out sentence, before and after. With how few bits can
@@ -775,9 +776,9 @@ for name, shape in (
     print(f"{name:<22}{shape.upsample_initial_channel:>5} channels, times {shape.upsample_rates}: {left} at the wave")
 
 # %% [markdown]
-# The first nano vocoder had all six, and lost words of *perfect* mels. Its successor has as many weights, was trained
-# for less time, and loses fewer. How that was found: put one part after another between the source and an independent
-# recogniser (`python -m benchmarks.lost_words`, its results beside it).
+# The first nano vocoder had all six, and lost words of *perfect* mels. Its successor has as many weights, began with
+# the first two stages of the old one, and loses fewer. How that was found: put one part after another between the
+# source and an independent recogniser (`python -m benchmarks.lost_words`, its results beside it).
 #
 # ### Who teaches a vocoder?
 # Many waves have the same mel. Averaging over them gives a dull buzz, so BigVGAN is trained against discriminators. One
@@ -1052,8 +1053,9 @@ lost = gaps["window: 0 back, 1 ahead"], gaps["kept past, 0 ahead"]
 print(f"losing the past: {lost[0]:.1e} nats, losing the look-ahead: {lost[1]:.1e} nats")
 
 # %% [markdown]
-# A network that learned for a few steps hardly listens to its neighbours yet, so at `smoke` scale all bars are short.
-# Of the last windows, the one with the most context need not win by much: one pass reaches two back and one ahead.
+# A network that learned for a few steps hardly listens to its neighbours yet, so at `smoke` scale the distances are
+# small: read the numbers, not the bars. Of the last windows, the one with the most context need not win by much: one
+# pass reaches two back and one ahead.
 #
 # ## When does it speak?
 # The report names four sources of delay before the first sound (section 2.4): input processing; from the first text to
@@ -1120,13 +1122,14 @@ lab.explore(
 
 # %% [markdown]
 # Now the account of a real reply: the whole `OmniModel` streams, with your functions inside it. The beginning of its
-# first block does not wait for the look-ahead (`MelStream.sketch`): it is what that changes least. So line 3 is what
-# your formula says with `ahead=0`, not with 1. Without a trained checkpoint its weights are random: the *times* are
-# real, the words are not.
+# first block does not wait for the look-ahead (`MelStream.sketch`): it is what that changes least. So lines 1 to 3
+# together are what your formula says with `ahead=0`, not with 1: line 3 alone is the rest of a block's codes, the
+# DiT's calls and the vocoder. Without a trained checkpoint its weights are random: the *times* are real, the words are
+# not.
 
 # %%
 reply = model.stream(
-    "What is on the left?", max_new_tokens=8, max_codes=run.pick(smoke=30, cpu=100), seed=SEED, **quick
+    "Say: The dog is big.", max_new_tokens=20, max_codes=run.pick(smoke=30, cpu=100), seed=SEED, **quick
 )
 events = list(reply)
 print(reply.account.table())

@@ -220,9 +220,9 @@ lab.explore(
 )
 
 # %% [markdown]
-# Recomputing brings you there on an H200; more processes bring the H100 there too, for what is left over is logits, and
-# neither makes those fewer. A run that cannot fit should say so before its first step, with what would fit. So does the
-# package.
+# One row of 32,768 tokens, recomputed, fits on an H200. More processes share weights and moments, and then it fits on
+# an H100 too. What is left on each card is mostly logits, which neither of the two makes fewer. A run that cannot fit
+# should say so before its first step, with what would fit. So does the package.
 
 # %% tags=["nbval-check-output"]
 small = preset("small").thinker_config.text_config
@@ -264,8 +264,8 @@ thinker.gradient_checkpointing(False)
 #
 # - a parameter that multiplies the token costs 2 operations forward, and twice as many backward;
 # - in each head of each layer the query meets `length` keys of `head_dim` numbers, and the attention weights meet
-#   as many values: again 2 operations each forward, twice as many backward. That half of the keys lie in the future is
-# not   taken off.
+#   as many values: again 2 operations each forward, twice as many backward. Half of the keys lie in the future and are
+#   masked; the count takes no notice of that.
 #
 # ### Exercise 8.3 - What a token costs  (difficulty 2 of 3, 10 minutes, 10 points)
 # `matrices` counts the parameters that multiply each token.
@@ -354,7 +354,8 @@ lab.show(figure, alt="The eight operations of a training step that take the most
 
 # %% [markdown]
 # Compiling fuses the small ones: `--set compile=true` on the command line, `torch.compile` of the decoder underneath.
-# Packing fills rows without padding (lab 05 trains so). Both raise MFU without a change of the model.
+# Packing puts several samples into a row, so that next to nothing is padding (`train/packing.py`). Both raise MFU
+# without a change of the model.
 #
 # ## Sixteen bits
 # fp16 has 10 bits of mantissa, but its smallest positive number is 2^-24. What is smaller becomes zero. Where are such
@@ -462,8 +463,9 @@ if loss_scales:
 # FSDP2 (*fully sharded data parallel*) starts one process for each GPU. Each holds a share of the weights, gradients
 # and moments, and gathers a layer's weights when it is used. A step's batch is the sum of `accumulate` micro-batches,
 # numbered over all processes. With the same `accumulate`, two processes compute what one would, to rounding. It must be
-# a multiple of their number, so `node.sh` raises it: its steps are larger than those of `one_gpu.sh`. To compare the
-# two, or to go on from one to the other, give both the same. The difference between the two files in `launch/`:
+# a multiple of their number, so `node.sh` raises it to that: its steps are larger than those of `one_gpu.sh`. To
+# compare the two, or to go on from one to the other, give `one_gpu.sh` as many (`--set accumulate=8`). The difference
+# between the two files in `launch/`:
 
 # %%
 launch = Path(omni_lab.__file__).parents[1] / "launch"
@@ -701,9 +703,10 @@ again = OmniModel.from_pretrained(folder, "cpu")
 print(f"loaded in {time.perf_counter() - began:.2f} s")
 
 # %% [markdown]
-# The same folder with its matrices in 8 and in 4 bits, by a library: `torchao` quantises each matrix as it is read, so
-# the model is never there in full. 8 bits are one scale a row, as yours above. 4 bits are sixteen levels, placed where
-# a normal distribution has its weights (NF4; Dettmers et al. 2023, section 3). Predict both errors before you look.
+# The same folder with the matrices of its decoder layers in 8 and in 4 bits, by a library: `torchao` quantises each as
+# it is read, so the layers are never there in full. Embeddings, head and encoders stay as they are. 8 bits are one
+# scale a row, as yours above. 4 bits are sixteen levels, placed where a normal distribution has its weights (NF4;
+# Dettmers et al. 2023, section 3). Predict both errors before you look.
 
 # %%
 prompt = batch(2, 64).cpu()
@@ -846,8 +849,9 @@ if run.scale == "smoke":
     recorded("thinking_budget")
 
 # %% [markdown]
-# As recorded, the shipped nano has not learnt these sums: at no budget does it beat the commonest answer. The curve
-# shows how a budget is held and measured, not that thinking helps. With 40 items one sum is 2.5 %.
+# Read the recorded curve beside two lines: what the commonest answer would get, and what the model gets that does not
+# think (budget 0). A thought that is cut short helps little, or harms: only where a budget holds most of a thought can
+# it pay. With 40 items one sum is 2.5 %.
 #
 # ## The report beside you
 # | | report | here |

@@ -4,6 +4,7 @@ Each comes with a stand-in for machines on which it is not installed; which one 
 """
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -64,9 +65,14 @@ def listener(scale: str, voice: Announcer) -> Callable[[Sequence[Tensor], Sequen
 
 
 def codebook_revoice(size: int, sentences: int) -> Revoice:
-    """Through lab 05's codebook, fitted to some shipped sentences of all speakers; it cannot be told a speaker."""
-    sounds = [torch.from_numpy(sound.wave.copy()) for sound in speech.shipped()]
-    book = codebook.fit(sounds[:: len(sounds) // sentences], size)
+    """Through a codebook like lab 05's, but fitted to all speakers in turn; it cannot be told a speaker.
+
+    sentences: how many shipped ones it is fitted to, the last first, since the first ones are what is listened to."""
+    said: dict[str, list[Tensor]] = {}
+    for sound in reversed(speech.shipped()):
+        said.setdefault(sound.about["speaker"], []).append(torch.from_numpy(sound.wave.copy()))
+    in_turn = [wave for each in zip_longest(*said.values()) for wave in each if wave is not None]
+    book = codebook.fit(in_turn[:sentences], size)
     return lambda wave, wanted: book.wave(book.encode(torch.from_numpy(np.array(wave, np.float32))))
 
 
