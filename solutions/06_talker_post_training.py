@@ -877,11 +877,12 @@ else:
 # %% [markdown]
 # Recorded on 2026-11-28 at cpu scale, seed 0, on one CPU core (`omni-lab notebooks run 06 --scale cpu`): of the
 # announcer's words 21.2 % were wrong before and 6.7 % after, a difference of -18.5 to -10.7 points in 95 % of the
-# draws. Of the relatives, heard on 24 sentences, the worst had 97 % wrong: without an anchor she fled from the
-# losers, and the winners themselves became less likely by 1.9 nats a code. The anchor alone had 10 % wrong: to imitate
-# one's own best attempts is most of the cure. What the losers add cannot be told from so few sentences. The shipped talker is another matter: over 200 hard sentences what DPO gave it was within the
-# noise (`benchmarks/results/mini_suite.md`). The report gives for its own talker, on seed-tts-eval (zh / en / hard),
-# word error rates of 1.70 / 2.72 / 7.97 % before DPO and 1.42 / 2.33 / 6.54 % after (its table 9).
+# draws. Of the relatives, heard on 24 sentences, the worst had 97 % wrong: without an anchor she fled from the losers,
+# and the winners themselves became less likely by 1.9 nats a code. The anchor alone had 10 % wrong: to imitate one's
+# own best attempts is most of the cure. What the losers add cannot be told from so few sentences. The shipped talker is
+# another matter: over 200 hard sentences what DPO gave it was within the noise (`benchmarks/results/mini_suite.md`).
+# The report gives for its own talker, on seed-tts-eval (zh / en / hard), word error rates of 1.70 / 2.72 / 7.97 %
+# before DPO and 1.42 / 2.33 / 6.54 % after (its table 9).
 #
 # ## Step 3: several speakers, and your own
 # At last the talker is tuned with each speaker's own token on each speaker's own recordings (recipe `speakers`). The
