@@ -19,7 +19,7 @@ OPTIONAL = {  # module: what works with it
     "jupyterlab": "make lab",
     "papermill": "omni-lab notebooks run",
     "faster_whisper": "word error rate by an independent recogniser",
-    "hibari_tts": "omni-lab data build (a neural voice)",
+    "hibari": "omni-lab data build (a neural voice)",
     "soundfile": "sound in notebooks",
     "av": "video files",
 }

@@ -1,5 +1,6 @@
 """The command line: bad input is one line and exit code 1, and the door opens without torch."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -100,3 +101,16 @@ def test_doctor_covers_what_a_lab_needs(capsys):
     assert subjects == ["python", "torch", "gpu", "cores", "memory", "disk", "data", "checkpoint", "scale"]
     assert cli.main(["doctor"]) in (0, 1)
     assert "omni_lab" in capsys.readouterr().out
+
+
+def test_doctor_asks_for_modules_by_the_names_that_the_course_imports(monkeypatch, tmp_path, capsys):
+    nodes = [n for path in (ROOT / "omni_lab").rglob("*.py") for n in ast.walk(ast.parse(path.read_text("utf-8")))]
+    names = {n.module for n in nodes if isinstance(n, ast.ImportFrom)}
+    names |= {alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
+    imported = {name.split(".")[0] for name in names if name}
+    assert doctor.OPTIONAL.keys() - imported == {"jupyterlab"}  # a program, which nothing imports
+    monkeypatch.delitem(sys.modules, "hibari", raising=False)
+    (tmp_path / "hibari.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    cli.main(["doctor"])
+    assert "ok  hibari     for omni-lab data build" in capsys.readouterr().out
