@@ -242,6 +242,8 @@ class OmniModel(nn.Module):
         max_codes, talker_sampling: of the talker (default: 60 s, the release's); noise: (1, 2 * codes, 80), from which
         the DiT starts (default: drawn from `seed`); token2wav: other arguments of Token2Wav (num_steps, solver, ...).
         Raises InputError."""
+        if max_new_tokens < 1 or max_codes < 1:
+            raise InputError(f"max_new_tokens {max_new_tokens} and max_codes {max_codes}: expected at least 1")
         inputs = self.moved(inputs)
         voice = self.voice(speaker) if speak else None
         generator = torch.Generator(self.device).manual_seed(seed)

@@ -313,7 +313,11 @@ class Thinker(nn.Module):
         generator: torch.Generator | None = None,
         **inputs: Any,
     ) -> Tensor:
-        """Reply to a prompt: the arguments of `forward` -> (batch, new) token ids, `pad_token_id` after a row's end."""
+        """Reply to a prompt: the arguments of `forward` -> (batch, new) token ids, `pad_token_id` after a row's end.
+
+        max_new_tokens: 1 or more. Raises InputError."""
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens {max_new_tokens}: expected at least 1")
         start = self.prefill(**inputs)
         start.hidden_states = ()  # nobody asks for them, and they would stay until the end
         seen = None

@@ -324,6 +324,17 @@ def test_requests_that_cannot_be_met_say_why(nano, arguments, message):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_reply_of_no_tokens_is_refused_as_in_streaming(nano):
+    model, ids = nano[0], {"input_ids": torch.tensor([[3, 4]])}
+    for how in (dict(max_new_tokens=0), dict(max_new_tokens=-2), dict(max_codes=0)):
+        with pytest.raises(InputError, match="expected at least 1") as streamed:
+            model.stream("Hi", **how)
+        with pytest.raises(InputError, match=str(streamed.value)):
+            model.respond(ids, "Ada", **how)
+    with pytest.raises(InputError, match="max_new_tokens 0: expected at least 1"):
+        model.thinker.generate(0, **ids)
+
+
 def test_models_without_a_voice_say_so(nano):
     config = nano[0].config
     mute = OmniModel(replace(config, enable_audio_output=False, speech_tokenizer_config=None))
