@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -89,19 +89,39 @@ def run(recipe: Recipe, folder: Path, resume: bool, device: str, minutes: float,
 
 
 def changed(settings: Settings, pairs: list[str]) -> Settings:
-    """`settings` with name=value pairs applied, each read as the type of its field. Raises ConfigError."""
+    """`settings` with name=value pairs applied, each read as the type of its field; of several values, as in
+    betas=0.9,0.98, each as the type that the field declares. Raises ConfigError."""
     kinds = {entry.name: type(getattr(settings, entry.name)) for entry in fields(settings)}
     values: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or name not in kinds:
             raise ConfigError(f"--set {pair}: expected name=value with a name of {', '.join(kinds)}")
+        if kinds[name] is tuple:
+            values[name] = several(pair, value, get_args(get_type_hints(type(settings))[name]))
+            continue
         try:
             read = {"true": True, "false": False}[value.lower()] if kinds[name] is bool else kinds[name](value)
         except (ValueError, KeyError) as error:
             raise ConfigError(f"--set {pair}: {value!r} is no {kinds[name].__name__}") from error
         values[name] = read
     return replace(settings, **values)
+
+
+def several(pair: str, value: str, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values between the commas of `value`; kinds: (float, float) for two of them, (str, ...) for any number.
+
+    pair: the whole option, for the message. Raises ConfigError."""
+    given = [part.strip() for part in value.split(",")] if value.strip() else []
+    any_number = kinds[-1] is ...
+    expected = f"{kinds[0].__name__} values" if any_number else ", ".join(kind.__name__ for kind in kinds)
+    try:
+        if "" in given:
+            raise ValueError("nothing between two commas")
+        wanted = kinds[:1] * len(given) if any_number else kinds
+        return tuple(kind(part) for kind, part in zip(wanted, given, strict=True))
+    except ValueError as error:
+        raise ConfigError(f"--set {pair}: expected {expected}, separated by commas") from error
 
 
 def summary(rows: list[tuple[str, int, float, dict[str, float]]], out: Path) -> None:

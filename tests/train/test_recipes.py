@@ -209,6 +209,18 @@ def test_settings_from_the_command_line() -> None:
             changed(settings, [wrong])
 
 
+def test_settings_of_several_values_from_the_command_line() -> None:
+    settings = find("clip").scales["smoke"]
+    made = changed(settings, ["betas=0.8, 0.99", "styles=noto", "tests=fluent,openmoji"])
+    assert (made.betas, made.styles, made.tests) == ((0.8, 0.99), ("noto",), ("fluent", "openmoji"))
+    assert changed(find("clip").scales["cpu"], ["styles=noto,twemoji"]).styles == ("noto", "twemoji")  # was empty
+    assert changed(settings, ["styles="]).styles == ()
+    for wrong in ("betas=0.9", "betas=0.9,0.98,0.1", "betas=0.9,high", "betas=", "styles=noto,"):
+        with pytest.raises(ConfigError, match=f"--set {wrong}: .* separated by commas") as error:
+            changed(settings, [wrong])
+        assert "\n" not in str(error.value)
+
+
 def test_what_is_frozen_stays_out_of_the_optimiser() -> None:
     recipe = find("thinker_2").at("smoke")
     thinker = Thinker(recipe.config.thinker_config)
