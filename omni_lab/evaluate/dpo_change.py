@@ -45,4 +45,5 @@ def taken_back(weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     strange = [name for name in change if name not in weights or weights[name].shape != change[name].shape]
     if strange:
         raise CheckpointError(f"{path}: {strange[0]} is no weight of this talker; it belongs to another checkpoint")
+    change = {name: added.to(weights[name].device) for name, added in change.items()}
     return {name: (w.float() - change[name]).to(w.dtype) if name in change else w for name, w in weights.items()}

@@ -14,6 +14,7 @@ import torch
 
 from .account import Account
 from .mel import MelStream
+from .reply import prepared_voice
 from .speech import FIRST, MARGIN, WaveStream, chunk_blocks
 
 CODES_A_SECOND = 50
@@ -128,7 +129,7 @@ def measure(model: Any, inputs: Any, repeats: int = 3) -> Costs:
     speaker, tokens = model.voice(None), 16
     start = model.thinker.prefill(**inputs)
     context = model.talker_context(start, inputs, speaker)
-    reply = torch.zeros(1, 1, context.embeds.shape[2], device=model.device)
+    reply = torch.zeros_like(context.embeds[:, :1])
 
     def best(function: Any) -> float:
         return min(timed(function) for _ in range(repeats + 1))
@@ -142,7 +143,7 @@ def measure(model: Any, inputs: Any, repeats: int = 3) -> Costs:
         model.talker.generate(context, reply, max_new_tokens=count, sampling=sampling)
 
     dit = model.token2wav.code2wav_dit_model
-    voice = dit.voice(speaker.cond, speaker.ref_mel)
+    voice = prepared_voice(dit, speaker)
     calls = MelStream(dit, voice).calls
 
     def paint(blocks: int) -> None:
@@ -151,7 +152,7 @@ def measure(model: Any, inputs: Any, repeats: int = 3) -> Costs:
         mel.advance(blocks)
 
     def sound(frames: int) -> None:
-        mel = torch.full((1, frames, dit.config.mel_dim), -5.0, device=voice.device)
+        mel = voice.new_full((1, frames, dit.config.mel_dim), -5.0)
         WaveStream(model.token2wav.code2wav_bigvgan_model).add(mel, mel[:, :0])
 
     prefill, talker_prefill = best(lambda: think(1)), best(lambda: talk(1))

@@ -17,9 +17,9 @@ from torch import Tensor
 ENDS = ((("top", "bottom"), ("above", "below")), (("left", "right"), (" left", " right")))
 
 
-def layer(thinker: Any) -> Any:
-    """The layer of the decoder whose outcome says the place."""
-    return thinker.model.layers[max(len(thinker.model.layers) // 3 - 1, 0)]
+def behind(thinker: Any) -> int:
+    """After how many layers of the decoder a token says its place."""
+    return max(len(thinker.model.layers) // 3, 1)
 
 
 def of_grid(grid_thw: Tensor, merge: int = 2) -> Tensor:
@@ -36,10 +36,11 @@ def of_grid(grid_thw: Tensor, merge: int = 2) -> Tensor:
 def place_loss(thinker: Any, states: Tensor, places: Tensor, ends: Tensor) -> Tensor:
     """Nats beyond the least possible to say where a token lies, a scalar.
 
-    states: (tokens, hidden_size) of pictures' tokens behind `layer`; places: (tokens, 2) of `of_grid`; ends: (2, 2, 2)
-    ids of the words' first tokens, as ENDS. Of two words the second is as likely as the token lies far along."""
+    states: (tokens, hidden_size) of pictures' tokens `behind` so many layers; places: (tokens, 2) of `of_grid`; ends:
+    (2, 2, 2) ids of the words' first tokens, as ENDS. Of two words the second is as likely as it lies far along."""
     logits = thinker.lm_head(thinker.model.norm(states))[:, ends.flatten()].float().unflatten(-1, ends.shape)
     far = logits[..., 1] - logits[..., 0]  # (tokens, 2 axes, 2 pairs of words)
     wanted = places[..., None].to(far).expand_as(far)
-    least = F.binary_cross_entropy(wanted, wanted)
+    # Written out: on a card autocast refuses binary_cross_entropy, whatever it is given.
+    least = -(torch.xlogy(wanted, wanted) + torch.xlogy(1 - wanted, 1 - wanted)).mean()
     return F.binary_cross_entropy_with_logits(far, wanted) - least

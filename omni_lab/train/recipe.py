@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
@@ -60,6 +61,7 @@ class Recipe:
     optimisers: ClassVar[tuple[str, ...]] = ("main",)
     reads: ClassVar[tuple[str, ...]] = ()  # parts (parts.py) that must be trained before
     writes: ClassVar[tuple[str, ...]] = ()  # parts that `finish` leaves
+    device = torch.device("cpu")  # where it trains: the loop says so before `build`
 
     def __init__(self, settings: Settings, seed: int = 0, parts: Path | None = None):
         """`parts`: the folder in which trained parts are found and left; None: start from nothing, leave nothing."""

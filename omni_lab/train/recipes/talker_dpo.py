@@ -125,9 +125,8 @@ class TalkerDPO(TalkerRecipe):
     def collect(self, model: Any, parts: Path, numbers: Sequence[int], kept: Sequence[Path]) -> None:
         """Say these sentences several times; write the best and the worst attempt to `kept`, or null where they do not
         differ. Another process may find the same meanwhile: it would be no other."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = model.to(device).eval()
-        token2wav = load_codec(self.config, parts, self.name).to(device)
+        model = model.to(self.device).eval()
+        token2wav = load_codec(self.config, parts, self.name).to(self.device)
         voice = reference_speaker(self.config, parts, "heart")
         for number in tqdm(numbers, desc="attempts", unit="sentence", leave=False):
             if kept[number].exists():
@@ -137,7 +136,7 @@ class TalkerDPO(TalkerRecipe):
             attempts = self.attempts(model, text, number)
             if self.settings.source:
                 own = self.tokenizer.encode(torch.from_numpy(speech.say(text, "heart", number)))
-                attempts.append(own[: self.settings.longest].to(device))
+                attempts.append(own[: self.settings.longest].to(self.device))
             scores = spoken_scores(text, token2wav, attempts, voice, number)
             chosen = preferences.best_and_worst(scores)
             # At smoke scale nothing that an untrained talker says is better than the rest: any pair will do.
