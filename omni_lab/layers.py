@@ -239,10 +239,7 @@ class Attention(Joined):
     ) -> Tensor:
         """(batch, length, dim) -> the same; rotary tables (batch, 1, length, head_dim); mask from `attention_bias`."""
         batch, length, _ = x.shape
-        shape = (batch, length, -1, self.head_dim)
-        # (batch, heads or kv_heads, length, head_dim)
-        query, key, value = (made.view(shape).transpose(1, 2) for made in self.products(x))
-        query, key = apply_rotary(query, *rotary), apply_rotary(key, *rotary)
+        query, key, value = self.turned(x, rotary)
         if cache is not None:
             key, value = cache.write(layer, key, value)
         if isinstance(mask[0], list):
@@ -250,6 +247,12 @@ class Attention(Joined):
         else:
             out = cpu_kernels.attention(query, key, value, mask[0], mask[1], self.grouped)
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
+
+    def turned(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (batch, heads, length, head_dim) and keys, turned by their positions; keys and values of kv_heads."""
+        shape = (*x.shape[:2], -1, self.head_dim)
+        query, key, value = (made.view(shape).transpose(1, 2) for made in self.products(x))
+        return apply_rotary(query, *rotary), apply_rotary(key, *rotary), value
 
 
 class DecoderLayer(nn.Module):
@@ -273,6 +276,11 @@ class DecoderLayer(nn.Module):
     ) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), rotary, mask, cache, layer)
         return x + self.mlp(self.post_attention_layernorm(x))
+
+    def queries_and_keys(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """What its attention compares, given the layer's input: (batch, heads and kv_heads, length, head_dim)."""
+        query, key, _ = self.self_attn.turned(self.input_layernorm(x), rotary)
+        return query, key
 
 
 class Decoder(nn.Module):

@@ -7,7 +7,7 @@ drawn by that number, so two processes compute what one would, up to the order i
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from .. import __version__
 from ..errors import ConfigError, OmniLabError
@@ -83,8 +83,26 @@ def lost_peer(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or any(sign in text for sign in signs)
 
 
-def shard(model: nn.Module, blocks: list[nn.Module], here: Hardware, dtype: torch.dtype) -> None:
-    """FSDP2: each block, then the rest, over all processes; gathered in `dtype`, gradients reduced in float32."""
+class Gathered(nn.Module):
+    """Calls a function on a model. Where FSDP2 has sharded the model, its weights are whole while the function runs.
+
+    A recipe's loss may enter a model anywhere, and read a table of embeddings without calling what it belongs to. FSDP2
+    gathers weights when a module is *called*, so the loss itself is what is called."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[..., Any], *args: Any) -> Any:
+        """function(model, *args)"""
+        return function(self.model, *args)
+
+
+def shard(whole: Gathered, blocks: list[nn.Module], here: Hardware, dtype: torch.dtype) -> None:
+    """FSDP2: each block, then the rest, over all processes; gradients are reduced in float32.
+
+    Blocks are gathered in `dtype`, the rest as it is, for autocast to round as it would in one process. Whoever uses
+    the model must do so through `whole`."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
@@ -92,14 +110,32 @@ def shard(model: nn.Module, blocks: list[nn.Module], here: Hardware, dtype: torc
         raise ConfigError("fp16 with loss scaling runs on one process only: --set dtype=float32")
     mesh = init_device_mesh(here.device.type, (dist.get_world_size(),))
     policy = MixedPrecisionPolicy(param_dtype=dtype if dtype != torch.float32 else None, reduce_dtype=torch.float32)
-    # Weights are gathered when a module is called. A dictionary of models is never called itself, its entries are.
-    called = list(model.values()) if isinstance(model, nn.ModuleDict) else [model]
-    for module in [*blocks, *called]:
-        fully_shard(module, mesh=mesh, mp_policy=policy)
-    for module in called:
-        for method in ("sample", "codes", "generate"):  # ways in besides calling it, which evaluation takes
-            if hasattr(module, method):
-                register_fsdp_forward_method(module, method)
+    for block in blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+        if hasattr(block, "queries_and_keys"):  # a way in besides calling it
+            register_fsdp_forward_method(block, "queries_and_keys")
+    exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+    numbers = {p for p in whole.parameters() if p.ndim == 0}  # FSDP2 takes none: see `clip_gradients`
+    fully_shard(whole, mesh=mesh, mp_policy=exact, ignored_params=numbers)
+
+
+def clip_gradients(parameters: Sequence[Tensor], limit: float) -> Tensor:
+    """Scale gradients in place so that their norm is at most `limit`; returns the norm before, a scalar.
+
+    Sharded or not. What every process has whole (single numbers) gets the mean of all processes' gradients first."""
+    sharded = [p for p in parameters if hasattr(p, "to_local")]
+    if not sharded:
+        return nn.utils.clip_grad_norm_(parameters, limit)
+    whole = [p for p in parameters if not hasattr(p, "to_local")]
+    for p in whole:
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        dist.all_reduce(p.grad)
+        p.grad /= dist.get_world_size()
+    norms = [nn.utils.get_total_norm([p.grad for p in some if p.grad is not None]) for some in (sharded, whole)]
+    norm = torch.stack([n.full_tensor() if hasattr(n, "full_tensor") else n for n in norms]).norm()
+    for some in (sharded, whole):
+        nn.utils.clip_grads_with_norm_(some, limit, norm)
+    return norm
 
 
 def reshard(model: nn.Module) -> None:

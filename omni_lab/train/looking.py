@@ -8,7 +8,7 @@ it (Mi et al. 2016 for translation, Qiao et al. 2018 for questions on pictures);
 the encoders' own tokens tell them, aligned by CTC for sounds. Nothing is added to the model.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..data.words import NUMBERS
 from ..encoders.audio import token_count
-from ..layers import apply_rotary
+from ..layers import rotary_tables
 from . import naming, transcripts
 from .nano import processor
 from .packing import IGNORED, Encoded
@@ -28,24 +28,21 @@ NEIGHBOURS = 1  # tokens of sound on either side of where CTC has a word: what w
 Look = tuple[int, int, Tensor]  # row, place that looks, (length,) bool of the places to look at
 
 
-def layer(thinker: Any) -> Any:
-    """The layer of the decoder whose attention is told: the first that finds places said."""
-    layers = thinker.model.layers
-    return layers[min(len(layers) // 3, len(layers) - 1)]
+def place(thinker: Any) -> int:
+    """Which layer's attention is told: the first that finds places said."""
+    return min(len(thinker.model.layers) // 3, len(thinker.model.layers) - 1)
 
 
-def watch(kept: list[tuple[Tensor, Tensor]]) -> Callable[..., None]:
-    """A forward hook for a layer's attention that keeps (queries, keys): (batch, groups, heads of a group, length,
-    head_dim) and (batch, groups, 1, length, head_dim)."""
+def sought(thinker: Any, states: Sequence[Tensor], position_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries (batch, groups, heads of a group, length, head_dim) and keys (batch, groups, 1, length, head_dim) of that
+    layer.
 
-    def hook(attention: Any, args: tuple[Any, ...], _: Tensor) -> None:
-        x, rotary = args[:2]
-        shape = (*x.shape[:2], -1, attention.head_dim)
-        query, key, _ = (made.view(shape).transpose(1, 2) for made in attention.products(x))
-        query, key = apply_rotary(query, *rotary), apply_rotary(key, *rotary)
-        kept.append((query.unflatten(1, (key.shape[1], -1)), key[:, :, None]))
-
-    return hook
+    states: the inputs of the layers, (batch, length, dim) each; position_ids: (3, batch, length). Computed anew, not
+    watched by a hook, which a compiled decoder does not call and a recomputed one calls too often."""
+    config, at = thinker.model.config, place(thinker)
+    tables = (config.head_dim, config.rope_theta, config.mrope_section, states[at].dtype)
+    query, key = thinker.model.layers[at].queries_and_keys(states[at], rotary_tables(position_ids, *tables))
+    return query.unflatten(1, (key.shape[1], -1)), key[:, :, None]
 
 
 def looking_loss(query: Tensor, key: Tensor, segments: Tensor, looks: Sequence[Look]) -> Tensor:
@@ -85,13 +82,13 @@ def attended(query: Tensor, key: Tensor, segments: Tensor, looks: Sequence[Look]
 
 
 def loss(
-    thinker: Any, sought: tuple[Tensor, Tensor], given: Mapping[str, Tensor], letters: Tensor,
+    thinker: Any, looking: tuple[Tensor, Tensor], given: Mapping[str, Tensor], letters: Tensor,
     seen: Sequence[tuple[int, Tensor]], heard: Sequence[Tensor], said: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """What all looks of a batch miss, in nats; scalar. The first head of each group looks, the second counts.
 
-    sought: of `watch`; given: the thinker's arguments; letters: of `gather`; seen: (placeholder, (tokens, hidden_size))
-    of pictures and films; heard: of sounds the (tokens, hidden_size) alone; said: of `transcripts.join`."""
+    looking: of `sought`; given: the thinker's arguments; letters: of `gather`; seen: (placeholder, (tokens,
+    hidden_size)) of pictures and films; heard: of sounds (tokens, hidden_size) alone; said: of `transcripts.join`."""
     # Where to look is found out token by token, which a GPU would answer one question at a time.
     ids, labels, segments = (given[name].cpu() for name in ("input_ids", "labels", "segment_ids"))
     names, ones = names_at(thinker, ids, seen)
@@ -103,7 +100,7 @@ def loss(
         frames, blank = given["feature_attention_mask"].sum(1), processor().tokenizer.pad_token_id or 0
         placeholder = thinker.config.audio_token_index
         looks += at_sounds(ids, labels, segments, placeholder, spelled, frames, said, blank)
-    query, key = sought
+    query, key = looking
     looked = looking_loss(query[:, :, 0], key[:, :, 0], given["segment_ids"], looks)
     if query.shape[2] == 1:
         return looked

@@ -22,7 +22,7 @@ from .. import layers
 from ..errors import ConfigError, OmniLabError
 from ..runtime import Hardware, free_memory, seed_everything
 from . import checkpoints
-from .distributed import Processes, processes, reshard, shard, total, union
+from .distributed import Gathered, Processes, clip_gradients, processes, reshard, shard, total, union
 from .loader import BadData, indexes, load, to_device
 from .log import RunLog
 from .optimise import ExponentialAverage, adamw, recompute_in_backward, warmup_cosine
@@ -81,6 +81,7 @@ class Run:
         precision = "float32" if self.dtype == torch.float32 else "autocast"
         recipe.need_to_fit(free_memory(here), precision, group.world)
         seed_everything(recipe.seed)
+        recipe.device = here.device
         self.model = recipe.build().to(here.device).train()
         self.prepare_model()
         self.optimisers = {
@@ -113,8 +114,9 @@ class Run:
             # Its lengths differ with each batch. Said here: a decorator would load the compiler at every start.
             layers.segmented_attention = torch.compiler.disable(layers.segmented_attention)
             self.recipe.compile(self.model)
+        self.gathered = Gathered(self.model)
         if self.group.world > 1:
-            shard(self.model, blocks, self.here, self.dtype)
+            shard(self.gathered, blocks, self.here, self.dtype)
 
     def freeze_the_rest(self) -> dict[str, Tensor]:
         """Switch gradients off for what no optimiser holds; return what learns, by name."""
@@ -143,7 +145,8 @@ class Run:
         self.step, self.seconds, self.bad = state["step"], state["seconds"], BadData(state["bad_data"])
         self.figures, self.reported = state["figures"], state["reported"]
         self.sums = {name: torch.tensor(value, device=self.here.device) for name, value in state["sums"].items()}
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where the run so far was in another type: bf16 needs no scale
+            self.scaler.load_state_dict(state["scaler"])
         self.torch_before = state["torch"]
 
     def describe(self) -> dict[str, Any]:
@@ -211,7 +214,7 @@ class Run:
             for (index, batch), weight in zip(micro, weights, strict=True):
                 seed_everything(batch_seed(self.recipe.seed, index))
                 with self.autocast():
-                    loss, metrics = self.recipe.loss(self.model, batch, name)
+                    loss, metrics = self.gathered(self.recipe.loss, batch, name)
                 self.scaler.scale(loss * (weight * share)).backward()
                 label = "loss" if name == "main" else f"{name} loss"
                 self.add({label: loss.detach(), **metrics}, weight * share / self.group.world)
@@ -238,8 +241,7 @@ class Run:
             group["lr"] = group["base_lr"] * factor * moves
             parameters += group["params"]
         self.scaler.unscale_(optimiser)
-        norm = nn.utils.clip_grad_norm_(parameters, self.settings.clip)
-        self.add({"gradient norm": norm.full_tensor() if hasattr(norm, "full_tensor") else norm}, 1)
+        self.add({"gradient norm": clip_gradients(parameters, self.settings.clip)}, 1)
         self.scaler.step(optimiser)
 
     @torch.no_grad()
@@ -270,9 +272,9 @@ class Run:
         self.model.eval()
         seed_everything(self.recipe.seed)
         with torch.no_grad(), self.average.swapped():
-            self.figures = self.recipe.evaluate(self.model)
+            self.figures = self.gathered(self.recipe.evaluate)
             if self.group.world > 1:
-                reshard(self.model)
+                reshard(self.gathered)
         self.model.train()
         if self.figures:
             self.log.write(self.step, self.seconds, {f"held-out {k}": v for k, v in self.figures.items()})

@@ -10,6 +10,7 @@ from omni_lab.data import world
 from omni_lab.thinker import Thinker
 from omni_lab.train import looking, naming, packing, transcripts
 from omni_lab.train.nano import processor
+from omni_lab.train.optimise import recompute_in_backward
 from omni_lab.train.recipes import find
 
 
@@ -191,7 +192,7 @@ def test_the_loss_moves_the_first_head_of_each_group_of_the_layer_that_is_told()
     loss, parts = recipe.loss(model, kept, "main")
     assert loss.item() == pytest.approx((parts["answers"] + parts["looking"]).item(), rel=1e-5)
     parts["looking"].backward()
-    attention = looking.layer(model).self_attn
+    attention = model.model.layers[looking.place(model)].self_attn
     moved = attention.q_proj.weight.grad.unflatten(0, (-1, attention.head_dim)).abs().sum((1, 2)) > 0
     assert moved.tolist() == [True, False, True, False]
     above = model.model.layers[len(model.model.layers) - 1].mlp.up_proj.weight
@@ -211,3 +212,27 @@ def test_a_step_on_where_to_look_makes_it_look_there():
         rates.step()
         missed.append(looked.item())
     assert missed[-1] < 0.7 * missed[0]
+
+
+@pytest.mark.parametrize("how", ["compiled", "recomputed"])
+def test_a_compiled_and_a_recomputed_decoder_are_told_the_same(how):
+    recipe = recipe_of("ocr", looking=1.0, places=0.5, early=0.2, ctc=0.0)
+    torch.manual_seed(0)
+    model, batch = Thinker(recipe.config.thinker_config).train(), recipe.batch(0)
+    kept = {name: value for name, value in batch.items() if name not in ("samples", "skipped", "weight")}
+    expected, parts = recipe.loss(model, kept, "main")
+    assert {"looking", "places", "early"} <= set(parts)
+    expected.backward()
+    steps = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    if how == "compiled":
+        model.model.compile(backend="eager")
+    else:
+        for block in recipe.blocks(model):
+            recompute_in_backward(block)
+    loss, _ = recipe.loss(model, kept, "main")
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    loss.backward()
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            torch.testing.assert_close(p.grad, steps[name], rtol=1e-4, atol=1e-6)

@@ -224,23 +224,17 @@ class ThinkerRecipe(Recipe):
         said, named, looks = (batch.get(name) for name in BESIDE)
         given = {name: value for name, value in batch.items() if name not in BESIDE}
         told: dict[str, list[Tensor]] = {"visual": [], "audio_tower": []}  # tokens that each encoder gave
-        states: list[Tensor] = []  # of the decoder, behind the layer that says where a token lies
-        halfway: list[Tensor] = []  # and behind the one that answers early
-        sought: list[tuple[Tensor, Tensor]] = []  # queries and keys of the attention that is told where to look
-        watched = [(getattr(model, tower), kept) for tower, kept in told.items()]
-        watched += [(places.layer(model), states), (model.model.layers[2 * len(model.model.layers) // 3 - 1], halfway)]
         hooks = [
-            module.register_forward_hook(lambda _, __, outcome, kept=kept: kept.append(outcome))
-            for module, kept in watched
+            getattr(model, tower).register_forward_hook(lambda _, __, outcome, kept=kept: kept.append(outcome))
+            for tower, kept in told.items()
         ]
-        if self.settings.looking:
-            hooks.append(looking.layer(model).self_attn.register_forward_hook(looking.watch(sought)))
         try:
-            answers = model(**given, logits_to_keep=0).loss
+            out = model(**given, logits_to_keep=0, output_hidden_states=True)
         finally:
             for hook in hooks:
                 hook.remove()
-        losses, weights = {"answers": answers}, {"answers": 1.0} | vars(self.settings)
+        states = out.hidden_states  # the input of every layer of the decoder, so the outcome of the one before
+        losses, weights = {"answers": out.loss}, {"answers": 1.0} | vars(self.settings)
         heard = [tokens.flatten(0, -2) for kept in told.values() for tokens in kept]
         if self.settings.loudness and heard:
             words = model.model.embed_tokens.weight.detach()
@@ -252,16 +246,19 @@ class ThinkerRecipe(Recipe):
             losses["ctc"] = transcripts.ctc_loss(model, told["audio_tower"][0], frames, said, blank)
         if self.settings.early:
             targets = next_tokens(given["labels"], given["segment_ids"], given["labels"].shape)
-            losses["early"] = model.loss(model.model.norm(halfway[0]), None, targets)
+            halfway = states[max(2 * len(model.model.layers) // 3, 1)]
+            losses["early"] = model.loss(model.model.norm(halfway), None, targets)
         media = self.pictures(given)
         if self.settings.places and media:
-            lying = torch.cat([states[0][given["input_ids"] == token] for token, _ in media])
+            said_at = states[places.behind(model)]
+            lying = torch.cat([said_at[given["input_ids"] == token] for token, _ in media])
             ends = torch.tensor(place_words(), device=lying.device)
             where = torch.cat([places.of_grid(grid) for _, grid in media])
             losses["places"] = places.place_loss(model, lying, where, ends)
         if looks is not None:
             seen = [(token, tokens) for (token, _), tokens in zip(media, told["visual"], strict=True)]
-            losses["looking"] = looking.loss(model, sought[0], given, looks, seen, told["audio_tower"], said)
+            looking_from = looking.sought(model, states, given["position_ids"])
+            losses["looking"] = looking.loss(model, looking_from, given, looks, seen, told["audio_tower"], said)
         return sum(weights[name] * loss for name, loss in losses.items()), losses
 
     def pictures(self, given: Mapping[str, Tensor]) -> list[tuple[int, Tensor]]:
