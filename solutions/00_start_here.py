@@ -77,8 +77,8 @@ lab.show(
 # Here it is, in the smallest size. The model of this course knows a small world (emoji, short sentences, simple music),
 # so do not ask it for the news. It has under 15 million parameters and often errs; the truth stands below each answer
 # that has one. What stands between `<think>` and `</think>` is a thought: the model looks up there what the answer
-# needs, and does not speak it. If your copy came without trained weights, it babbles: then watch *when* things come,
-# and return when you have trained it.
+# needs, and does not speak it. At smoke scale speech is cut after 2.4 s, though the text goes on. If your copy came
+# without trained weights, it babbles: then watch *when* things come, and return when you have trained it.
 
 # %%
 model, trained = nano_model(run.device)
@@ -99,7 +99,8 @@ def converse(question: str, aloud: bool = True, **media: list) -> object:
             sound.append(event.samples)
     print()
     if aloud and sound:
-        lab.play(torch.cat(sound), 24_000, alt=f"The model's answer, spoken: {reply.text[:60]}", spectrogram=False)
+        said = reply.text.split("</think>")[-1]
+        lab.play(torch.cat(sound), 24_000, alt=f"The model's answer, spoken: {said[:60]}", spectrogram=False)
     return reply
 
 
@@ -119,8 +120,8 @@ _ = converse("What did the person on the left and the person on the right say?",
 print("truth:", sample.answer)
 
 # %% [markdown]
-# **2. A picture with a sum in it.** Read, and reckon. The request stands in the words in which it was taught; a small
-# model knows no others. Ask "Solve what is in the picture." instead, and see what becomes of the answer.
+# **2. A picture with a sum in it.** Read, and reckon. It was taught this request in several wordings. Ask "Solve the
+# picture.", which was not among them, and see whether the answer stays.
 
 # %%
 from omni_lab.data.rendered import SHEET
@@ -164,15 +165,17 @@ lab.show(figure, alt=words)
 
 # %% [markdown]
 # ## What if?
-# While source 4 and the *real-time factor* (seconds of work for a second of sound) are well below 1 s, the machine
-# keeps up and only the first three are felt as waiting.
+# The *real-time factor* is seconds of work for a second of sound, from first to last; source 4 is the same from the
+# first sound on. While both are well below 1, the machine keeps up in the long run, and only the first three are felt
+# as waiting. It can still fall silent early: the first sound it gives out lasts 0.1 s only.
 #
 # Here are the costs of your machine, measured now, in a simulator. The DiT works on a block of codes at a time (12
-# codes are 0.24 s) and waits for some of what follows: `ahead`, in blocks. Only the beginning of the very first block
-# does not wait, because you do. `calls` is how often the DiT runs for one chunk of sound. `thinker` is how many times
-# as dear a token is, `machine` how many times as fast everything runs.
+# codes are 0.24 s) and waits for some of what follows: `ahead`, in blocks. Only the first 0.1 s of sound is given out
+# without waiting for that, so that you wait less. `calls` is how often the DiT runs for one chunk of sound. `thinker`
+# is how many times as dear a token is, `machine` how many times as fast everything runs.
 #
-# Silence is when the player has run out of sound. Which slider brings it, and which takes it away?
+# Silence is when the player has run out of sound. Is there any at the first setting? Which slider takes it away, and
+# which brings more?
 
 # %%
 costs = simulate.measure(model, model.prepare("What is on the left?"), repeats=1)
@@ -277,7 +280,7 @@ lab.play(0.3 * tone, 16000, alt="A steady tone at 440 Hz, the A of an orchestra.
 # %% [markdown]
 # ## What you have seen
 # - One model that reads, looks and listens, writes and speaks, at once.
-# - Its first sound needs the question, the first words, 12 codes, 8 calls of the DiT and 0.1 s from the vocoder.
+# - Its first sound needs the question, the first words, 12 codes, 8 calls of the DiT and one of the vocoder.
 # - A check that says what is wrong, and your function running inside the real thing.
 #
 # Every lab ends with your points, and with one figure by which the run is judged.

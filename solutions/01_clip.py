@@ -8,8 +8,8 @@
 # classification and retrieval. The image tower here is CLIP's ResNet. The paper's other tower, a vision transformer, is
 # the kind through which the omni model of the later labs sees (report, section 2.2).
 #
-# The question of this lab is **generalisation**: the model learns from drawings by eleven artists. Will it know a thing
-# drawn by a twelfth?
+# The question of this lab is **generalisation**: the model learns from drawings in eleven styles, by six makers. Will
+# it know a thing drawn by a seventh?
 #
 # | scale | what runs |
 # |---|---|
@@ -47,8 +47,8 @@ from omni_lab.train.recipes import clip as recipe_file
 run = lab.start(SCALE, SEED, lab="01")
 
 # %% [markdown]
-# ## The world: one thing, twelve artists
-# The pictures are emoji: 844 things in twelve styles, most of them by different artists, some with gaps. A column is
+# ## The world: one thing, twelve styles
+# The pictures are emoji: 844 things in twelve styles by seven makers, some with gaps. A column is
 # one thing, a row one style (at `smoke` scale four of them). The bottom row, OpenMoji, is never trained on. Look at the
 # whale: what do all artists agree on? What does each decide for himself?
 
@@ -320,7 +320,7 @@ with torch.no_grad():
 
 # %% [markdown]
 # ## Train it
-# From here on everything trains with the functions in force. Each thing of a batch comes in two artists' drawings, and
+# From here on everything trains with the functions in force. Each thing of a batch comes in two styles, and
 # every drawing is redrawn at random: bent, recoloured, outlined. A second loss, of half the weight, pulls the two
 # drawings of a thing together. Here is one picture redrawn eight times.
 

@@ -221,6 +221,9 @@ def frame_at(times: Tensor, moments: Tensor) -> Tensor:
     # END SOLUTION
 
 
+# %% [markdown]
+# Here a frame is again a single picture of the film, `1 / fps` seconds after the last.
+
 # %%
 if frame_at:
     loud = int(np.abs(sound).argmax()) / 16000  # s, where the bell is loudest
@@ -378,8 +381,8 @@ if segment_starts:
 # differs from clip to clip.
 #
 # It learns under four schemes. **Full TMRoPE.** **Frames counted**: video takes one temporal id a frame, as in
-# Qwen2-VL. **Sequential ids**: the place in the row, on all axes. **Time removed**: t is 0 for all frames and all
-# sound, h and w stay.
+# Qwen2-VL. **Sequential ids**: the place in the row, on all axes. **Time removed**: t is 0 everywhere; h and w stay. So
+# all frames have the ids 0, 0, 0, and the sound still counts in h and w.
 #
 # Before you run it: which of the four can answer at all? There are eight things, so chance is one in eight.
 #
@@ -453,10 +456,11 @@ lab.show(figure, alt="Right answers against the length of the clip for four sche
 
 # %% [markdown]
 # With time in the ids, a bell and its frame differ by nothing on the time axis. The model learns that once, and it
-# holds in every chunk at every frame rate. Without it the model has only the places in the row, which change with the
-# frame rate. Then why more than chance at training's length? The row still tells which chunk a bell belongs to, and a
-# chunk holds few frames: naming the commonest thing among them is right more often than one time in eight. All four had
-# equally many steps; a larger model may get more out of the row.
+# holds in every chunk at every frame rate. Without it the model has numbers of frames, places in the row, or (time
+# removed) no more than the order in which tokens come. None of these tells the moment at every frame rate. Then why
+# more than chance at training's length? When a bell is read, few frames have come: naming the commonest thing among
+# them is right more often than one time in eight. All four had equally many steps; a larger model may get more out of
+# the order.
 #
 # What fails at ten times the length? There are two steps: the bell finds its frame, and the question finds its bell.
 # The model was trained to answer at each bell too. So you can ask there. Predict which of the two steps fails.
@@ -471,7 +475,7 @@ for place in ("bells", "questions"):
 # If only the second step fails: a question stands up to a thousand ids behind its bell, in training about a hundred.
 # Turns that large were never learnt. If the first fails too: the sound's h and w grow with time as well, beyond
 # anything in training, and a thousand tokens compete for attention where a hundred did. (After smoke's few steps
-# neither is learnt, and both rows are chance.)
+# neither is learnt: a few right of some 32, where blind guessing gives 4.)
 #
 # ## Break it: a clock that is wrong
 # Play the sound late by some ids, as a bad recording does. Frames are 160 to 400 ms apart, and in training a bell rang

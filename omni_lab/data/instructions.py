@@ -1,7 +1,7 @@
 """Lab 02's examples: one to three emoji in a small picture, told about in the three kinds of LLaVA (section 3).
 
-Every picture exists twice: drawn, for the model that sees, and told, one word a place, for the language model that
-learns to read before it has eyes.
+Every picture exists twice: drawn, for the model that sees, and told, in words for each place, for the language model
+that learns to read before it has eyes.
 """
 
 from dataclasses import dataclass, replace
