@@ -11,8 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import fields, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -22,6 +22,8 @@ from ..errors import ConfigError
 from ..runtime import default_scale
 from .recipe import Recipe, Settings
 from .recipes import GROUPS, RECIPES, find
+
+GRACE = 300.0  # seconds that a codec which was told to stop has for its checkpoint
 
 
 def train(
@@ -39,46 +41,82 @@ def train(
     """Train a recipe, or a group of them in order; finished recipes are passed over when resuming."""
     scale, names = scale or default_scale(), GROUPS.get(recipe, (recipe,))
     kinds = [find(name) for name in names]  # an unknown name must not be found out after an hour
-    deadline, rows = time.monotonic() + 60 * minutes, []
+    deadline, rows, finished = time.monotonic() + 60 * minutes, [], True
     options = ["--scale", scale, "--out", str(out), "--seed", str(seed), "--steps", str(steps), "--device", device]
-    options += [part for pair in set_ or [] for part in ("--set", pair)]
-    with codec_beside(recipe == "all" and scale == "gpu", options, out, resume) as other:
+    options += ["--minutes", str(minutes), *(part for pair in set_ or [] for part in ("--set", pair))]
+    with codec_beside(recipe == "all" and scale == "gpu", options, out, resume) as codec:
         for name, kind in zip(names, kinds, strict=True):
-            shared = other is not None and name in GROUPS["codec"]
-            if other is not None and shared:
-                other.wait()  # what it has finished is passed over below; what it could not finish is done here
+            shared = codec is not None and name in GROUPS["codec"]
+            # What the codec has finished is passed over below; what it could not finish is done here.
+            if codec is not None and (codec.heard or (shared and not codec.ended(deadline))):
+                typer.echo(f"stopped before {name}; --resume goes on from here")
+                finished = False
+                break
             made = kind.at(scale, seed, out / "parts")
             count = max(1, round(made.settings.steps * steps))
             made.settings = changed(replace(made.settings, steps=count), set_ or [])
             left = (deadline - time.monotonic()) / 60
             result = run(made, out / name, resume or shared, device, left, tensorboard)
             rows.append((name, result.step, result.seconds, result.figures))
-            if not result.finished:
+            finished = result.finished
+            if not finished:
                 break
     summary(rows, out)
-    if recipe in GROUPS and result.finished:
+    if recipe in GROUPS and finished:
         from .parts import assemble
 
         typer.echo(f"the whole model: {assemble(out / 'parts', out / 'checkpoint')}")
 
 
+@dataclass(frozen=True)
+class Beside:
+    """The codec's process, and the signals that this one has heard since it started."""
+
+    process: subprocess.Popen
+    heard: list[int]
+
+    def ended(self, deadline: float) -> bool:
+        """Whether the process ends before a signal is heard here and before `deadline`, of `time.monotonic`."""
+        while not self.heard and time.monotonic() < deadline:
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.2)  # a signal that has a handler does not interrupt it
+                return True
+        return False
+
+    def stop(self) -> None:
+        """Let it save and leave. One that takes longer than GRACE is killed: its last checkpoint is whole."""
+        self.process.terminate()
+        try:
+            self.process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
 @contextmanager
-def codec_beside(wanted: bool, options: list[str], out: Path, resume: bool) -> Iterator[subprocess.Popen | None]:
+def codec_beside(wanted: bool, options: list[str], out: Path, resume: bool) -> Iterator[Beside | None]:
     """Train the codec in a process of its own while the thinker trains: neither fills a big GPU, or 16 cores, alone.
 
-    It says what it does in `codec.log`, and stops with a checkpoint when this process leaves the block.
+    It says what it does in `codec.log`, and stops with a checkpoint when this process leaves the block. Ctrl-C and
+    SIGTERM do not end this process within the block, which would leave the other one behind: they are `heard`.
     """
     if not wanted or "WORLD_SIZE" in os.environ:
         yield None
         return
     out.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "omni_lab.cli", "train", "codec", *options, *(["--resume"] if resume else [])]
-    with (out / "codec.log").open("a") as log, subprocess.Popen(command, stdout=log, stderr=log) as other:
+    from .loop import stop_signal
+
+    with (
+        stop_signal() as heard,
+        (out / "codec.log").open("a") as log,
+        subprocess.Popen(command, stdout=log, stderr=log) as process,
+    ):
         typer.echo(f"the codec trains beside this: {out / 'codec.log'}")
+        codec = Beside(process, heard)
         try:
-            yield other
+            yield codec
         finally:
-            other.terminate()
+            codec.stop()
 
 
 def run(recipe: Recipe, folder: Path, resume: bool, device: str, minutes: float, tensorboard: bool):
