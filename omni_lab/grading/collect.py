@@ -1,26 +1,27 @@
 """From what an instructor downloads to (student, notebook file): folders, zips, Moodle's and Canvas's names, a
 roster.
 
-Nothing of a submission is opened here but archives, of which only notebooks are taken out, into a folder of our own
-and under names of our own, so that no entry can be written elsewhere.
+Nothing of a submission is opened here but archives (archives.py). What one student's part breaks is that student's
+loss alone; what this machine breaks is nobody's.
 """
 
 import csv
 import os
 import re
+import shutil
 import stat
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError
+from .archives import LIMITS, Unpacked, extract, members, opened, unpack
 from .artefacts import ENDING
-from .artefacts import MAX_BYTES as MAX_ARTEFACT
-from .sanitise import MAX_BYTES
 
 MAX_DEPTH = 4  # folders below a student's folder
-MAX_ENTRIES = 10_000  # of one archive
 
 # "Ada Lovelace_1234567_assignsubmission_file_" (a folder, or the beginning of a file's name)
 _MOODLE = re.compile(r"(?P<name>[^_]+)_(?P<id>\d+)_assignsubmission_(?:file|onlinetext)_?")
@@ -35,7 +36,9 @@ class Collected:
     name: str  # the key in the gradebook
     files: list[Path] = field(default_factory=list)
     artefacts: list[Path] = field(default_factory=list)  # trained ones, handed in beside the notebooks
-    fault: str = ""  # why there is no notebook to grade, for the student
+    fault: str = ""  # why there is no notebook to grade, or what else of it could not be read, for the student
+    trouble: str = ""  # what went wrong on this machine: no fault of the student's, to be graded another time
+    unpacked: Unpacked = field(default_factory=Unpacked)
     platform_id: str = ""  # Canvas's user, or Moodle's participant, from the names of the download
     student_id: str = ""  # from the roster
     email: str = ""  # from the roster
@@ -53,11 +56,13 @@ def collect(source: Path, scratch: Path, roster: Path | None = None) -> list[Col
         for entry in entries:
             _add(Path(entry.path), found, scratch)
     elif zipfile.is_zipfile(source):
-        unpacked = unpack(source, scratch)
-        for path in sorted(unpacked.iterdir()):
+        for path in sorted(_unpack_class(source, scratch, found).iterdir()):
             _add(path, found, scratch)
     else:
         _add(source, found, scratch)
+    for student in found.values():
+        if not student.files and not student.fault:
+            student.fault = "no notebook was handed in"
     if roster is not None:
         found = _match_roster(found, read_roster(roster))
     if not found:
@@ -71,22 +76,60 @@ def _add(path: Path, found: dict[str, Collected], scratch: Path) -> None:
     if path.name.startswith((".", "__MACOSX")):
         return
     is_folder, ending = stat.S_ISDIR(mode), path.suffix.lower()
-    if not is_folder and ending not in (".ipynb", ".zip", ENDING):
+    if not is_folder and ending not in LIMITS:
         return
-    name, identity, late = student_of(path.stem if ending in (".ipynb", ".zip", ENDING) else path.name)
-    entry = found.setdefault(name, Collected(name))
-    entry.platform_id, entry.late = identity or entry.platform_id, late or entry.late
+    entry = _student(path.name, found)
     if is_folder:
         _take(path, entry)
     elif ending == ".zip" and stat.S_ISREG(mode):
-        try:
-            _take(unpack(path, scratch), entry)
-        except InputError as error:
-            entry.fault = str(error).partition(": ")[2]
+        with _blame(entry, path, scratch):
+            _take(unpack(path, scratch, entry.unpacked), entry)
     else:
         (entry.artefacts if ending == ENDING else entry.files).append(path)
-    if not entry.files and not entry.fault:
-        entry.fault = "no notebook was handed in"
+
+
+def _student(name: str, found: dict[str, Collected]) -> Collected:
+    """The student to whom an entry of this name in the submissions folder belongs."""
+    key, identity, late = student_of(Path(name).stem if Path(name).suffix.lower() in LIMITS else name)
+    entry = found.setdefault(key, Collected(key))
+    entry.platform_id, entry.late = identity or entry.platform_id, late or entry.late
+    return entry
+
+
+@contextmanager
+def _blame(entry: Collected, archive: Path, scratch: Path) -> Iterator[None]:
+    """What unpacking raises becomes the student's fault, or this machine's trouble."""
+    try:
+        yield
+    except InputError as error:
+        entry.fault = visible(str(error))
+    except OSError as error:
+        reason = f"{archive.name} could not be unpacked into {scratch} ({error.strerror or error})"
+        entry.trouble = visible(reason)
+
+
+def _unpack_class(source: Path, scratch: Path, found: dict[str, Collected]) -> Path:
+    """Take a whole class out of its zip, each student up to the limits of one; students' own zips stay closed here.
+
+    Raises InputError for what is no zip: it comes from the platform, and its damage is no student's."""
+    target = Path(tempfile.mkdtemp(dir=scratch))
+    with opened(source) as file:
+        for member in members(file):
+            entry = _student(member.parts[0], found)
+            if not entry.fault and not entry.trouble:
+                with _blame(entry, source, scratch):
+                    entry.unpacked.add(entries=1)
+                    extract(file, member, target, entry.unpacked)
+                if entry.fault or entry.trouble:  # make room for the others
+                    _remove(target / member.parts[0])
+    return target
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _take(folder: Path, entry: Collected) -> None:
@@ -107,8 +150,12 @@ def student_of(name: str) -> tuple[str, str, bool]:
 
 def printable(name: str) -> str:
     """A name as one line of visible text; never empty."""
-    cleaned = "".join(c if c.isprintable() else "?" for c in name.encode("utf-8", "replace").decode("utf-8"))
-    return cleaned.strip()[:200] or "unnamed"
+    return visible(name).strip()[:200] or "unnamed"
+
+
+def visible(text: str) -> str:
+    """Text of unknown origin with a question mark for whatever is no visible character."""
+    return "".join(c if c.isprintable() else "?" for c in text.encode("utf-8", "replace").decode("utf-8"))
 
 
 def files_below(folder: Path, ending: str, depth: int = 0) -> list[Path]:
@@ -122,33 +169,6 @@ def files_below(folder: Path, ending: str, depth: int = 0) -> list[Path]:
         elif entry.name.lower().endswith(ending):
             found.append(Path(entry.path))
     return found
-
-
-def unpack(archive: Path, scratch: Path) -> Path:
-    """Take notebooks, artefacts and inner archives out of a zip, keeping its folders; returns where they lie. Entries
-    that would leave that folder and links are passed over. Raises InputError for what is no zip."""
-    limits = {".ipynb": MAX_BYTES, ENDING: MAX_ARTEFACT, ".zip": 64 * MAX_BYTES}
-    target = Path(tempfile.mkdtemp(dir=scratch))
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            entries = opened.infolist()
-            if len(entries) > MAX_ENTRIES:
-                raise InputError(f"{archive.name}: more than {MAX_ENTRIES} files")
-            for entry in entries:
-                parts = Path(entry.filename.replace("\\", "/")).parts
-                linked = stat.S_ISLNK(entry.external_attr >> 16)
-                unsafe = linked or not parts or parts[0] == "/" or ".." in parts or "\0" in entry.filename
-                limit = next((n for end, n in limits.items() if entry.filename.lower().endswith(end)), None)
-                if unsafe or limit is None or entry.is_dir() or entry.flag_bits & 1:
-                    continue
-                with opened.open(entry) as file:  # read to one byte past the limit, whatever the header says
-                    content = file.read(limit + 1)
-                place = target.joinpath(*(part[:100] for part in parts))
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(content)
-    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError) as error:
-        raise InputError(f"{archive.name}: not a readable zip ({error})") from None
-    return target
 
 
 def read_roster(path: Path) -> list[dict[str, str]]:

@@ -150,6 +150,8 @@ def grade_one(entry: Collected, digest: str, hidden: Hidden, run: Runner) -> tup
     execution, submission = Execution(), None
     artefacts, faults = read_artefacts(hidden.artefacts, entry.artefacts)
     try:
+        if entry.trouble:
+            raise OSError(entry.trouble)
         submission, notes = choose_notebook(entry, hidden)
         execution = run(submission)
         execution.notes = [*notes, *submission.notes, *execution.notes]
@@ -159,7 +161,8 @@ def grade_one(entry: Collected, digest: str, hidden: Hidden, run: Runner) -> tup
     except (SandboxError, OSError, MemoryError) as error:  # ours, or the machine's: to be graded again, not a zero
         message = f"could not be graded: {type(error).__name__}: {error}"
         exercises = same_for_all(hidden, "infrastructure", message)
-    exercises |= grade_artefacts(hidden.artefacts, artefacts, faults, hidden.seed)
+    if not entry.trouble:  # else the artefacts may be among what could not be unpacked
+        exercises |= grade_artefacts(hidden.artefacts, artefacts, faults, hidden.seed)
     record = {
         "submission": entry.name, "digest": digest, "late": entry.late, "platform_id": entry.platform_id,
         "student_id": entry.student_id, "email": entry.email, "exercises": exercises, "notes": execution.notes,
@@ -186,12 +189,13 @@ def choose_notebook(entry: Collected, hidden: Hidden) -> tuple[Submission, list[
     if best is None:
         raise InvalidSubmission(fault)
     several = [f"{len(entry.files)} notebooks were handed in; {chosen.name[:100]} was graded"]
-    return best, several if len(entry.files) > 1 else []
+    unread = [entry.fault] if entry.fault else []
+    return best, (several if len(entry.files) > 1 else []) + unread
 
 
 def digest_of(entry: Collected) -> str:
     """Identifies what was handed in, so that a changed submission is graded again."""
-    total = hashlib.sha256(entry.fault.encode())
+    total = hashlib.sha256((entry.fault + entry.trouble).encode())
     for path in (*entry.files, *entry.artefacts):
         total.update(path.name.encode("utf-8", "surrogateescape") + b"\0")
         with contextlib.suppress(InvalidSubmission):

@@ -14,11 +14,14 @@ def grade_answers(submission: Submission, execution: Execution, hidden: Hidden) 
 
 
 def same_for_all(hidden: Hidden, status: str, message: str) -> dict[str, dict]:
-    """One status for every exercise. A fault of the grader's own gives no points at all: None, never a zero."""
+    """One status for every exercise and artefact. A fault of the grader's own gives no points at all: None, never a
+    zero."""
     points = None if status == "infrastructure" else 0.0
+    most = {identifier: checks.exercise.points for identifier, checks in hidden.checks.items()}
+    most |= {identifier: artefact.points for identifier, artefact in hidden.artefacts.items()}
     return {
-        identifier: {"points": points, "max_points": checks.exercise.points, "status": status, "message": message}
-        for identifier, checks in hidden.checks.items()
+        identifier: {"points": points, "max_points": max_points, "status": status, "message": message}
+        for identifier, max_points in most.items()
     }
 
 
