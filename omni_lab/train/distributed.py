@@ -87,15 +87,16 @@ class Gathered(nn.Module):
     """Calls a function on a model. Where FSDP2 has sharded the model, its weights are whole while the function runs.
 
     A recipe's loss may enter a model anywhere, and read a table of embeddings without calling what it belongs to. FSDP2
-    gathers weights when a module is *called*, so the loss itself is what is called."""
+    gathers weights when a module is *called*, so the loss itself is what is called. Not with its batch: in front of a
+    tensor among the arguments that has a gradient FSDP2 would let go of the weights."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, function: Callable[..., Any], *args: Any) -> Any:
-        """function(model, *args)"""
-        return function(self.model, *args)
+    def forward(self, function: Callable[[nn.Module], Any]) -> Any:
+        """function(model)"""
+        return function(self.model)
 
 
 def shard(whole: Gathered, blocks: list[nn.Module], here: Hardware, dtype: torch.dtype) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -214,7 +215,7 @@ class Run:
             for (index, batch), weight in zip(micro, weights, strict=True):
                 seed_everything(batch_seed(self.recipe.seed, index))
                 with self.autocast():
-                    loss, metrics = self.gathered(self.recipe.loss, batch, name)
+                    loss, metrics = self.gathered(partial(self.recipe.loss, batch=batch, optimiser=name))
                 self.scaler.scale(loss * (weight * share)).backward()
                 label = "loss" if name == "main" else f"{name} loss"
                 self.add({label: loss.detach(), **metrics}, weight * share / self.group.world)
