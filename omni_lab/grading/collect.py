@@ -81,9 +81,10 @@ def _add(path: Path, found: dict[str, Collected], scratch: Path) -> None:
     entry = _student(path.name, found)
     if is_folder:
         _take(path, entry)
+        for archive in files_below(path, ".zip"):
+            _take_zip(archive, entry, scratch)
     elif ending == ".zip" and stat.S_ISREG(mode):
-        with _blame(entry, path, scratch):
-            _take(unpack(path, scratch, entry.unpacked), entry)
+        _take_zip(path, entry, scratch)
     else:
         (entry.artefacts if ending == ENDING else entry.files).append(path)
 
@@ -102,7 +103,7 @@ def _blame(entry: Collected, archive: Path, scratch: Path) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        entry.fault = visible(str(error))
+        entry.fault = entry.fault or visible(str(error))
     except OSError as error:
         reason = f"{archive.name} could not be unpacked into {scratch} ({error.strerror or error})"
         entry.trouble = visible(reason)
@@ -135,6 +136,13 @@ def _remove(path: Path) -> None:
 def _take(folder: Path, entry: Collected) -> None:
     entry.files += files_below(folder, ".ipynb")
     entry.artefacts += files_below(folder, ENDING)
+
+
+def _take_zip(archive: Path, entry: Collected, scratch: Path) -> None:
+    with _blame(entry, archive, scratch):
+        if not stat.S_ISREG(archive.lstat().st_mode):  # a link to elsewhere, or a pipe that nobody writes to
+            raise InputError(f"{archive.name}: not a regular file")
+        _take(unpack(archive, scratch, entry.unpacked), entry)
 
 
 def student_of(name: str) -> tuple[str, str, bool]:

@@ -14,6 +14,7 @@ from omni_lab.grading import archives
 from omni_lab.grading import grade as grading
 from omni_lab.grading.collect import Collected, collect
 from omni_lab.grading.sandbox import check_sandbox
+from omni_lab.grading.store import read_store
 from tests.grading.conftest import EXERCISES, HOSTILE, SEED, write_submission
 
 MB = 1 << 20
@@ -74,6 +75,14 @@ def test_the_limit_in_a_class_s_zip_is_each_student_s_own(small: None, tmp_path:
     for name, words in (("Ada", "more than 2 MB"), ("Cy", "more than 20 files"), ("Dan", "more than 2 MB")):
         assert words in found[name].fault
     assert size_of(tmp_path / "s") < 1.5 * MB
+
+
+def test_the_limit_is_for_all_zips_of_a_folder_together(small: None, tmp_path: Path) -> None:
+    for number in range(4):
+        write_zip(tmp_path / "in" / "ada" / f"{number}.zip", {"a.ipynb": bytes(MB)})
+    ada = collected(tmp_path / "in", tmp_path / "s")["ada"]
+    assert len(ada.files) == 2 and ada.fault.startswith("2.zip: more than 2 MB when unpacked")
+    assert size_of(tmp_path / "s") == 2 * MB
 
 
 def test_damaged_zips_are_their_students_alone(tmp_path: Path) -> None:
@@ -144,13 +153,14 @@ def test_what_did_not_fit_gives_no_points_and_is_graded_again(
     folder.mkdir()
     write_submission(folder, "all-right", HOSTILE["all-right"])
     settings = grading.Settings(course, "90", tmp_path / "out", workers=1, trust_submissions=True, seed=SEED)
-    with monkeypatch.context() as patch:
-        entry = Collected("all-right", trouble="all-right.zip could not be unpacked")
-        patch.setattr(grading, "collect", lambda *_: [entry])
-        book = grading.grade(folder, settings, progress=False)
+    entry = Collected("all-right", trouble="all-right.zip could not be unpacked")
+    monkeypatch.setattr(grading, "collect", lambda *_: [entry])
+    book = grading.grade(folder, settings, progress=False)
     assert book["all-right"]["points"] is None
     for exercise in book["all-right"]["exercises"].values():  # the artefact is among them
         assert (exercise["points"], exercise["status"]) == (None, "infrastructure")
         assert "could not be unpacked" in exercise["message"]
+    entry = Collected("all-right", [folder / "all-right.ipynb"], fault="more.zip: not a readable zip")
     again = grading.grade(folder, settings, progress=False)
+    assert "more.zip: not a readable zip" in read_store(tmp_path / "out" / "store.jsonl")[1]["all-right"]["notes"]
     assert sum(again["all-right"]["exercises"][identifier]["points"] for identifier in EXERCISES) == 20.0

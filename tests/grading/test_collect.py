@@ -1,5 +1,6 @@
 """Names and files from what learning platforms export."""
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -76,3 +77,38 @@ def test_roster_ids_and_platform_ids_are_kept_apart(tmp_path: Path) -> None:
     (ada,) = collect(folder, tmp_path, roster)
     assert (ada.name, ada.platform_id, ada.student_id, ada.email) == ("Ada Lovelace", "12", "s007", "ada@example.org")
     assert ada.late and len(ada.files) == len(ada.artefacts) == 1
+
+
+def test_zips_in_a_students_folder_are_unpacked(tmp_path: Path) -> None:
+    """As Moodle gives them, in folders or in one zip; a zip within them stays closed, and what is no zip is named."""
+    inner = tmp_path / "lab05.zip"
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("lab05/a.ipynb", "{}")
+        archive.writestr("lab05/line.safetensors", "")
+        archive.writestr("lab05/again.zip", inner.read_bytes())
+    folder = tmp_path / "in"
+    for name, files in {
+        "Ada_123": {"lab05.zip": inner.read_bytes()},
+        "Ben_124": {"deep/LAB05.ZIP": inner.read_bytes(), "b.ipynb": b"{}", "__MACOSX/lab05.zip": b""},
+        "Cy_125": {"lab05.zip": b"PK\3\4 and no more"},
+        "Dan_126": {"c.ipynb": b"{}", "lab05.zip": b"PK\3\4 and no more"},
+    }.items():
+        for file, content in files.items():
+            path = folder / f"{name}_assignsubmission_file_" / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "class.zip", "w") as archive:
+        for path in folder.rglob("*"):
+            archive.write(path, path.relative_to(folder))
+    (folder / "linked").mkdir()
+    (folder / "linked" / "lab05.zip").symlink_to(inner)
+    os.mkfifo(folder / "linked" / "pipe.zip")
+    for source, scratch in ((folder, tmp_path / "s1"), (tmp_path / "class.zip", tmp_path / "s2")):
+        scratch.mkdir()
+        found = {entry.name: entry for entry in collect(source, scratch)}
+        names = {name: [path.name for path in entry.files] for name, entry in found.items() if name != "linked"}
+        assert names == {"Ada": ["a.ipynb"], "Ben": ["b.ipynb", "a.ipynb"], "Cy": [], "Dan": ["c.ipynb"]}
+        assert [len(found[name].artefacts) for name in names] == [1, 1, 0, 0]
+        assert not found["Ada"].fault and not found["Ben"].fault
+        assert all(found[name].fault.startswith("lab05.zip: not a readable zip") for name in ("Cy", "Dan"))
+        assert "linked" not in found or found["linked"].fault == "lab05.zip: not a regular file"
