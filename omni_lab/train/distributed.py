@@ -99,6 +99,15 @@ class Gathered(nn.Module):
         return function(self.model)
 
 
+def on_all_weights(loss: Callable[..., tuple[Tensor, Any]], model: nn.Module, **given: Any) -> tuple[Tensor, Any]:
+    """A recipe's loss, with a gradient of zero for every gathered weight that it left out.
+
+    A process whose batch holds no sound has none for the audio encoder, and the sum over processes would not fit."""
+    value, figures = loss(model, **given)
+    whole = [p.sum() for p in model.parameters() if p.requires_grad and not hasattr(p, "to_local")]
+    return value + 0.0 * torch.stack(whole).sum(), figures
+
+
 def shard(whole: Gathered, blocks: list[nn.Module], here: Hardware, dtype: torch.dtype) -> None:
     """FSDP2: each block, then the rest, over all processes; gradients are reduced in float32.
 
@@ -133,7 +142,8 @@ def clip_gradients(parameters: Sequence[Tensor], limit: float) -> Tensor:
         dist.all_reduce(p.grad)
         p.grad /= dist.get_world_size()
     norms = [nn.utils.get_total_norm([p.grad for p in some if p.grad is not None]) for some in (sharded, whole)]
-    norm = torch.stack([n.full_tensor() if hasattr(n, "full_tensor") else n for n in norms]).norm()
+    device = sharded[0].device
+    norm = torch.stack([(n.full_tensor() if hasattr(n, "full_tensor") else n).to(device) for n in norms]).norm()
     for some in (sharded, whole):
         nn.utils.clip_grads_with_norm_(some, limit, norm)
     return norm

@@ -23,7 +23,7 @@ from .. import layers
 from ..errors import ConfigError, OmniLabError
 from ..runtime import Hardware, free_memory, seed_everything
 from . import checkpoints
-from .distributed import Gathered, Processes, clip_gradients, processes, reshard, shard, total, union
+from .distributed import Gathered, Processes, clip_gradients, on_all_weights, processes, reshard, shard, total, union
 from .loader import BadData, indexes, load, to_device
 from .log import RunLog
 from .optimise import ExponentialAverage, adamw, recompute_in_backward, warmup_cosine
@@ -115,8 +115,9 @@ class Run:
             # Its lengths differ with each batch. Said here: a decorator would load the compiler at every start.
             layers.segmented_attention = torch.compiler.disable(layers.segmented_attention)
             self.recipe.compile(self.model)
-        self.gathered = Gathered(self.model)
+        self.gathered, self.loss = Gathered(self.model), self.recipe.loss
         if self.group.world > 1:
+            self.loss = partial(on_all_weights, self.recipe.loss)
             shard(self.gathered, blocks, self.here, self.dtype)
 
     def freeze_the_rest(self) -> dict[str, Tensor]:
@@ -215,7 +216,7 @@ class Run:
             for (index, batch), weight in zip(micro, weights, strict=True):
                 seed_everything(batch_seed(self.recipe.seed, index))
                 with self.autocast():
-                    loss, metrics = self.gathered(partial(self.recipe.loss, batch=batch, optimiser=name))
+                    loss, metrics = self.gathered(partial(self.loss, batch=batch, optimiser=name))
                 self.scaler.scale(loss * (weight * share)).backward()
                 label = "loss" if name == "main" else f"{name} loss"
                 self.add({label: loss.detach(), **metrics}, weight * share / self.group.world)

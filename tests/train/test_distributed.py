@@ -13,12 +13,14 @@ import torch
 
 from omni_lab.config import preset
 from omni_lab.errors import CheckpointError
+from omni_lab.omni import OmniModel
 from omni_lab.thinker import Thinker
 from omni_lab.train.checkpoints import saved_steps
 from omni_lab.train.log import read_log
 from omni_lab.train.loop import train
 from omni_lab.train.parts import save_part
 
+from .sharded import run
 from .toy import TOY, Toy
 
 HERE = Path(__file__).parent
@@ -102,3 +104,30 @@ def test_processes_whose_batches_hold_different_media_train_together(tmp_path: P
         assert done.returncode == 0, done.stderr[-3000:]
     alone, together = (losses(tmp_path / str(world) / "thinker_2") for world in (1, 2))
     assert len(alone) == 2 and together == pytest.approx(alone, rel=2e-4)
+
+
+ANYWHERE = ("clip", "hearing", "seeing", "bigvgan", "joint")  # whose losses do not call their models, or parts of them
+
+
+def test_losses_that_enter_a_model_anywhere_are_those_of_one_process(tmp_path: Path) -> None:
+    """FSDP2 gathers what is called; these recipes read tables, call towers by themselves, and hold single numbers."""
+    torch.manual_seed(0)
+    whole = OmniModel(preset("nano"))
+    made = {"language": whole.thinker, "thinker_2": whole.thinker, "speakers": whole.talker}
+    for name, part in (made | {"speech_tokenizer": whole.speech_tokenizer}).items():
+        save_part(tmp_path / "parts", name, part)
+    shutil.copytree(tmp_path / "parts", tmp_path / "two" / "parts")
+    done = start([sys.executable, "sharded.py", str(tmp_path / "two"), *ANYWHERE])
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ANYWHERE:
+        run(name, tmp_path)
+        alone, together = (of_log(folder / name) for folder in (tmp_path, tmp_path / "two"))
+        assert alone.keys() == together.keys() and len(alone) > 3
+        for figure, value in alone.items():
+            assert together[figure] == pytest.approx(value, rel=2e-3, abs=1e-5), (name, figure)
+
+
+def of_log(folder: Path) -> dict[tuple[str, str], float]:
+    """Every figure of a run's log but its speed, by step and name."""
+    rows = read_log(folder / "log.csv")
+    return {(row["step"], row["name"]): float(row["value"]) for row in rows if row["name"] != "samples/s"}

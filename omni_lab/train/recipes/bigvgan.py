@@ -140,7 +140,7 @@ class BigVGANRecipe(Recipe):
                 mel = self.predicted_mel(clips[choice], clips)[start : start + frames]
             mels.append(mel)
         wave = torch.stack(waves)
-        judged = index >= self.settings.critics_from * self.settings.steps * self.settings.accumulate
+        judged = index // self.settings.accumulate >= self.settings.critics_from * self.settings.steps  # a whole step
         return {"wave": wave, "mel": torch.stack(mels), "judged": judged, "samples": len(waves)}
 
     @torch.no_grad()
@@ -180,7 +180,9 @@ class BigVGANRecipe(Recipe):
             rough = torch.rand(len(wave), 1, 1) * torch.randn(batch["mel"].shape) * self.settings.roughness
             batch["made"] = self.vocode(model["vocoder"], batch["mel"] + rough.to(wave.device))
             if not batch["judged"]:
-                return torch.stack([p.sum() for p in critics.parameters()]).sum() * 0.0, {}
+                # A loss of nothing; where critics are sharded and were not called, not even that.
+                whole = [p.sum() for p in critics.parameters() if not hasattr(p, "to_local")]
+                return sum(whole, wave.new_zeros(())) * 0.0, {}
             return discriminators.critic_loss(critics(wave), critics(batch["made"].detach())), {}
         made = batch["made"]  # from the pass before: the vocoder has not changed since
         mel, spectral = discriminators.mel_loss(made, wave), discriminators.spectral_loss(made, wave)
