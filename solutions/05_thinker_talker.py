@@ -12,7 +12,7 @@
 # |---|---|
 # | smoke | three sentences, a few steps: your talker runs, it does not speak yet |
 # | cpu | six sentences, until they can be understood |
-# | t4, gpu | more sentences, more steps |
+# | t4, gpu | more sentences, on the card |
 #
 # When the lab starts, it prints the time and the memory that were measured at each scale.
 #
@@ -43,6 +43,7 @@ from omni_lab.evaluate import ears, metrics
 from omni_lab.lab import codebook, exercise
 from omni_lab.lab.nano import nano_model
 from omni_lab.omni import OmniModel
+from omni_lab.train.loader import to_device
 from omni_lab.train.optimise import AdamW
 from omni_lab.train.recipes import talker as recipe_file
 from omni_lab.train.recipes import thinker as stages
@@ -54,9 +55,13 @@ IGNORE = -100  # a label that does not count
 # ## The model, whole
 # Does this copy of the course ship trained weights? If not, the model starts from random numbers, and what it can do at
 # the end is what you taught it here.
+#
+# Where there is a card, the model is put on it, and your functions get tensors that lie there. So make new tensors
+# where the given ones are: `torch.arange(n, device=reply.device)`, `codes.new_full(...)`, `torch.zeros_like(logits)`.
 
 # %%
 model, shipped = nano_model("cpu")
+model.to(run.device)  # loaded for the processor, so in 32 bits: a card's 16 would want loss scaling (lab 08)
 thinker, processor = model.thinker, model.processor
 came_with = model.talker, model.token2wav  # the last section puts others in their places
 print("weights:", "the shipped checkpoint's" if shipped else "random, trained in this lab only")
@@ -430,7 +435,7 @@ for text, row in zip(texts[:3], codes, strict=False):
 # %%
 recipe = recipe_file.TalkerRecipe(recipe_file.SCALES["smoke"], seed=SEED)
 spoken = [recipe_file.Spoken(recipe_file.said(t), c, 0) for t, c in zip(texts, codes, strict=True)]
-batch = recipe.pack(spoken)
+batch = to_device(recipe.pack(spoken), run.device)
 print(processor.tokenizer.decode(batch["thinker"]["input_ids"][0][batch["thinker"]["attention_mask"][0] == 1]))
 
 
@@ -468,6 +473,27 @@ print(f"; at first {curve[0]:.2f}" if curve else "; it comes trained", end="")
 print(f"; any token alike: {alike:.2f}")
 
 # %% [markdown]
+# Does it fit? The largest step of this lab is that in which both learn together, near the end. A weight that learns
+# takes 16 bytes: itself, its gradient, and two moments of Adam. For the way back each layer keeps about 16 vectors a
+# place and, for each head, a table of every place with every other, twice; and the logits come twice. All of it in 32
+# bits. We ask for twice the result, for what the formula leaves out.
+
+
+# %%
+def memory(batch: dict) -> float:
+    """Gigabytes of a step in which thinker and talker learn, by the formula above."""
+    rows, read = batch["thinker"]["input_ids"].shape
+    numbers = 4 * sum(p.numel() for p in (*decoder, *came_with[0].parameters()))
+    for part, places in ((thinker.config.text_config, read), (talking, read + batch["codes"].shape[1])):
+        layer = 16 * part.hidden_size + 2 * part.num_attention_heads * places
+        numbers += rows * places * (part.num_hidden_layers * layer + 2 * part.vocab_size)
+    return 4 * numbers / 1e9
+
+
+print(f"here about {memory(batch):.2f} GB")
+lab.need_memory(2 * memory(batch), run.here)
+
+# %% [markdown]
 # ## The talker learns to say it
 # Teacher forcing: the true codes so far stand in the code track, each place predicts the next one, and the loss is the
 # mean $-\log p$ of the targets. Your functions build the input and the targets.
@@ -503,7 +529,7 @@ targets = talker.code_targets(batch["codes"], talking.tts_codec_end_token_id)
 started = time.perf_counter()
 for way in told:
     torch.manual_seed(SEED)
-    mouth = mouths[way] = talker.Talker(small)
+    mouth = mouths[way] = talker.Talker(small).to(run.device)
     curves[way] = learn(mouth.parameters(), lambda m=mouth, w=way: speech_pass(m, w).loss, steps, 3e-3)
     with torch.no_grad():
         out = speech_pass(mouth.eval(), way)
@@ -533,7 +559,7 @@ def speak(way: str) -> list[Tensor]:
     """Each sentence's codes, chosen greedily without any true code: (n,) a row."""
     context, reply = view(mouths[way], way)
     made = mouths[way].generate(context, reply, batch["reply_lengths"], max_new_tokens=limit, sampling=greedy)
-    return [row[row < len(book.centres)] for row in made]
+    return [row[row < len(book.centres)].cpu() for row in made]
 
 
 alone = {way: speak(way) for way in told}
@@ -571,9 +597,8 @@ for way in run.pick(smoke=("both",), cpu=tuple(told)):
 
 # %%
 others = order[len(chosen) : 2 * len(chosen)]
-unmet = recipe.pack(
-    [recipe_file.Spoken(recipe_file.said(recorded[i].about["text"]), book.encode(waves[i]), 0) for i in others]
-)
+unspoken = [recipe_file.Spoken(recipe_file.said(recorded[i].about["text"]), book.encode(waves[i]), 0) for i in others]
+unmet = to_device(recipe.pack(unspoken), run.device)
 with torch.no_grad():
     new = thinker(**unmet["thinker"], logits_to_keep=0)
     for way, mouth in mouths.items():
@@ -589,9 +614,9 @@ with torch.no_grad():
 # %%
 context, reply = view(mouths["both"], "both")
 for seed in (1, 2):
-    dice = torch.Generator().manual_seed(seed)
+    dice = torch.Generator(run.device).manual_seed(seed)
     drawn = mouths["both"].generate(context, reply, batch["reply_lengths"], max_new_tokens=limit, generator=dice)[0]
-    drawn = drawn[drawn < len(book.centres)]
+    drawn = drawn[drawn < len(book.centres)].cpu()
     print(f"drawn with seed {seed}: {len(drawn)} codes; heard: {transcript(book.wave(drawn))}")
 
 # %% [markdown]
@@ -609,7 +634,7 @@ def begun(size: float | None) -> talker.Talker:
     fresh = talker.Talker(small)
     if size:
         torch.nn.init.normal_(fresh.model.embed_tokens.weight, std=size)
-    return fresh
+    return fresh.to(run.device)
 
 
 loudness = lambda vectors: float(vectors.detach().square().mean().sqrt())  # noqa: E731
@@ -636,7 +661,7 @@ lab.show(figure, alt="Loss over the first steps of two talkers: codes begun at 0
 
 # %%
 if shipped:
-    asked, own = came_with[0], [model.speech_tokenizer.encode(waves[i]) for i in chosen]
+    asked, own = came_with[0], [model.speech_tokenizer.encode(waves[i]).cpu() for i in chosen]
 else:
     asked, own = mouths["both"], codes
 asked.eval()
@@ -647,10 +672,11 @@ def cost(told_to_say: list[str], hidden: Tensor) -> Tensor:
     """Nats of each true code, (rows, n + 1), 0 behind an end. hidden: (n,) bool, codes that the talker is not given."""
     pairs = zip(told_to_say, own, strict=True)
     rows = recipe.pack([recipe_file.Spoken(recipe_file.said(text), row, 0) for text, row in pairs])
+    rows, hidden = to_device((rows, hidden), run.device)
     context, reply = view(asked, "both", (thinker(**rows["thinker"], logits_to_keep=0), rows))
     given = torch.where(hidden & (rows["codes"] >= 0), talking.tts_codec_mask_token_id, rows["codes"])
     logits = asked(context, reply, given, rows["reply_lengths"], rows["targets"]).logits
-    return F.cross_entropy(logits.transpose(1, 2), rows["targets"], ignore_index=IGNORE, reduction="none")
+    return F.cross_entropy(logits.transpose(1, 2), rows["targets"], ignore_index=IGNORE, reduction="none").cpu()
 
 
 # %%

@@ -72,7 +72,7 @@ class CodebookVoice(nn.Module):
 
     def forward(self, codes: Tensor, speaker: Speaker | str, noise: Tensor | None = None) -> Tensor:
         """Codes (n,) -> a 24 kHz wave; `noise` is a DiT's, and has no use here."""
-        return self.book.wave(codes[codes < len(self.book.centres)])
+        return self.book.wave(codes[codes < len(self.book.centres)].to(self.book.centres.device))
 
 
 def pairs_of(wave: Tensor) -> Tensor:
