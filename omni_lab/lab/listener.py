@@ -30,7 +30,7 @@ SOUND = "<|AUDIO|>"
 @torch.no_grad()
 def vectors_of(encoder: AudioEncoder, wave: np.ndarray) -> Tensor:
     """What the projection of the encoder reads, of one wave (samples,) at 16 kHz: (tokens of 40 ms, d_model)."""
-    mel = log_mel(wave, encoder.config.num_mel_bins)
+    mel = log_mel(wave, encoder.config.num_mel_bins).to(encoder.proj.weight.device)
     return encoder.ln_post(pair_average(encoder.frames(mel[None], [mel.shape[1]])[0]))
 
 
@@ -53,6 +53,11 @@ class Listener(nn.Module):
         self.requires_grad_(False)
         encoder.proj.requires_grad_(True)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.thinker.lm_head.weight.device
+
     def rows(self, counts: Sequence[int], texts: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
         """Dialogues with `counts` places of sound each, up to the answer, or with the answers `texts`.
 
@@ -66,7 +71,8 @@ class Listener(nn.Module):
             rows.append(torch.tensor(before + answer))
             learned.append(torch.tensor([IGNORE] * len(before) + answer))
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        return ids, nn.utils.rnn.pad_sequence(learned, batch_first=True, padding_value=IGNORE)
+        labels = nn.utils.rnn.pad_sequence(learned, batch_first=True, padding_value=IGNORE)
+        return ids.to(self.device), labels.to(self.device)
 
     def embed(self, ids: Tensor, sound: Tensor) -> Tensor:
         """Embeddings of ids (clips, length) with the projected sound (tokens, dim) in its places."""
@@ -74,23 +80,24 @@ class Listener(nn.Module):
 
     def losses(self, vectors: Sequence[Tensor], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """(nats a token of the answers, nats a token of CTC) on clips of (tokens, d_model) and what they say."""
-        counts = torch.tensor([len(v) for v in vectors])
+        counts = torch.tensor([len(v) for v in vectors], device=self.device)
         sound = self.thinker.audio_tower.proj(torch.cat(list(vectors)))  # (tokens of all clips, dim)
         ids, labels = self.rows(counts.tolist(), texts)
-        positions = torch.arange(ids.shape[1]).expand(3, *ids.shape)  # text and sound: t = h = w, one step a token
+        # text and sound: t = h = w, one step a token
+        positions = torch.arange(ids.shape[1], device=self.device).expand(3, *ids.shape)
         embeds = self.embed(ids, sound)
         answers = self.thinker(input_ids=ids, inputs_embeds=embeds, position_ids=positions, labels=labels).loss
         said = transcripts.join([self.processor.tokenizer(text)["input_ids"] for text in texts])
         spelled = self.thinker.lm_head(self.thinker.model.norm(sound))
         blank = self.processor.tokenizer.pad_token_id or 0
-        return answers, transcripts.spelling_loss(spelled, counts, said, blank)
+        return answers, transcripts.spelling_loss(spelled, counts, said.to(self.device), blank)
 
     @torch.no_grad()
     def write_down(self, vectors: Tensor, longest: int = 24) -> str:
         """What the language model writes when asked what it hears: (tokens, d_model) -> text."""
         ids, _ = self.rows([len(vectors)])
         embeds = self.embed(ids, self.thinker.audio_tower.proj(vectors))
-        positions = torch.arange(ids.shape[1]).expand(3, *ids.shape)
+        positions = torch.arange(ids.shape[1], device=self.device).expand(3, *ids.shape)
         new = self.thinker.generate(
             longest, stop_token_ids=self.processor.stop_ids, inputs_embeds=embeds, position_ids=positions
         )

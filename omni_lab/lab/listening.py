@@ -41,7 +41,7 @@ def extractor(mels: int) -> WhisperFeatureExtractor:
 @torch.no_grad()
 def hear(encoder: AudioEncoder, wave: np.ndarray, seconds: float | None = None) -> Tensor:
     """The encoder's frames of one wave at 20 ms, before pooling and projection: (frames, d_model)."""
-    mel = log_mel(wave, encoder.config.num_mel_bins, seconds)
+    mel = log_mel(wave, encoder.config.num_mel_bins, seconds).to(encoder.proj.weight.device)
     return encoder.ln_post(encoder.frames(mel[None], [mel.shape[1]])[0])
 
 
@@ -67,7 +67,7 @@ class WhisperReader:
         """The likeliest next token, again and again, at most `longest`."""
         import ctranslate2
 
-        view = ctranslate2.StorageView.from_array(np.ascontiguousarray(frames[None].numpy()))
+        view = ctranslate2.StorageView.from_array(np.ascontiguousarray(frames[None].cpu().numpy()))
         found = self.model.generate(view, [self.prompt], beam_size=1, max_length=longest)
         return self.tokenizer.decode(found[0].sequences_ids[0]).strip()
 
@@ -111,14 +111,14 @@ def tokens_of(encoder: AudioEncoder, waves: Sequence[np.ndarray]) -> list[Tensor
 def train_speller(
     tokens: Sequence[Tensor], texts: Sequence[str], steps: int, seed: int = 0, batch: int = 16, lr: float = 2e-3
 ) -> tuple[Speller, list[float]]:
-    """Fit a Speller to vectors and their texts; returns it and the loss (nats a letter) of every step.
+    """Fit a Speller, where the vectors lie, to them and their texts; returns it and the loss (nats a letter) a step.
 
     Raises InputError when there is nothing to learn from."""
     pairs = [(x, torch.tensor(spell(t))) for x, t in zip(tokens, texts, strict=True) if len(x) >= len(spell(t)) > 0]
     if not pairs:
         raise InputError("no recording is long enough for its text")
     torch.manual_seed(seed)
-    speller = Speller(pairs[0][0].shape[1]).train()
+    speller = Speller(pairs[0][0].shape[1]).to(pairs[0][0].device).train()
     optimiser = AdamW(speller.parameters(), lr=lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps)
     rng, losses = np.random.default_rng(seed), []
@@ -126,9 +126,9 @@ def train_speller(
         chosen = [pairs[i] for i in rng.choice(len(pairs), min(batch, len(pairs)), replace=False)]
         x = nn.utils.rnn.pad_sequence([x for x, _ in chosen], batch_first=True)
         log_p = speller(x).transpose(0, 1)  # (length, batch, letters), as CTC wants it
-        lengths = torch.tensor([len(x) for x, _ in chosen])
-        letters = torch.tensor([len(t) for _, t in chosen])
-        targets = torch.cat([t for _, t in chosen])
+        lengths = torch.tensor([len(x) for x, _ in chosen], device=x.device)
+        letters = torch.tensor([len(t) for _, t in chosen], device=x.device)
+        targets = torch.cat([t for _, t in chosen]).to(x.device)
         loss = F.ctc_loss(log_p, targets, lengths, letters, zero_infinity=True, reduction="sum") / letters.sum()
         optimiser.zero_grad()
         loss.backward()
