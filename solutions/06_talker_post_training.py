@@ -14,7 +14,7 @@
 # |---|---|
 # | smoke | every step of the way, a few training steps: nothing is learned yet |
 # | cpu | a small talker with bad habits is trained and post-trained: errors before and after, on 100 new sentences |
-# | t4, gpu | the same, learned from more sentences; all on the processor |
+# | t4, gpu | the same, learned from more sentences, on the card |
 #
 # When the lab starts, it prints the time and the memory of each scale that has been measured.
 #
@@ -51,6 +51,7 @@ from omni_lab.train.recipes import talker as recipe_file
 
 run = lab.start(SCALE, SEED, lab="06")
 model, trained = nano_model("cpu")
+model.to(run.device)  # loaded for the processor, so in 32 bits: a card's 16 would want loss scaling (lab 08)
 print("nano model:", "the shipped checkpoint" if trained else "random weights, since none ship in this copy")
 IGNORE = -100  # a label that does not count
 
@@ -65,6 +66,9 @@ IGNORE = -100  # a label that does not count
 # ### Exercise 6.1 - What is learned of a continuation  (difficulty 2 of 3, 10 minutes, 8 points)
 # A row of n codes has n + 1 targets: the codes, then `end_token` (lab 05). Shorter rows are filled with `IGNORE`
 # (-100). Row `i` starts with `given[i]` codes that are not to be learned: `IGNORE` stands at their places.
+#
+# From here on your functions may get tensors on a card: make new ones where the given ones are
+# (`torch.arange(n, device=codes.device)`).
 
 
 # %% tags=["exercise"]
@@ -262,12 +266,34 @@ for name, row in (("as labelled", clean), ("a sloppy recording", sloppy)):
 # A small talker learns from labels as sloppy as these: about one word in four is wrong, and one gap in five, drawn anew
 # at every step. The thinker stays as it is and reads the text; the talker learns the codes with teacher forcing: lab
 # 05's loss, nothing new.
+#
+# Does it fit? The thinker reads all texts at once. It has no way back, so about 16 vectors a token are there at a time,
+# those of one layer. Then the talker's steps: a weight that learns takes 16 bytes (itself, its gradient, two moments of
+# Adam). For the way back each layer keeps 16 vectors a place and, for each head, a table of every place with every
+# other, twice; and the logits come twice. All in 32 bits. We ask for twice the sum, for what the formula leaves out.
+
+
+# %%
+def memory(who: mouth.Mouth, texts: list[str], rows: int) -> float:
+    """Gigabytes for reading `texts` and for a step of the talker on `rows` of them, by the formula above."""
+    longest, part = max(texts, key=len), who.talker.config
+    once = who.hear([longest])
+    read = once.context.embeds.shape[1] + once.reply.shape[1]  # tokens
+    places = read + len(voice.codes(longest))
+    layer = 16 * part.hidden_size + 2 * part.num_attention_heads * places
+    numbers = 16 * len(texts) * read * who.thinker.config.text_config.hidden_size
+    numbers += 4 * sum(p.numel() for p in who.talker.parameters())
+    numbers += rows * places * (part.num_hidden_layers * layer + 2 * part.vocab_size)
+    return 4 * numbers / 1e9
+
 
 # %%
 slips, size = 0.35, run.pick(smoke=2, cpu=16)
 texts = announcer.texts(run.pick(smoke=6, cpu=480, t4=900), SEED)
 torch.manual_seed(SEED)
-speaking = mouth.small(model.thinker, announcer.small_talker(run.pick(smoke=1, cpu=2)), voice)
+speaking = mouth.small(model.thinker, announcer.small_talker(run.pick(smoke=1, cpu=2)).to(run.device), voice)
+print(f"here about {memory(speaking, texts, size):.2f} GB")
+lab.need_memory(2 * memory(speaking, texts, size), run.here)
 heard, faults = speaking.hear(texts), np.random.default_rng(SEED)
 
 
@@ -276,7 +302,7 @@ def imitation(step: int) -> Tensor:
     chosen = torch.randint(len(texts), (size,), generator=run.generator)
     rows = [voice.codes(texts[i], faults, slips) for i in chosen]
     part, padded = heard.rows(chosen), torch.nn.utils.rnn.pad_sequence(rows, True, IGNORE)
-    return speaking.talker(part.context, part.reply, padded, part.lengths).loss
+    return speaking.talker(part.context, part.reply, padded.to(run.device), part.lengths).loss
 
 
 # %%
@@ -297,11 +323,13 @@ halves = torch.tensor([len(row) // 2 for row in own_rows])
 for name, shift in (("its own beginning", 0), ("another's beginning", 1)):
     begun = [own_rows[(k + shift) % 5][: halves[k]] for k in range(5)]
     mixed = [torch.cat((head, row[len(head) :])) for head, row in zip(begun, own_rows, strict=True)]
-    padded = torch.nn.utils.rnn.pad_sequence(mixed, True, IGNORE)
-    wanted = recipe_file.continuation_targets(padded, halves, speaking.talker.config.tts_codec_end_token_id)
+    padded = torch.nn.utils.rnn.pad_sequence(mixed, True, IGNORE).to(run.device)
+    wanted = recipe_file.continuation_targets(
+        padded, halves.to(run.device), speaking.talker.config.tts_codec_end_token_id
+    )
     part = heard.rows(torch.arange(5))
     with torch.no_grad():
-        loss = speaking.talker(part.context, part.reply, padded, part.lengths, wanted).loss
+        loss = speaking.talker(part.context, part.reply, padded, part.lengths, wanted).loss.item()
     print(f"given {name:<20} {loss:.3f} nats a code of the second half")
 
 # %% [markdown]
@@ -901,7 +929,7 @@ def manner_loss(step: int) -> Tensor:
     chosen = torch.randint(len(texts[:96]), (size,), generator=run.generator)
     rows = [voice.codes(texts[i], pause=pause) for i in chosen]
     part, padded = speaker_views[speaker].rows(chosen), torch.nn.utils.rnn.pad_sequence(rows, True, IGNORE)
-    return tuned(part.context, part.reply, padded, part.lengths).loss
+    return tuned(part.context, part.reply, padded.to(run.device), part.lengths).loss
 
 
 def silent_codes(one) -> list[float]:

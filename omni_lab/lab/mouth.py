@@ -15,6 +15,7 @@ from ..omni import OmniModel
 from ..talker import IGNORE, Talker, TalkerContext
 from ..thinker import Thinker
 from ..train import preferences
+from ..train.loader import to_device
 from ..train.recipes import talker as recipes
 from . import announcer
 from .announcer import Announcer
@@ -50,11 +51,17 @@ class Mouth:
     codes: int  # ids from here on are no sound
     longest: int  # codes of a sentence
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; codes and sound come and go on the CPU."""
+        return self.talker.codec_head.weight.device
+
     @torch.no_grad()
     def hear(self, texts: Sequence[str], speaker: int = 0) -> Heard:
         """The thinker reads the sentences: "Say: ..." and the answer. speaker: which token opens the reply."""
         nothing = torch.zeros(1, dtype=torch.long)
         batch = NANO.pack([recipes.Spoken(recipes.said(text), nothing, speaker) for text in texts])
+        batch = to_device(batch, self.device)
         seen = self.thinker(**batch["thinker"], logits_to_keep=0)
         context, reply = recipes.talker_view(self.thinker, self.talker, seen, batch)
         return Heard(context, reply, batch["reply_lengths"])
@@ -64,7 +71,7 @@ class Mouth:
         self, texts: Sequence[str], tries: int = 1, seed: int = 0, rows: int = 64, speaker: int = 0
     ) -> list[list[Tensor]]:
         """`tries` attempts at each sentence, drawn with the talker's own dials: codes (n,), none of them special."""
-        dice, made = torch.Generator().manual_seed(seed), []
+        dice, made = torch.Generator(self.device).manual_seed(seed), []
         heard = self.hear(texts, speaker)
         places = torch.arange(len(texts)).repeat_interleave(tries)
         for some in places.split(rows):
@@ -72,12 +79,12 @@ class Mouth:
             made += self.talker.generate(
                 part.context, part.reply, part.lengths, max_new_tokens=self.longest, generator=dice
             )
-        made = [row[row < self.codes] for row in made]
+        made = [row[row < self.codes].cpu() for row in made]
         return [made[i * tries : (i + 1) * tries] for i in range(len(texts))]
 
     def log_probabilities(self, talker: Talker, heard: Heard, codes: Sequence[Tensor]) -> Tensor:
         """log p of each row of codes and of its end, (batch,), in nats, under `talker`."""
-        padded = torch.nn.utils.rnn.pad_sequence(list(codes), batch_first=True, padding_value=IGNORE)
+        padded = torch.nn.utils.rnn.pad_sequence(list(codes), batch_first=True, padding_value=IGNORE).to(self.device)
         targets = recipes.code_targets(padded, talker.config.tts_codec_end_token_id)
         logits = talker(heard.context, heard.reply, padded, heard.lengths, targets).logits
         return preferences.sequence_log_probability(logits, targets)
@@ -105,7 +112,7 @@ def shipped(model: OmniModel, speaker: str, longest: int = 500) -> Mouth:
         for row in rows:
             noise = torch.randn(1, 2 * len(row), 80, generator=torch.Generator().manual_seed(0))
             how: dict[str, Any] = {"speaker": speaker, "noise": noise, "num_steps": 5, "solver": "euler"}
-            waves.append(model.token2wav(row[None], **how)[0].float() if len(row) else torch.zeros(0))
+            waves.append(model.token2wav(row[None], **how)[0].float().cpu() if len(row) else torch.zeros(0))
         return waves
 
     return Mouth(model.thinker, model.talker, sound, model.speech_tokenizer.config.codebook_size, longest)
@@ -148,7 +155,7 @@ def post_train(
     sides = [[pair.chosen for pair in pairs], [pair.rejected for pair in pairs]]
     with torch.no_grad():  # the reference does not change: once is enough
         before = [who.log_probabilities(who.talker, heard, rows) for rows in sides]
-    lengths = [torch.tensor([len(row) + 1.0 for row in rows]) for rows in sides]
+    lengths = [torch.tensor([len(row) + 1.0 for row in rows], device=who.device) for rows in sides]
     dice, story = torch.Generator().manual_seed(seed), []
 
     def loss_of(step: int) -> Tensor:
