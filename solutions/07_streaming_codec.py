@@ -11,7 +11,7 @@
 # |---|---|
 # | smoke | everything; the parts trained here take a few steps, and do not speak yet |
 # | cpu | a small tokenizer and a small DiT, trained here on shipped sentences |
-# | t4, gpu | the same parts, larger, still on the processor; `omni-lab train codec` makes the shipped kind |
+# | t4, gpu | the same parts, larger, trained on the card; `omni-lab train codec` makes the shipped kind |
 #
 # When the lab starts, it prints the time and the memory of each scale that has been measured.
 #
@@ -600,15 +600,27 @@ lab.explore(
 #
 # At `smoke` scale the DiT takes a few steps, to show that all runs: **nobody would understand it then**. At `cpu` scale
 # look at the pictures below, and judge for yourself.
+#
+# Does it fit? A weight that learns takes 16 bytes: itself, its gradient, and two moments of Adam. For the way back each
+# layer of the DiT keeps about 16 vectors a frame, and for each head, twice, a row over the frames that it may see: all
+# in 32 bits. We ask for twice the result, for what the formula leaves out.
 
 # %%
 size = run.pick(smoke=(64, 3, 64), cpu=(128, 5, 256), t4=(256, 8, 512))  # DiT's width and layers, codebook's entries
 steps = run.pick(smoke=(60, 70), cpu=(300, 2000), t4=(600, 8000))
 torch.manual_seed(SEED)
 tokenizer, network = codec_parts.small_tokenizer(size[2]), codec_parts.small_dit(*size)
+batch, frames = run.pick(smoke=4, cpu=8), 96  # of the DiT: crops, and mel frames of each
+seen = sum(24 * (1 + sum(layer.attn.reach)) for layer in network.transformer_blocks)  # by a frame, in all layers
+for_the_way_back = batch * frames * (16 * size[0] * size[1] + 2 * network.config.num_attention_heads * seen)
+need = (16 * sum(p.numel() for p in network.parameters()) + 4 * for_the_way_back) / 1e9
+print(f"here about {need:.2f} GB")
+lab.need_memory(2 * need, run.here)
+
+# %%
 began = clock.perf_counter()
-of_tokenizer = codec_parts.teach_tokenizer(tokenizer, heard, steps[0], run.pick(smoke=8, cpu=16), SEED)
-of_dit = codec_parts.teach_dit(network, tokenizer, heard, steps[1], run.pick(smoke=4, cpu=8), 96, SEED)
+of_tokenizer = codec_parts.teach_tokenizer(tokenizer, heard, steps[0], run.pick(smoke=8, cpu=16), SEED, run.device)
+of_dit = codec_parts.teach_dit(network, tokenizer, heard, steps[1], batch, frames, SEED, run.device)
 spent = clock.perf_counter() - began
 few = max(1, len(of_dit) // 8)
 print(f"{steps[0]} and {steps[1]} steps in {spent:.0f} s")
@@ -631,14 +643,16 @@ lab.show(figure, alt="The DiT's loss over its training steps, smoothed, on a log
 
 # %%
 with torch.no_grad():
-    codes = tokenizer.codes(sentence.mel[None])  # (1, codes)
-    nobody = torch.zeros(1, network.config.enc_emb_dim)  # no fixed vector here: the reference alone tells the voice
-    voice = network.voice(nobody, codec_parts.reference_of(sentence, heard))  # (2, 1, 1, hidden_size)
-    noise = torch.randn(1, 2 * codes.shape[1], 80, generator=torch.Generator().manual_seed(SEED))
+    real = sentence.mel.to(run.device)  # (frames, 80), where the networks are
+    codes = tokenizer.codes(real[None])  # (1, codes)
+    nobody = real.new_zeros(1, network.config.enc_emb_dim)  # no fixed vector: the reference alone tells the voice
+    voice = network.voice(nobody, codec_parts.reference_of(sentence, heard).to(run.device))  # (2, 1, 1, hidden_size)
+    noise = torch.randn(1, 2 * codes.shape[1], 80, generator=torch.Generator().manual_seed(SEED)).to(run.device)
     made = network.solve(codes, voice, noise, num_steps=run.pick(smoke=3, cpu=10))  # points: 10 are 9 steps, 36 calls
+    made = made.cpu()
 average = torch.cat([clip.mel for clip in heard]).mean(0)
 mel_error = float((made[0] - sentence.mel).abs().mean())
-for name, guess in (("sampled mel", made[0]), ("one average frame for ever", average), ("the noise", noise[0])):
+for name, guess in (("sampled mel", made[0]), ("one average frame for ever", average), ("the noise", noise[0].cpu())):
     print(f"mean error of {name}: {float((guess - sentence.mel).abs().mean()):.2f} nats")
 middle = slice(40, 200)
 show_mels("The real mel above, the DiT's mel below.", real=sentence.mel[middle], made_from_codes=made[0, middle])
@@ -656,7 +670,7 @@ with torch.no_grad():
 
 
 def guided(time: Tensor, state: Tensor) -> Tensor:
-    both = network.velocity(state, fixed, network.modulations(time.reshape(1)), geometry)
+    both = network.velocity(state, fixed, network.modulations(time.reshape(1).to(state)), geometry)
     return flow_matching.guided_velocity(*both.chunk(2), 0.5)
 
 
@@ -674,14 +688,14 @@ with torch.no_grad():
     rows = network.input_embed.code(network.text_embed(codes[:, : 8 * 12]))
     window = window[:, : rows.shape[1]]
     geometry = network.geometry(window.shape[1], window.device, window.dtype)
-    modulations = network.modulations(torch.tensor([0.5]))
+    modulations = network.modulations(torch.tensor([0.5], device=run.device))
     moved = []
     for changed in range(window.shape[1] // 24):
         other = window.clone()
         other[:, changed * 24 : changed * 24 + 24] += 1
         two = [network.velocity(w, voice[0] + rows, modulations, geometry) for w in (window, other)]
         moved.append((two[0] - two[1]).abs()[0, : len(window[0]) // 24 * 24].unflatten(0, (-1, 24)).amax((1, 2)) > 0)
-moved = torch.stack(moved, dim=1)  # (output block, changed block)
+moved = torch.stack(moved, dim=1).cpu()  # (output block, changed block)
 if receptive_blocks:
     print("moved exactly where the receptive field says:", bool((moved == receptive_blocks(len(moved), reaches)).all()))
 
@@ -812,11 +826,12 @@ lab.show(
 
 # %%
 model, trained = nano_model("cpu")
+model.to(run.device)  # loaded for the processor, so all of it in 32 bits
 print("The shipped vocoder speaks." if trained else "No trained vocoder came along: Griffin-Lim speaks in its place.")
 vocoder = model.token2wav.code2wav_bigvgan_model if trained else codec_parts.GriffinLim(run.pick(smoke=16, cpu=60))
 with torch.no_grad():
-    whole = vocoder(sentence.mel[None])[0]
-    naive = torch.cat([vocoder(chunk[None])[0] for chunk in sentence.mel.split(24)])
+    whole = vocoder(real[None])[0].cpu()
+    naive = torch.cat([vocoder(chunk[None])[0] for chunk in real.split(24)]).cpu()
 lab.play(whole, 24_000, alt=f'The sentence from its mel, in one piece: "{sentence.text}"')
 lab.play(naive, 24_000, alt=f'The same from chunks of 0.24 s, with a fault at every seam: "{sentence.text}"')
 
@@ -857,7 +872,8 @@ show_seams(whole=whole, naive=naive)
 # ### Exercise 7.12 - From one chunk to the next  (difficulty 2 of 3, 10 minutes, 5 points)
 # `old` is what lay beyond the last chunk's end, `new` the next chunk; they tell the same few milliseconds. Let the
 # weight of `new` rise from 0 to 1 along half a cosine over `count = min(len(old), len(new))` samples, taken at the
-# middle of each sample. What follows in `new` stays. With no `old` at all, `new` stays as it is.
+# middle of each sample. What follows in `new` stays. With no `old` at all, `new` stays as it is. Sound may lie on a
+# card: make new tensors there, with `device=new.device`.
 
 
 # %% tags=["exercise"]
@@ -925,7 +941,7 @@ for name, way in ((mine, stream), ("package", streamer.packaged)):
 
 # %%
 with torch.no_grad():
-    joined = torch.cat(list(stream(streamer.mel_codec(sentence.mel, vocoder))))
+    joined = torch.cat(list(stream(streamer.mel_codec(real, vocoder)))).cpu()
 words = f'The sentence, streamed in chunks of 0.24 s that fade into each other: "{sentence.text}"'
 lab.play(joined, 24_000, alt=words)
 show_seams(whole=whole, naive=naive, yours=joined)
@@ -947,17 +963,17 @@ print(f"said:  {sentence.text}\nheard: {transcript(joined)}")
 # More context costs the vocoder time, a longer fade blurs. Where do the seams vanish?
 
 # %%
-stretch = sentence.mel[60:156]
+stretch = real[60:156]
 
 
 @torch.no_grad()
 def seams(margin: int, fade: int):
     parts = streamer.mel_codec(stretch, vocoder, margin=margin, fade=fade)
-    wave = torch.cat(list(stream(parts)))
+    wave = torch.cat(list(stream(parts))).cpu()
     figure, axis = lab.figure(width=7, height=2.2)
     axis.plot(torch.arange(5760 - 600, 5760 + 600) / 24, wave[5760 - 600 : 5760 + 600], linewidth=0.9)
     axis.axvline(240, color="C4", linestyle="--")
-    title = f"the first seam; all seams: {seam_strength(wave, stretch):.2f} times as far off as the rest"
+    title = f"the first seam; all seams: {seam_strength(wave, stretch.cpu()):.2f} times as far off as the rest"
     axis.set(xlabel="time (ms)", ylabel="sample", title=title)
     return figure
 
@@ -998,9 +1014,9 @@ for said in held_out[:2] if trained else ():
     dit, chosen = model.token2wav.code2wav_dit_model, model.token2wav.named_speaker("heart")
     with torch.no_grad():
         theirs = model.speech_tokenizer.encode(said.wave)
-        alone = vocoder(model.speech_tokenizer.mel(theirs)[None])[0]
+        alone = vocoder(model.speech_tokenizer.mel(theirs)[None])[0].cpu()
         sounds = streamer.real_codec(theirs.tolist(), dit, prepared_voice(dit, chosen), vocoder)
-        again = torch.cat(list(stream(sounds)))
+        again = torch.cat(list(stream(sounds))).cpu()
     print(f"{said.speaker} said: {said.text}")
     for words, wave in (("through the codebook alone", alone), ("streamed by the shipped DiT", again)):
         print(f"{words}: {transcript(wave)}")
@@ -1017,7 +1033,7 @@ if not trained:
 # %%
 from omni_lab.streaming.mel import MelStream
 
-tokens = torch.tensor([some])
+tokens = torch.tensor([some], device=run.device)
 with torch.no_grad():
     offline = network.solve(tokens, voice, noise[:, : 2 * len(some)], **quick)
 

@@ -6,6 +6,7 @@ They show that the recipe learns; the trained parts of the shipped checkpoint ar
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 import torchaudio
@@ -18,6 +19,7 @@ from ..codec.speech_tokenizer import FRAMES_PER_CODE, MEL_MEAN, SpeechTokenizer,
 from ..config import BigVGANConfig, DiTConfig, SpeechTokenizerConfig, preset
 from ..data import speech
 from ..errors import InputError
+from ..train.loader import to_device
 from ..train.optimise import AdamW
 from ..train.speech_bank import pad
 
@@ -50,7 +52,8 @@ def clips(held_out: int = 12) -> tuple[list[Clip], list[Clip]]:
 class GriffinLim(nn.Module):
     """A vocoder without weights (Griffin and Lim 1984): guess the phases that a mel spectrogram has lost.
 
-    Every window guesses anew, so that chunks do not fit each other: the seams of a vocoder, made audible."""
+    Every window guesses anew, so that chunks do not fit each other: the seams of a vocoder, made audible. It guesses
+    on the CPU, where a seed gives the same on every machine."""
 
     hop = mels.HOP
     config = BigVGANConfig()
@@ -61,8 +64,8 @@ class GriffinLim(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         """Natural-log mel (batch, frames, bands) -> wave (batch, frames * 240)."""
-        filters = mels.mel_filters(mel.shape[2], torch.float32, mel.device)  # (bins, bands)
-        magnitude = (mel.float().exp() @ torch.linalg.pinv(filters)).clamp(min=1e-8)  # (batch, frames, bins)
+        filters = mels.mel_filters(mel.shape[2], torch.float32, torch.device("cpu"))  # (bins, bands)
+        magnitude = (mel.float().cpu().exp() @ torch.linalg.pinv(filters)).clamp(min=1e-8)  # (batch, frames, bins)
         magnitude = torch.cat((magnitude, magnitude[:, -1:]), dim=1).transpose(1, 2)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -70,7 +73,7 @@ class GriffinLim(nn.Module):
                 magnitude, torch.hann_window(mels.WINDOW), mels.WINDOW, mels.HOP, mels.WINDOW, power=1.0,
                 n_iter=self.iterations, momentum=0.99, length=mel.shape[1] * self.hop, rand_init=True,
             )  # fmt: skip
-        return wave.clamp(-1, 1)
+        return wave.clamp(-1, 1).to(mel.device)
 
 
 def small_tokenizer(codebook_size: int = 256) -> SpeechTokenizer:
@@ -118,7 +121,7 @@ def teach(
 
 
 def teach_tokenizer(
-    tokenizer: SpeechTokenizer, heard: Sequence[Clip], steps: int, batch: int = 16, seed: int = 0
+    tokenizer: SpeechTokenizer, heard: Sequence[Clip], steps: int, batch: int = 16, seed: int = 0, device: Any = "cpu"
 ) -> list[float]:
     """Entries start as moments of `heard`, drawn at random, and move to the middle of the moments nearest to them.
 
@@ -128,11 +131,11 @@ def teach_tokenizer(
         raise InputError(f"{len(moments)} moments of speech cannot make {len(tokenizer.codebook)} codes")
     chosen = torch.randperm(len(moments), generator=torch.Generator().manual_seed(seed))[: len(tokenizer.codebook)]
     with torch.no_grad():
-        tokenizer.codebook.copy_(moments[chosen])
+        tokenizer.to(device).codebook.copy_(moments[chosen])
 
     def loss_of(generator: torch.Generator) -> Tensor:
         mels_of = [heard[i].mel for i in torch.randint(len(heard), (batch,), generator=generator).tolist()]
-        return tokenizer(*pad(mels_of, multiple=FRAMES_PER_CODE))
+        return tokenizer(*to_device(pad(mels_of, multiple=FRAMES_PER_CODE), device))
 
     # Entries lie far from zero, where nothing shall draw them to.
     return teach([tokenizer], loss_of, steps, 1e-1, seed, decay=0.0)
@@ -153,12 +156,14 @@ def teach_dit(
     batch: int = 4,
     frames: int = 96,
     seed: int = 0,
+    device: Any = "cpu",
 ) -> list[float]:
     """Flow matching on crops of `frames` mel frames, with their codes and a reference. Returns the loss of every step.
 
     The speaker's fixed vector (`cond`) stays empty here: the voice comes from the reference mel alone."""
+    dit.to(device)
     with torch.no_grad():
-        codes = [tokenizer.codes(clip.mel[None])[0] for clip in heard]
+        codes = [tokenizer.codes(clip.mel[None].to(device))[0].cpu() for clip in heard]
     references = [reference_of(clip, heard) for clip in heard]
 
     def loss_of(generator: torch.Generator) -> Tensor:
@@ -169,8 +174,8 @@ def teach_dit(
             start = int(torch.randint(latest, (1,), generator=generator))
             mel.append(heard[row].mel[2 * start : 2 * start + frames])
             code.append(codes[row][start : start + frames // 2])
-        (target, mask), (tokens, _) = pad(mel), pad(code)
-        reference = torch.cat([references[row] for row in rows])
+        (target, mask), (tokens, _) = to_device((pad(mel), pad(code)), device)
+        reference = torch.cat([references[row] for row in rows]).to(device)
         cond = target.new_zeros(batch, dit.config.enc_emb_dim)
 
         def network(noisy: Tensor, time: Tensor, drop: Tensor) -> Tensor:
