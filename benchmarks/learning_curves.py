@@ -40,7 +40,7 @@ measured apart. Which of their weights to keep was decided by test sentences: se
 attempts were drawn hotter than replies are, and with a penalty on repetition that those do without.
 `bigvgan_7` has another shape than those before it: four stages in place of six (`benchmarks/results/lost_words.md`).
 Its first two stages began as those of `bigvgan_6`, the others anew; the first four minutes (some 390 steps) have left
-no log, and it was stopped at step 7,434 of 9,000. `bigvgan_8` has gone on from there with its weights rounded to
+no log, and it was stopped at step 7,434 of 9,000. `bigvgan` has gone on from there with its weights rounded to
 bfloat16 in every forward pass (`rounded`), as the checkpoint holds them: rounded afterwards they cost words. The mels
 that it was shown are those of `dit_6`; `dit_7` was trained beside it.
 `seeing_2` came after `thinker_2_2` here, and `thinker_2_3` went on from it. Before `thinker_2_4` its balance was undone
@@ -76,14 +76,13 @@ Even of words in no order by the source voice it had 0.44 wrong, CTC 0.14: sente
 to guess. So `thinker_2_23` and the last taught the decoder alone to write down what cannot be guessed (`source`, of
 which two sentences in five are in no order, and `looking`): after the first of them words in no order were 0.22 wrong.
 
-Before `dit_8` and `talker_15` the speech tokenizer was replaced again: its codes are told apart by discriminants of
-phonemes (`train/discriminants.py`). Before, a run of 2,700 steps more from `dit_7`, not in the table, had brought
+Before `dit_8` and the last `talker` the speech tokenizer was replaced again: its codes are told apart by discriminants
+of phonemes (`train/discriminants.py`). Before, a run of 2,700 steps more from `dit_7`, not in the table, had brought
 nothing: of the words of 120 sentences of training's side 0.068 were lost after it, 0.067 before. What the codes do not
-keep no DiT can say. The tables of the new codes began as means of the old ones' once more. `dit_8` and `dit_9` are one
-of two runs side by side. Talkers from `_11` to `_14` knew 2,000 sentences, and what they gained on those they lost on
-others (held out: 1.36 nats after `talker_8`, 1.66 after `talker_14`); those since know 8,000. The attempts of
-`talker_dpo_6` and later ones were made by two processes. The last `dit` and the last `talker` went on from there side by
-side, one a core, and the last `bigvgan` learned on that DiT's mels.
+keep no DiT can say. The tables of the new codes began as means of the old ones' once more. `dit_8` and `dit` are one of
+two runs side by side. Talkers from `_11` to `_14` knew 2,000 sentences, and what they gained on those they lost on
+others (held out: 1.36 nats after `talker_8`, 1.66 after `talker_14`); the last one knows 8,000. The attempts of
+`talker_dpo_6` and later ones were made by two processes.
 
 `omni-lab train all` needs none of these sittings: they were for want of time on two cores. The first sitting of CLIP,
 920 steps, has left no log."""
