@@ -16,7 +16,7 @@ from omni_lab.train.recipes import find
 
 def run(name: str, folder: Path) -> None:
     recipe = find(name).at("smoke", parts=folder / "parts")
-    recipe.settings = replace(recipe.settings, steps=2, accumulate=2, evaluate_every=1, log_every=1, dtype="float32")
+    recipe.settings = replace(recipe.settings, steps=2, accumulate=2, log_every=1, dtype="float32")
     train(recipe, folder / name, device="cpu", progress=False)
 
 

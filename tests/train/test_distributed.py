@@ -106,14 +106,14 @@ def test_processes_whose_batches_hold_different_media_train_together(tmp_path: P
     assert len(alone) == 2 and together == pytest.approx(alone, rel=2e-4)
 
 
-ANYWHERE = ("clip", "hearing", "seeing", "bigvgan", "joint")  # whose losses do not call their models, or parts of them
+ANYWHERE = ("clip", "seeing", "bigvgan", "joint")  # whose losses do not call their models, or parts of them
 
 
 def test_losses_that_enter_a_model_anywhere_are_those_of_one_process(tmp_path: Path) -> None:
     """FSDP2 gathers what is called; these recipes read tables, call towers by themselves, and hold single numbers."""
     torch.manual_seed(0)
     whole = OmniModel(preset("nano"))
-    made = {"language": whole.thinker, "thinker_2": whole.thinker, "speakers": whole.talker}
+    made = {"hearing": whole.thinker, "thinker_2": whole.thinker, "speakers": whole.talker}
     for name, part in (made | {"speech_tokenizer": whole.speech_tokenizer}).items():
         save_part(tmp_path / "parts", name, part)
     shutil.copytree(tmp_path / "parts", tmp_path / "two" / "parts")
@@ -123,11 +123,13 @@ def test_losses_that_enter_a_model_anywhere_are_those_of_one_process(tmp_path: P
         run(name, tmp_path)
         alone, together = (of_log(folder / name) for folder in (tmp_path, tmp_path / "two"))
         assert alone.keys() == together.keys() and len(alone) > 3
-        for figure, value in alone.items():
-            assert together[figure] == pytest.approx(value, rel=2e-3, abs=1e-5), (name, figure)
+        for (step, figure), value in alone.items():
+            # Adam's first step is as long where a gradient is next to nothing, and rounding decides where it goes.
+            close = pytest.approx(value, rel=2e-4 if step == 1 else 2e-2, abs=1e-4)
+            assert together[step, figure] == close, (name, step, figure)
 
 
-def of_log(folder: Path) -> dict[tuple[str, str], float]:
+def of_log(folder: Path) -> dict[tuple[int, str], float]:
     """Every figure of a run's log but its speed, by step and name."""
     rows = read_log(folder / "log.csv")
     return {(row["step"], row["name"]): float(row["value"]) for row in rows if row["name"] != "samples/s"}
