@@ -1000,7 +1000,7 @@ with torch.no_grad():
         torch.cat(list(way(streamer.real_codec(some, network, voice, vocoder, **quick))))
         for way in (stream, streamer.packaged)
     ]
-print(f"{mine} and the package's differ by at most {float((sounds[0] - sounds[1]).abs().max()):.1e}")
+print(f"{mine} and the package's differ by at most {float((sounds[0].cpu() - sounds[1].cpu()).abs().max()):.1e}")
 
 # %% [markdown]
 # ### From a recording to codes, and back
