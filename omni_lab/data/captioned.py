@@ -14,7 +14,7 @@ from PIL import Image
 from ..errors import DataError
 from . import readers
 from .emoji import SIZE
-from .shards import parquet_rows
+from .shards import download, parquet_rows
 
 CAPTION_COLUMNS = ("caption", "text", "sentence")
 
@@ -42,18 +42,6 @@ def load(source: str | Path, limit: int | None = None) -> tuple[np.ndarray, list
     if not pictures:
         raise DataError(f"{folder}: no captioned picture in it")
     return np.stack(pictures), captions
-
-
-def download(name: str) -> Path:
-    """A set's Parquet files from the hub (kept in the hub client's own folder). Raises DataError without a network."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=["*.parquet"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{name!r} is no folder here and could not be fetched from the hub ({reason})") from error
 
 
 def from_parquet(path: Path):

@@ -141,8 +141,10 @@ def coco(path: str | Path, folder: str | Path, report: Report | None = None) -> 
     return each(str(path), ((str(a.get("id")), a) for a in annotations), make, report)
 
 
-def librispeech(folder: str | Path, report: Report | None = None) -> Iterator[Sample]:
-    """LibriSpeech: SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt with "UTTERANCE TEXT" lines beside UTTERANCE.flac."""
+def librispeech(folder: str | Path, report: Report | None = None, rate: int = HEARING_RATE) -> Iterator[Sample]:
+    """LibriSpeech: SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt with "UTTERANCE TEXT" lines beside UTTERANCE.flac.
+
+    rate: of the waves, in Hz; what hears takes 16 kHz."""
     folder = Path(folder)
     lists = sorted(folder.rglob("*.trans.txt"))
     if not lists:
@@ -160,7 +162,7 @@ def librispeech(folder: str | Path, report: Report | None = None) -> Iterator[Sa
         text = text.strip().lower().capitalize()
         speaker = path.stem.split("-")[0]
         meta = {"key": path.stem, "voice": speaker}
-        return Sample([user(TRANSCRIBE, audio(open_sound(path)))], "asr", text, meta=meta)
+        return Sample([user(TRANSCRIBE, audio(open_sound(path, rate)))], "asr", text, meta=meta)
 
     return each(str(folder), records(), make, report)
 
@@ -185,8 +187,8 @@ PICTURES = ("jpg", "jpeg", "png", "webp")
 SOUNDS = ("flac", "wav", "mp3", "ogg", "opus")
 
 
-def from_fields(fields: dict[str, Any], name: str) -> Sample:
-    """A sample from named bytes: a picture or a sound, and text (txt; or json: text, question, answer).
+def from_fields(fields: dict[str, Any], name: str, rate: int = HEARING_RATE) -> Sample:
+    """A sample from named bytes: a picture or a sound (at `rate` Hz), and text (txt; or json: text, question, answer).
 
     Raises DataError when there is neither picture nor sound."""
     about = json.loads(fields["json"]) if "json" in fields else {}
@@ -198,7 +200,7 @@ def from_fields(fields: dict[str, Any], name: str) -> Sample:
             return Sample([user(about.get("question", CAPTION), picture)], "caption", text.strip(), meta=meta)
     for kind in SOUNDS:
         if kind in fields:
-            sound = audio(open_sound(fields[kind]))
+            sound = audio(open_sound(fields[kind], rate))
             return Sample([user(about.get("question", TRANSCRIBE), sound)], "asr", text.strip(), meta=meta)
     raise DataError(f"no picture or sound among {sorted(fields)}")
 
@@ -215,9 +217,11 @@ def webdataset(
     return each("WebDataset", tar_records(shards), lambda fields: from_fields(fields, fields["__key__"]), report)
 
 
-def parquet(path: str | Path, report: Report | None = None, rank: int = 0, world: int = 1) -> Iterator[Sample]:
+def parquet(
+    path: str | Path, report: Report | None = None, rank: int = 0, world: int = 1, rate: int = HEARING_RATE
+) -> Iterator[Sample]:
     """Parquet as hubs store it: columns "image" or "audio" (bytes, or {"bytes": ...}), and "text", "caption", or
-    "question" and "answer". This process (rank of world) takes every world-th row group."""
+    "question" and "answer". This process (rank of world) takes every world-th row group. rate: of sounds, in Hz."""
     from .shards import parquet_rows
 
     def make(row: dict[str, Any]) -> Sample:
@@ -225,7 +229,10 @@ def parquet(path: str | Path, report: Report | None = None, rank: int = 0, world
         about = {"question": row["question"]} if row.get("question") else {}
         text = row.get("answer") or row.get("text") or row.get("caption") or row.get("sentence") or ""
         fields = {"png" if kind == "image" else "wav": raw for kind, raw in media.items()}
-        return from_fields(fields | {"json": json.dumps(about | {"text": text})}, row["__key__"])
+        sample = from_fields(fields | {"json": json.dumps(about | {"text": text})}, row["__key__"], rate)
+        if row.get("speaker_id") is not None:
+            sample.meta["voice"] = str(row["speaker_id"])
+        return sample
 
     return each(str(path), parquet_rows(Path(path), rank, world), make, report)
 

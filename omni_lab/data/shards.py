@@ -1,4 +1,4 @@
-"""Raw records out of large files: tar shards and Parquet row groups, a part for each process."""
+"""Raw records out of large files: tar shards and Parquet row groups, a part for each process; Parquet off the hub."""
 
 import tarfile
 from collections.abc import Iterator
@@ -53,3 +53,21 @@ def parquet_rows(path: Path, rank: int = 0, world: int = 1) -> Iterator[tuple[st
                     yield name, row | {"__key__": name}
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: missing, cut short or no Parquet file") from error
+
+
+def download(name: str) -> Path:
+    """A set's Parquet files from the hub, kept in the hub client's own folder.
+
+    name: "owner/set", or "owner/set/beginning" for those files alone whose paths begin so, as "clean/test" does. Raises
+    DataError without a network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    owner, _, rest = name.partition("/")
+    owned, _, beginning = rest.partition("/")
+    try:
+        folder = snapshot_download(f"{owner}/{owned}", repo_type="dataset", allow_patterns=[f"{beginning}*.parquet"])
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{name!r} is no folder here and could not be fetched from the hub ({reason})") from error
+    return Path(folder)

@@ -17,7 +17,7 @@ from ..codec import mel as mels
 from ..codec.dit import DiT
 from ..codec.speech_tokenizer import FRAMES_PER_CODE, MEL_MEAN, SpeechTokenizer, pairs
 from ..config import BigVGANConfig, DiTConfig, SpeechTokenizerConfig, preset
-from ..data import speech
+from ..data import speech, spoken_sets
 from ..errors import InputError
 from ..train.loader import to_device
 from ..train.optimise import AdamW
@@ -28,7 +28,7 @@ REFERENCE = 96  # mel frames by which a voice is shown
 
 @dataclass(frozen=True)
 class Clip:
-    """One shipped sentence."""
+    """One sentence."""
 
     text: str
     speaker: str
@@ -40,10 +40,13 @@ class Clip:
         return mels.mel_spectrogram(self.wave)
 
 
-def clips(held_out: int = 12) -> tuple[list[Clip], list[Clip]]:
-    """The shipped sentences: those to train on, and the last `held_out`, which nothing here is trained on."""
+def clips(source: str = "", held_out: int = 12) -> tuple[list[Clip], list[Clip]]:
+    """Sentences to train on, and the last `held_out`, which nothing here is trained on.
+
+    source: "" for the shipped ones; a folder or hub name for 400 of another set (`data/spoken_sets.py`). Raises
+    DataError."""
     made = []
-    for sound in speech.shipped():
+    for sound in spoken_sets.load(source, mels.SAMPLE_RATE, 400) if source else speech.shipped():
         samples = len(sound.wave) // (FRAMES_PER_CODE * mels.HOP) * FRAMES_PER_CODE * mels.HOP
         made.append(Clip(sound.about["text"], sound.about["speaker"], torch.from_numpy(sound.wave[:samples].copy())))
     return made[:-held_out], made[-held_out:]

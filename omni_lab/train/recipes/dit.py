@@ -22,6 +22,7 @@ from ...codec.dit import DiT
 from ...codec.speaker import REFERENCE_FRAMES, SpeakerEncoder, reference_window
 from ...codec.speech_tokenizer import SpeechTokenizer
 from ...config import preset
+from ...data.splits import generator
 from .. import speech_bank
 from ..parts import frozen_tokenizer, need_part, save_part
 from ..recipe import Batch, Recipe, Settings
@@ -38,6 +39,7 @@ class DiTSettings(Settings, speech_bank.Supply):
     reference_frames: int = REFERENCE_FRAMES
     other_voice: float = 0.5  # share of others' clips with the source voice's codes, where it said the same
     lent: float = 0.0  # share of batches in which all codes are the source voice's, as a talker's are
+    source: float = 0.0  # share of batches of the source voice alone, from its own shards
     start: str = ""  # folder of parts to go on from, with a schedule of its own; "": fresh weights
 
 
@@ -95,6 +97,12 @@ class DiTRecipe(Recipe):
         return model
 
     def batch(self, index: int) -> Batch:
+        if self.settings.source:
+            rng = generator("source batch", "train", self.seed, index)
+            if rng.random() < self.settings.source:
+                alone = list(speech_bank.drawn_solo(self.settings, rng, index))
+                chosen = rng.integers(len(alone), size=self.settings.batch_size)
+                return self.examples([(alone[i], alone[i]) for i in chosen], alone, rng)
         pairs, rng = speech_bank.drawn(self.settings, self.seed, index)
         clips = [clip for pair in pairs for clip in pair]
         chosen, places, others = [], [*range(len(clips))], self.settings.other_voice
@@ -157,7 +165,6 @@ class DiTRecipe(Recipe):
         """Flow-matching loss on sentences and speakers never heard; distance of sampled mels from the real ones."""
         pairs = speech_bank.shard("test", 0, self.settings.sentences)[: 4 if self.settings.steps < 100 else 24]
         clips = [clip for pair in pairs for clip in pair]
-        from ...data.splits import generator
         from ..loader import to_device
 
         own = [(clip, clip) for clip in clips[::2]]
