@@ -22,6 +22,7 @@
 # %% tags=["parameters"]
 SCALE = None  # "smoke", "cpu", "t4", "gpu"; None: what this machine carries
 SEED = 0
+SPOKEN = ""  # a folder or hub name of one person's speech, such as LJSpeech's, for the talker to learn from
 CHECKPOINT = ""  # a folder or hub name, such as "Qwen/Qwen2.5-Omni-3B", to ask in the last section
 
 # %%
@@ -36,7 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omni_lab import config, lab, sampling, talker
-from omni_lab.data import sentences, speech
+from omni_lab.data import sentences, speech, spoken_sets
 from omni_lab.data.splits import generator
 from omni_lab.errors import OmniLabError
 from omni_lab.evaluate import ears, metrics
@@ -387,10 +388,13 @@ lab.explore(
 # A codec turns sound into codes and back. You build the real one in lab 07. Until then a **codebook** does: cut speech
 # into pieces of 20 ms, find the most typical ones (k-means; 256 at smoke scale, else 512), and call each piece by the
 # number of the nearest. Back to sound goes the typical piece, with its phases guessed (Griffin and Lim 1984). Here is a
-# sentence that ships with the course, through 50 codes a second.
+# sentence that ships with the course, through 50 codes a second. With `SPOKEN` set above the speech is the field's own:
+# unpack LJSpeech somewhere and name its folder, and all that follows is in that reader's voice.
 
 # %%
 recorded = [clip for clip in speech.shipped() if clip.about["speaker"] == "heart"]
+if SPOKEN:
+    recorded = list(spoken_sets.load(SPOKEN, 24000, 60))
 waves = [torch.from_numpy(clip.wave.copy()) for clip in recorded]  # (samples,) each, at 24 kHz
 started = time.perf_counter()
 book = codebook.fit(run.pick(smoke=waves[:12], cpu=waves), run.pick(smoke=256, cpu=512))

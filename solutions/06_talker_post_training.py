@@ -25,6 +25,7 @@
 # %% tags=["parameters"]
 SCALE = None  # "smoke", "cpu", "t4", "gpu"; None: what this machine carries
 SEED = 0
+SPOKEN = ""  # a folder or hub name of many people's speech, such as "openslr/librispeech_asr/clean/test", to compare
 CHECKPOINT = ""  # a folder or hub name, such as "Qwen/Qwen2.5-Omni-3B", for the last section
 
 # %%
@@ -39,7 +40,7 @@ from torch import Tensor
 
 from omni_lab import lab
 from omni_lab.codec import disclosure
-from omni_lab.data import folders, sentences, speech
+from omni_lab.data import folders, sentences, speech, spoken_sets
 from omni_lab.data.splits import generator
 from omni_lab.errors import OmniLabError
 from omni_lab.evaluate import dpo_change, ears, metrics
@@ -155,6 +156,25 @@ lab.show(figure, alt="Matrix of voiceprint cosines of recordings: bright where b
 same = np.equal.outer([label.split()[0] for label in labels], [label.split()[0] for label in labels])
 other_clip = same & ~np.eye(len(labels), dtype=bool)
 print(f"same speaker, other sentence: {matrix[other_clip].mean():.2f}; other speaker: {matrix[~same].mean():.2f}")
+
+# %% [markdown]
+# One synthesiser made all of these. Real people differ in more than pitch and resonances. Set `SPOKEN` above to a
+# folder of LibriSpeech, or to its name at the hub, and the judge hears two sentences each of its first speakers. Will
+# the gap between the two figures be wider?
+
+# %%
+if SPOKEN:
+    heard = spoken_sets.load(SPOKEN, 24000, 600)
+    people = tuple(dict.fromkeys(clip.about["speaker"] for clip in heard))[: run.pick(smoke=2, cpu=10)]
+    chosen = [clip for name in people for clip in [c for c in heard if c.about["speaker"] == name][:2]]
+    voices = np.stack([judge(clip.wave, 24000) for clip in chosen])
+    apart = metrics.similarity_matrix(voices, voices)
+    alike = np.equal.outer(*[[clip.about["speaker"] for clip in chosen]] * 2)
+    ourselves = np.eye(len(chosen), dtype=bool)
+    figures = apart[alike & ~ourselves].mean(), apart[~alike].mean()
+    print(f"{len(people)} people: same speaker {figures[0]:.2f}, other speaker {figures[1]:.2f}")
+else:
+    print("SPOKEN is empty: the course's own speakers have to do.")
 
 # %% [markdown]
 # ### Something to touch: when does a voice become another?
@@ -907,8 +927,20 @@ else:
 # announcer's words 21.2 % were wrong before and 6.7 % after, a difference of -18.5 to -10.7 points in 95 % of the
 # draws. Of the relatives, heard on 24 sentences, the worst had 97 % wrong: without an anchor she fled from the losers,
 # and the winners themselves became less likely by 1.9 nats a code. The anchor alone had 10 % wrong: to imitate one's
-# own best attempts is most of the cure. What the losers add cannot be told from so few sentences. The shipped talker is
-# another matter: over 200 hard sentences what DPO gave it was within the noise (`benchmarks/results/mini_suite.md`).
+# own best attempts is most of the cure. What the losers add cannot be told from so few sentences.
+#
+# ### Which pairs teach
+# For the shipped talker DPO long gave nothing. Its replies are drawn cold (temperature 0.3), its attempts hot (0.7), or
+# none would differ. Guess: what do pairs of the best and the worst of such attempts teach, and what not?
+#
+# Of 61 such pairs 12 were of sentences that its reply had right: there is nothing to unlearn. And for 112 of 290
+# replies that were wrong no hot attempt was better. So recipe `talker_dpo` now has it reply first. Only where that is
+# wrong it tries again, hotter, and the source voice competes: the best of these is preferred to *what it said*. Of 723
+# sentences 234 gave a pair. On 120 hard sentences of training's side (1,277 words) it had 193 words wrong before, and
+# 169 after (24 fewer, give or take 11); with 69 to 77 pairs of hot attempts, and fewer and smaller steps, 192 to 211.
+# In the suite, on 200 sentences that decided nothing, DPO takes its words wrong from 19.2 % to 16.1 % (recorded on
+# 2026-11-30; `benchmarks/results/mini_suite.md`).
+#
 # The report gives for its own talker, on seed-tts-eval (zh / en / hard), word error rates of 1.70 / 2.72 / 7.97 %
 # before DPO and 1.42 / 2.33 / 6.54 % after (its table 9).
 #

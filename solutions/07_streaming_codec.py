@@ -20,6 +20,7 @@
 # %% tags=["parameters"]
 SCALE = None  # "smoke", "cpu", "t4", "gpu"; None: what this machine carries
 SEED = 0
+SPOKEN = ""  # a folder or hub name of speech, such as LJSpeech's, for this lab's parts to learn from
 RELEASED = ""  # a folder or hub name of a released checkpoint, such as "Qwen/Qwen2.5-Omni-3B", for the last section
 
 # %%
@@ -66,10 +67,11 @@ lab.show(figure, alt="Codes go from the talker to the DiT, which makes mel frame
 # Nothing in this chain may wait for the end. Before you go on: at 12 codes a block, how long does one block sound?
 #
 # Here is a sentence that ships with the course, and its log-mel, which the DiT has to make: (frames, 80), a frame every
-# 10 ms, natural logarithm. One nat more is 2.7 times the magnitude.
+# 10 ms, natural logarithm. One nat more is 2.7 times the magnitude. With `SPOKEN` set above it is a sentence of the
+# field's own sets, and codebook and DiT learn from others of the same set.
 
 # %%
-heard, held_out = codec_parts.clips()
+heard, held_out = codec_parts.clips(SPOKEN)
 sentence = held_out[0]
 words = f'The voice {sentence.speaker} says: "{sentence.text}"'
 lab.play(sentence.wave, mels.SAMPLE_RATE, alt=words, spectrogram=False)  # its picture comes next

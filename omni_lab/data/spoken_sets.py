@@ -44,10 +44,10 @@ def samples(folder: Path, rate: int) -> Iterable[Sample]:
 def sound_of(sample: Sample, rate: int) -> Sound:
     """The spoken sentence of a sample, be it heard (ASR) or to be said. Raises DataError where nobody speaks."""
     if sample.speech is not None:
-        wave = resample(sample.speech, SPEAKING_RATE, rate)
+        waves = [resample(sample.speech, SPEAKING_RATE, rate)]
     else:
-        wave = next((part["audio"] for part in sample.messages[0]["content"] if part["type"] == "audio"), None)
-    if wave is None:
+        waves = [part["audio"] for part in sample.messages[0]["content"] if part["type"] == "audio"]
+    if not waves:
         raise DataError(f"{sample.meta['key']}: no sound in it, so no speech")
     about = {"text": sample.answer, "speaker": str(sample.meta.get("voice", "somebody"))}
-    return Sound(str(sample.meta["key"]), wave, about)
+    return Sound(str(sample.meta["key"]), waves[0], about)

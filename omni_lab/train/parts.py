@@ -20,8 +20,10 @@ from ..data.splits import generator
 from ..errors import CheckpointError, ConfigError
 from ..evaluate import dpo_change
 from ..processing.processor import OmniProcessor
+from ..sampling import Sampling
 
 TEMPERATURE = 0.5  # of the noise with which the assembled model's DiT begins (DiT.draw_noise)
+DRAWN = 0.3  # temperature at which its talker draws codes
 
 
 def part_path(folder: Path, name: str) -> Path:
@@ -114,13 +116,18 @@ def assemble(folder: Path, out: Path, preset_name: str = "nano", base: Path | No
         model.processor = OmniProcessor.from_pretrained(samples_folder() / "checkpoints" / preset_name)
     model.eval()
     model.speakers.update(course_speakers(model))
-    # A sound that lasts is the same code again and again: a penalty on repetition makes it another sound.
-    model.talker.default_sampling = replace(model.talker.default_sampling, temperature=0.3, repetition_penalty=1.0)
+    model.talker.default_sampling = of_replies(model.talker.default_sampling)
     model.token2wav.code2wav_dit_model.temperature = TEMPERATURE
     model.to(torch.bfloat16).save_pretrained(out, dtype=torch.bfloat16)
     if change := added_by_dpo(folder):
         dpo_change.write(out / dpo_change.FILE, change)
     return out
+
+
+def of_replies(sampling: Sampling, temperature: float = DRAWN) -> Sampling:
+    """How the assembled model's talker draws: not as hot as the release's, and without its penalty on repetition. A
+    sound that lasts is the same code again and again, which a penalty makes another sound."""
+    return replace(sampling, temperature=temperature, repetition_penalty=1.0)
 
 
 def added_by_dpo(folder: Path) -> dict[str, torch.Tensor]:

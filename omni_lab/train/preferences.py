@@ -4,6 +4,7 @@ Triples (x, y_w, y_l): a text, and the best and worst of several ways in which t
 rate and by pauses that the punctuation does not ask for.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -58,6 +59,12 @@ def best_and_worst(scores: list[float], margin: float = 0.05) -> tuple[int, int]
     if not order or scores[order[-1]] - scores[order[0]] < margin:
         return None
     return order[0], order[-1]
+
+
+def better(score: float, others: Sequence[float], margin: float = 0.05) -> int | None:
+    """Index of the lowest of `others`, or None if it is not lower than `score` by at least `margin`."""
+    best = min(range(len(others)), key=lambda i: (others[i], i), default=None)
+    return best if best is not None and score - others[best] >= margin else None
 
 
 def reward_accuracy(

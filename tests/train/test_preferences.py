@@ -7,6 +7,7 @@ import torch
 
 from omni_lab.train.preferences import (
     best_and_worst,
+    better,
     dpo_loss,
     preference_score,
     reward_accuracy,
@@ -43,6 +44,7 @@ def test_log_probabilities_sum_over_labelled_places() -> None:
 def test_ranking() -> None:
     assert best_and_worst([0.3, 0.1, 0.8, 0.1]) == (1, 2)
     assert best_and_worst([0.3, 0.31]) is None and best_and_worst([]) is None
+    assert better(0.3, [0.4, 0.2, 0.2]) == 1 and better(0.3, [0.27]) is None and better(0.3, []) is None
     assert preference_score(0.1, 0.4) == pytest.approx(0.3)
     zero = torch.zeros(2)
     assert reward_accuracy(torch.tensor([1.0, -1.0]), zero, zero, zero).item() == 0.5

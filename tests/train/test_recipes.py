@@ -133,9 +133,10 @@ def test_a_sentences_triple_is_collected_once_and_by_whom_it_falls_to(trained: P
     (folder / "00001.json").unlink()  # as if killed before it
     said: list[int] = []
     attempts = type(recipe).attempts
-    monkeypatch.setattr(type(recipe), "attempts", lambda *given: (said.append(given[-1]), attempts(*given))[1])
+    monkeypatch.setattr(type(recipe), "attempts", lambda *given: (said.append(given[3:]), attempts(*given))[1])
     recipe.build()
-    assert said == [1] and len(wanted) == 3
+    # Said as a reply, then hotter.
+    assert said == [(1, 1, parts.DRAWN), (1, recipe.settings.tries, recipe.settings.temperature)] and len(wanted) == 3
     for before, after in zip(wanted, (vars(t) for t in recipe.triples), strict=True):
         assert before["text"] == after["text"]
         assert all(torch.equal(before[name], after[name]) for name in ("chosen", "rejected"))

@@ -161,6 +161,17 @@ def test_all_codes_may_be_the_source_voices(coded: Path, monkeypatch) -> None:
     assert {said.speaker == "heart" for said, _ in chosen} == {True, False}
 
 
+def test_the_dit_may_learn_from_the_source_voice_alone(coded: Path, monkeypatch) -> None:
+    recipe = at("dit", coded, source=0.5, other_voice=1.0, batch_size=3)
+    monkeypatch.setattr(recipe, "examples", lambda chosen, clips, rng: chosen)
+    alone = {clip.text for clip in speech_bank.solo("train", 0, 20)}
+    batches = [recipe.batch(index) for index in range(40)]
+    own = [all(said is heard and said.text in alone for said, heard in batch) for batch in batches]
+    assert 10 <= sum(own) <= 30
+    assert {said.speaker for batch, yes in zip(batches, own, strict=True) if yes for said, _ in batch} == {"heart"}
+    assert [said.text for said, _ in recipe.batch(7)] == [said.text for said, _ in batches[7]]
+
+
 def test_crops_keep_mel_and_codes_in_step(coded: Path) -> None:
     recipe = at("dit", coded, other_voice=0.0, batch_size=6)
     for index in range(3):

@@ -101,8 +101,8 @@ class DiTRecipe(Recipe):
             rng = generator("source batch", "train", self.seed, index)
             if rng.random() < self.settings.source:
                 alone = list(speech_bank.drawn_solo(self.settings, rng, index))
-                chosen = rng.integers(len(alone), size=self.settings.batch_size)
-                return self.examples([(alone[i], alone[i]) for i in chosen], alone, rng)
+                own = [alone[i] for i in rng.integers(len(alone), size=self.settings.batch_size)]
+                return self.examples([(clip, clip) for clip in own], alone, rng)
         pairs, rng = speech_bank.drawn(self.settings, self.seed, index)
         clips = [clip for pair in pairs for clip in pair]
         chosen, places, others = [], [*range(len(clips))], self.settings.other_voice
