@@ -49,5 +49,6 @@ def sound_of(sample: Sample, rate: int) -> Sound:
         waves = [part["audio"] for part in sample.messages[0]["content"] if part["type"] == "audio"]
     if not waves:
         raise DataError(f"{sample.meta['key']}: no sound in it, so no speech")
-    about = {"text": sample.answer, "speaker": str(sample.meta.get("voice", "somebody"))}
+    text = sample.answer.capitalize() if sample.answer.isupper() else sample.answer  # LibriSpeech is all capitals
+    about = {"text": text, "speaker": str(sample.meta.get("voice", "somebody"))}
     return Sound(str(sample.meta["key"]), waves[0], about)
