@@ -63,10 +63,10 @@ def download(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    owner, _, rest = name.partition("/")
-    owned, _, beginning = rest.partition("/")
+    *of_set, beginning = [*name.split("/", 2), "", ""][:3]
+    repository = "/".join(of_set).rstrip("/")
     try:
-        folder = snapshot_download(f"{owner}/{owned}", repo_type="dataset", allow_patterns=[f"{beginning}*.parquet"])
+        folder = snapshot_download(repository, repo_type="dataset", allow_patterns=[f"{beginning}*.parquet"])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{name!r} is no folder here and could not be fetched from the hub ({reason})") from error

@@ -82,6 +82,8 @@ def test_a_part_of_a_hub_set(tmp_path, monkeypatch):
     assert asked["name"] == "openslr/librispeech_asr" and asked["allow_patterns"] == ["clean/test*.parquet"]
     shards.download("jxie/flickr8k")
     assert asked["name"] == "jxie/flickr8k" and asked["allow_patterns"] == ["*.parquet"]
+    shards.download("emotion")
+    assert asked["name"] == "emotion" and asked["allow_patterns"] == ["*.parquet"]
 
 
 def test_lab_07_learns_from_another_set(tmp_path):
