@@ -8,6 +8,8 @@ the DiT's speaker conditions. The choice is the oldest one, vector quantisation 
   last frames, those directions in which phonemes are farthest apart for how much each varies, with the two frames
   themselves beside them at a small weight. Distances of mel frames alone (`window` of one code) are ruled by loudness
   and pitch, and throw away what tells consonants apart.
+- A code is heard among others. So from there, codebook and directions learn on by what a small network reads from a
+  whole sentence's codes, phonemes and mel (train/code_reader.py): half as many codes then say more.
 - The codebook is fitted to one voice, the source voice. Another's sound is heard *as if that voice had said it*, and
   the DiT learns to say one rendition's codes with another speaker's timbre (`other_voice` in train/recipes/dit.py;
   the nano world can say a sentence twice with the same timing).
@@ -29,6 +31,7 @@ from . import mel as mels
 FRAMES_PER_CODE = 2  # mel frames of 10 ms
 MEL_MEAN, MEL_DEVIATION = -5.7, 2.6  # of log-mel frames of speech
 PAIR_WEIGHT = 0.3 / MEL_DEVIATION  # of the two frames beside the discriminants, which vary by 1 within a phoneme
+PART = 1_024  # rows whose distances to all centres are held at once: even if a student holds every difference
 SILENCE = math.log(mels.LOG_FLOOR)  # what is before the first frame
 
 
@@ -38,6 +41,25 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     |v - e|^2 = |v|^2 - 2 v.e + |e|^2, of which the first term is the same for all e: one matrix product does it.
     """
     return (vectors @ codebook.T - codebook.square().sum(-1) / 2).argmax(-1)
+
+
+def k_means(rows: Tensor, size: int, rounds: int = 12, seed: int = 0) -> Tensor:
+    """Lloyd's method (1982) from rows drawn at random: (n, dim) -> (size, dim). Raises InputError for too few rows."""
+    if len(rows) < size:
+        raise InputError(f"codebook: {len(rows)} pairs of frames cannot make {size} codes")
+    generator = torch.Generator().manual_seed(seed)
+    return moved(rows[torch.randperm(len(rows), generator=generator)[:size]], rows, rounds)
+
+
+def moved(centres: Tensor, rows: Tensor, rounds: int) -> Tensor:
+    """Centres (codes, dim), each moved so many times to the middle of those rows (n, dim) that it is nearest to."""
+    for _ in range(rounds):
+        owner = torch.cat([nearest(part, centres) for part in rows.split(PART)])
+        count = torch.bincount(owner, minlength=len(centres))
+        sums = torch.zeros_like(centres).index_add_(0, owner, rows)
+        # A centre that nobody is nearest to stays where it is.
+        centres = torch.where(count[:, None] > 0, sums / count.clamp(min=1)[:, None], centres)
+    return centres
 
 
 def pairs(mel: Tensor) -> Tensor:
@@ -72,7 +94,7 @@ class SpeechTokenizer(nn.Module):
         self.codebook = nn.Parameter(entries * MEL_DEVIATION + MEL_MEAN)  # natural-log mel, as what it stands for
         self.discriminants: nn.Linear | None = None
         if config.window > FRAMES_PER_CODE:
-            # Found by counting (train/discriminants.py), not by a gradient.
+            # Found by counting (train/discriminants.py), and frozen but where its recipe has them learn on.
             self.discriminants = nn.Linear(config.window * config.mel_dim, config.discriminants).requires_grad_(False)
             self.centres = nn.Parameter(torch.randn(config.codebook_size, config.discriminants))
 
@@ -91,6 +113,14 @@ class SpeechTokenizer(nn.Module):
         if self.discriminants is None:
             return self.codebook
         return torch.cat([self.centres, PAIR_WEIGHT * self.codebook], dim=-1)
+
+    @torch.no_grad()
+    def place(self, entries: Tensor) -> None:
+        """Put the codes where `entries` (codes, dim) says that they lie among `vectors`."""
+        centres, moments = entries.split([entries.shape[1] - self.codebook.shape[1], self.codebook.shape[1]], dim=1)
+        self.codebook.copy_(moments if self.discriminants is None else moments / PAIR_WEIGHT)
+        if self.discriminants is not None:
+            self.centres.copy_(centres)
 
     def mel(self, codes: Tensor) -> Tensor:
         """What codes stand for, each for itself: (..., n) -> natural-log mel (..., 2 * n, mel_dim).

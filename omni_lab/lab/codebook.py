@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from ..codec import mel as mels
 from ..codec import speech_tokenizer
 from ..codec.speaker import Speaker
+from ..codec.speech_tokenizer import k_means
 from ..errors import InputError
-
-PART = 1_024  # rows whose distances to all centres are held at once: even if a student holds every difference
 
 
 @dataclass(frozen=True)
@@ -83,18 +82,3 @@ def pairs_of(wave: Tensor) -> Tensor:
 def fit(waves: Sequence[Tensor], size: int, rounds: int = 12, seed: int = 0) -> Codebook:
     """A codebook for the mel pairs of `waves` at 24 kHz. Raises InputError for too little sound."""
     return Codebook(k_means(torch.cat([pairs_of(wave) for wave in waves]), size, rounds, seed))
-
-
-def k_means(rows: Tensor, size: int, rounds: int = 12, seed: int = 0) -> Tensor:
-    """Lloyd's method (1982) from rows drawn at random: (n, dim) -> (size, dim). Raises InputError for too few rows."""
-    if len(rows) < size:
-        raise InputError(f"codebook: {len(rows)} pairs of frames cannot make {size} codes")
-    generator = torch.Generator().manual_seed(seed)
-    centres = rows[torch.randperm(len(rows), generator=generator)[:size]].clone()
-    for _ in range(rounds):
-        owner = torch.cat([speech_tokenizer.nearest(part, centres) for part in rows.split(PART)])
-        count = torch.bincount(owner, minlength=size)
-        sums = torch.zeros_like(centres).index_add_(0, owner, rows)
-        # A centre that nobody is nearest to stays where it is.
-        centres = torch.where(count[:, None] > 0, sums / count.clamp(min=1)[:, None], centres)
-    return centres

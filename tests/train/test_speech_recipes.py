@@ -10,14 +10,16 @@ import torch
 
 from omni_lab.codec.dit import DiT
 from omni_lab.codec.speaker import SpeakerEncoder
-from omni_lab.codec.speech_tokenizer import pairs
+from omni_lab.codec.speech_tokenizer import SpeechTokenizer, pairs
 from omni_lab.config import preset
 from omni_lab.data import music, recordings
 from omni_lab.errors import ConfigError, DataError
 from omni_lab.talker import Talker
 from omni_lab.train import parts, phoneme_bank, speech_bank, transcripts
+from omni_lab.train.code_reader import IGNORED
 from omni_lab.train.nano import processor
 from omni_lab.train.recipes import find
+from omni_lab.train.recipes import speech_tokenizer as recipe_of_tokenizer
 from omni_lab.train.recipes.hearing import BESIDE
 
 NANO = preset("nano")
@@ -43,7 +45,7 @@ def own_speech(tmp_path_factory) -> Path:
 def coded(tmp_path_factory) -> Path:
     """A folder of parts that holds a tokenizer whose entries are moments of speech."""
     folder = tmp_path_factory.mktemp("parts")
-    parts.save_part(folder, "speech_tokenizer", at("speech_tokenizer").build())
+    parts.save_part(folder, "speech_tokenizer", at("speech_tokenizer").build()["tokenizer"])
     return folder
 
 
@@ -92,24 +94,45 @@ def test_a_damaged_solo_shard_is_named(own_speech: Path) -> None:
         speech_bank.solo("train", 9, 4)
 
 
-def test_the_tokenizer_starts_at_moments_of_the_source_voice() -> None:
-    recipe = at("speech_tokenizer")
-    model, clips = recipe.build(), speech_bank.solo("train", 0, 4)
+def test_the_tokenizer_starts_at_moments_of_the_source_voice_and_goes_to_their_middles(monkeypatch) -> None:
+    built = at("speech_tokenizer", rounds=0).build()
+    model, clips = built["tokenizer"], speech_bank.solo("train", 0, 4)
     vectors = torch.cat([pairs(clip.mel) for clip in clips])
     away = torch.cdist(model.codebook.detach(), vectors).amin(1)
     assert away.max() < 0.05 * 160**0.5 * 1.4  # a little noise keeps repeated moments apart
     assert len(model.codebook.detach().unique(dim=0)) == NANO.speech_tokenizer_config.codebook_size
-    assert torch.equal(model.codebook, at("speech_tokenizer").build().codebook)
-    assert torch.equal(model.discriminants.weight, at("speech_tokenizer").build().discriminants.weight)
-    everybody = at("speech_tokenizer", everybody=True).mels("train", 0)
-    shard = speech_bank.shard("train", 0, 4)
-    assert len(everybody) == 8 and torch.equal(everybody[1], shard[0][1].mel)
+    again = at("speech_tokenizer", rounds=0).build()
+    assert same_weights(model, again["tokenizer"])
+    few = replace(NANO.speech_tokenizer_config, codebook_size=32)  # fewer than moments
+    monkeypatch.setattr(recipe_of_tokenizer, "new_tokenizer", lambda config: SpeechTokenizer(few))
+    mel = torch.cat([clip.mel for clip in clips])[None]
+    mask = torch.ones(mel.shape[:2], dtype=torch.bool)
+    with torch.no_grad():
+        losses = [at("speech_tokenizer", rounds=n).build()["tokenizer"](mel, mask) for n in (0, 1, 4)]
+    assert losses[2] < losses[1] < losses[0]
+
+
+def test_padding_and_unknown_phonemes_teach_the_tokenizer_nothing() -> None:
+    """A batch's loss is the sum of its clips' by how long they are, but for what the reader sees of a neighbour."""
+    recipe = at("speech_tokenizer")
+    model, clips = recipe.build(), list(speech_bank.solo("train", 0, 4))
+    batch = recipe_of_tokenizer.packed(clips)
+    known = batch["phonemes"] != IGNORED
+    assert known.flatten(1).sum(1).tolist() == [min(len(c.phonemes), len(c.mel)) for c in clips]
+    assert not known[~batch["mask"].unflatten(1, (-1, 2))].any()
+    longer = {name: torch.cat([v, v[:, :8]], dim=1) if torch.is_tensor(v) else v for name, v in batch.items()}
+    longer["mask"][:, -8:] = False
+    longer["phonemes"][:, -8:] = IGNORED
+    longer["phonemes"] = longer["phonemes"][:, : longer["mask"].shape[1] // 2]
+    with torch.no_grad():
+        one, other = (recipe.loss(model, each, "main")[0] for each in (batch, longer))
+    assert torch.isclose(one, other, rtol=1e-4)
 
 
 def test_the_tokenizers_discriminants_tell_phonemes_apart() -> None:
     """On sentences that they were not counted on, a phoneme's moments lie nearer to its middle than to others'."""
     recipe = at("speech_tokenizer", sentences=24)
-    model = recipe.build()
+    model = recipe.build()["tokenizer"]
     width = model.config.discriminants
 
     def right(vectors_of) -> float:
