@@ -93,6 +93,7 @@ them. `bigvgan` learned on mels by `dit_10`, beside which `talker` was trained. 
 the best and the worst of hot attempts. Its pairs are what the talker does say, where that is wrong, and a better one
 (234 of 723 sentences, of which those with pauses were left out from the 78th on). It is one of four that were compared
 on 120 hard sentences of training's side: of 1,277 words 193 were wrong before, 169, 172, 189 and 198 after.
+The tokenizer that ships is k-means alone: what its recipe does since (`train/code_reader.py`) no checkpoint has yet.
 
 `omni-lab train all` needs none of these sittings: they were for want of time on two cores. The first sitting of CLIP,
 920 steps, has left no log."""

@@ -2,9 +2,9 @@
 
     python -m benchmarks.speech_tokenizer [--sentences 48] [--minutes 20] [--checkpoint FOLDER]
 
-Each codebook is fitted by k-means to the same amount of speech, and codes held-out sentences of the source voice and,
-with the same timing, of speakers never heard. What the codes stand for goes to the vocoder as it is, and an independent
-recogniser writes down what it hears. A small network tells how many phonemes the codes keep.
+Each codebook but the checkpoint's is fitted by k-means to the same amount of speech, and codes held-out sentences of the
+source voice and, with the same timing, of speakers never heard. What the codes stand for goes to the vocoder as it is,
+and an independent recogniser writes down what it hears. A small network tells how many phonemes the codes keep.
 Writes benchmarks/results/speech_tokenizer.md.
 """
 
@@ -33,6 +33,7 @@ from omni_lab.lab.codebook import k_means
 from omni_lab.omni import OmniModel
 from omni_lab.runtime import hardware
 from omni_lab.train import speech_bank
+from omni_lab.train.recipes import find
 
 OUT = Path(__file__).parent / "results" / "speech_tokenizer.md"
 SOURCE = "heart"
@@ -274,6 +275,8 @@ def table(ways: Sequence[Way], model: OmniModel, said: list[Rendition], minutes:
     shipped = model.speech_tokenizer
     size = shipped.config.codebook_size
     add(trial.row(f"**{size}, the checkpoint's own**", Way(size), shipped))
+    began = find("speech_tokenizer").at("cpu").build()["tokenizer"].requires_grad_(False)
+    add(trial.row(f"{len(began.codebook)}, where its recipe begins", Way(len(began.codebook)), began))
     for way in ways:
         heard = bank(True, minutes) if way.everybody else one_voice
         vectors = torch.cat([pairs(split_mean(mel, way)[0]) for mel in heard])
@@ -301,6 +304,7 @@ speaker never heard. k-means: {rounds} rounds on {minutes:g} min of speech; the 
   small network tells by the codes around it ({LEARNERS.steps} steps on {LEARNERS.sentences} sentences); in the
   vocoder's row by the mel itself. What codes do not keep, no DiT can say.
 - *WER*: words that the recogniser heard wrong; *other voice*: of the rendition by the speaker never heard.
+- *where its recipe begins*: k-means between discriminants of phonemes, before it learns by what is read from its codes.
 - *utterance mean removed*: known only when the utterance is over, so such codes cannot be made while one speaks.
 
 {lines}
