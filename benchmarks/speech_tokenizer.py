@@ -2,9 +2,9 @@
 
     python -m benchmarks.speech_tokenizer [--sentences 48] [--minutes 20] [--checkpoint FOLDER]
 
-Each codebook but the checkpoint's is fitted by k-means to the same amount of speech, and codes held-out sentences of the
-source voice and, with the same timing, of speakers never heard. What the codes stand for goes to the vocoder as it is,
-and an independent recogniser writes down what it hears. A small network tells how many phonemes the codes keep.
+Each codebook but the checkpoint's is fitted by k-means to the same amount of speech, and codes held-out sentences of
+the source voice and, with the same timing, of speakers never heard. What the codes stand for goes to the vocoder as it
+is, and an independent recogniser writes down what it hears. A small network tells how many phonemes the codes keep.
 Writes benchmarks/results/speech_tokenizer.md.
 """
 

@@ -41,7 +41,7 @@ FASTER = 10.0  # times the learning rate for entries, which must get over distan
 @dataclass(frozen=True)
 class SpeechTokenizerSettings(Settings, speech_bank.Supply):
     rounds: int = 15  # of k-means, from where the entries learn on
-    temperature: float = 10.0  # squared distance within which an entry has a part in the gradient of a choice
+    temperature: float = 3.0  # half the squared distance within which an entry has a part in the gradient of a choice
     mel: float = 0.3  # weight of the mel that is read, in nats, beside the phonemes
     near: float = 0.04  # weight of the tokenizer's own loss: entries are to stay what they stand for
 
@@ -52,8 +52,7 @@ CPU = SpeechTokenizerSettings(
     learning_rate=2e-3,
     ema=0.99,
     dtype="float32",
-    shards=8,
-    growth=1.0,
+    shards=32,
     sentences=speech_bank.SOLO,
     evaluate_every=500,
     save_every=100,
@@ -71,7 +70,7 @@ class SpeechTokenizerRecipe(Recipe):
         ),
         "cpu": CPU,
         "t4": replace(CPU, batch_size=32, workers=2),
-        "gpu": replace(CPU, batch_size=64, shards=24, workers=3),
+        "gpu": replace(CPU, batch_size=64, workers=3),
     }
     settings: SpeechTokenizerSettings
 
