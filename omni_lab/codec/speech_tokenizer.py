@@ -154,7 +154,11 @@ class SpeechTokenizer(nn.Module):
         """
         real = mask[:, ::FRAMES_PER_CODE]  # (batch, codes)
         vectors, moments = self.vectors(mel)[real], pairs(mel)[real]
-        chosen = nearest(vectors, self.entries().detach())
+        return self.distance(vectors, moments, nearest(vectors, self.entries().detach()))
+
+    def distance(self, vectors: Tensor, moments: Tensor, chosen: Tensor) -> Tensor:
+        """`forward`'s loss of `vectors` (n, dim) and the `pairs` (n, 2 * mel_dim) that they are of, whose entries are
+        `chosen` (n,): a scalar."""
         loss = (self.codebook[chosen] - moments).square().mean()
         if self.discriminants is not None:
             loss = loss + (self.centres[chosen] - vectors[:, : self.config.discriminants]).square().mean()

@@ -113,17 +113,17 @@ def test_the_tokenizer_starts_at_moments_of_the_source_voice_and_goes_to_their_m
 
 
 def test_padding_and_unknown_phonemes_teach_the_tokenizer_nothing() -> None:
-    """A batch's loss is the sum of its clips' by how long they are, but for what the reader sees of a neighbour."""
     recipe = at("speech_tokenizer")
     model, clips = recipe.build(), list(speech_bank.solo("train", 0, 4))
     batch = recipe_of_tokenizer.packed(clips)
     known = batch["phonemes"] != IGNORED
     assert known.flatten(1).sum(1).tolist() == [min(len(c.phonemes), len(c.mel)) for c in clips]
     assert not known[~batch["mask"].unflatten(1, (-1, 2))].any()
-    longer = {name: torch.cat([v, v[:, :8]], dim=1) if torch.is_tensor(v) else v for name, v in batch.items()}
-    longer["mask"][:, -8:] = False
-    longer["phonemes"][:, -8:] = IGNORED
-    longer["phonemes"] = longer["phonemes"][:, : longer["mask"].shape[1] // 2]
+    longer = batch | {
+        "mel": torch.cat([batch["mel"], batch["mel"][:, :8]], dim=1),
+        "mask": torch.nn.functional.pad(batch["mask"], (0, 8)),
+        "phonemes": torch.nn.functional.pad(batch["phonemes"], (0, 0, 0, 4), value=IGNORED),
+    }
     with torch.no_grad():
         one, other = (recipe.loss(model, each, "main")[0] for each in (batch, longer))
     assert torch.isclose(one, other, rtol=1e-4)

@@ -32,8 +32,6 @@ from ..recipe import Batch, Recipe, Settings
 SILENCE = torch.tensor(LOG_FLOOR).log().item()
 ALIGNED = 2  # shards of the bank whose phonemes the discriminants are found by
 BEHIND = 1  # codes that a phoneme was heard before: what follows a sound tells it apart, too
-
-
 SLOWER = 0.05  # share of the learning rate with which the discriminants learn: they were found already
 FASTER = 10.0  # times the learning rate for entries, which must get over distances of several units
 
@@ -129,13 +127,13 @@ class SpeechTokenizerRecipe(Recipe):
 
     def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
         tokenizer, real = model["tokenizer"], batch["mask"][:, ::FRAMES_PER_CODE]  # (batch, codes)
-        vectors = tokenizer.vectors(batch["mel"])[real]  # (real codes, dim)
+        vectors, moments = tokenizer.vectors(batch["mel"])[real], pairs(batch["mel"])[real]  # (real codes, dim)
         weights = code_reader.chosen(vectors, tokenizer.entries(), self.settings.temperature)
         rows = weights.new_zeros(*real.shape, weights.shape[-1]).masked_scatter(real[..., None], weights)
         logits, mel = model["reader"](rows)
         spoken = F.cross_entropy(logits.flatten(0, 2), batch["phonemes"].flatten(), ignore_index=code_reader.IGNORED)
-        heard = (mel[real] - pairs(batch["mel"])[real]).abs().mean()
-        near = tokenizer(batch["mel"], batch["mask"])
+        heard = (mel[real] - moments).abs().mean()
+        near = tokenizer.distance(vectors, moments, weights.argmax(-1))
         loss = spoken + self.settings.mel * heard + self.settings.near * near
         return loss, {"phonemes": spoken, "mel": heard, "distance": near}
 
