@@ -230,6 +230,17 @@ def test_a_recipe_goes_on_from_parts_with_a_schedule_of_its_own(coded: Path, tmp
     assert same_weights(started["dit"], dit) and same_weights(started["speaker_encoder"], encoder)
 
 
+def test_a_tokenizer_goes_on_from_the_codes_of_another(coded: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="speech_tokenizer needs the trained part 'speech_tokenizer'"):
+        at("speech_tokenizer", start=str(tmp_path)).build()
+    torch.manual_seed(8)
+    other = SpeechTokenizer(NANO.speech_tokenizer_config)
+    parts.save_part(tmp_path, "speech_tokenizer", other)
+    started = at("speech_tokenizer", start=str(tmp_path)).build()["tokenizer"]
+    assert same_weights(started, other) and not same_weights(at("speech_tokenizer").build()["tokenizer"], other)
+    assert all(p.requires_grad for p in started.parameters()), "discriminants learn on, too"
+
+
 def test_hearing_can_listen_to_the_source_voice_more_often(tmp_path: Path) -> None:
     from omni_lab.thinker import Thinker
 

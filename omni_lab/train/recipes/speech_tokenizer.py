@@ -11,6 +11,7 @@ with many; and an entry that nobody is nearest to cannot arise from a start at r
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,7 +27,7 @@ from ...data.splits import generator
 from .. import code_reader, discriminants, speech_bank
 from ..loader import to_device
 from ..optimise import decay_groups
-from ..parts import new_tokenizer, save_part
+from ..parts import need_part, new_tokenizer, save_part
 from ..recipe import Batch, Recipe, Settings
 
 SILENCE = torch.tensor(LOG_FLOOR).log().item()
@@ -42,6 +43,7 @@ class SpeechTokenizerSettings(Settings, speech_bank.Supply):
     temperature: float = 3.0  # half the squared distance within which an entry has a part in the gradient of a choice
     mel: float = 0.3  # weight of the mel that is read, in nats, beside the phonemes
     near: float = 0.04  # weight of the tokenizer's own loss: entries are to stay what they stand for
+    start: str = ""  # folder with a `speech_tokenizer` whose codes learn on, with a schedule of their own; "": k-means
 
 
 CPU = SpeechTokenizerSettings(
@@ -75,6 +77,17 @@ class SpeechTokenizerRecipe(Recipe):
     def build(self) -> nn.Module:
         """A tokenizer whose discriminants are those of phonemes and whose entries are k-means, and who reads it."""
         model = new_tokenizer(preset(self.settings.preset))
+        if self.settings.start:
+            need_part(Path(self.settings.start), "speech_tokenizer", model, self.name)
+        else:
+            self.begin(model)
+        if model.discriminants is not None:
+            model.discriminants.requires_grad_(True)
+        reader = code_reader.CodeReader(len(model.codebook), len(speech.PHONEMES) + 1, model.config.mel_dim)
+        return nn.ModuleDict({"tokenizer": model, "reader": reader})
+
+    def begin(self, model: Any) -> None:
+        """Discriminants of phonemes, and k-means between them for entries."""
         if model.discriminants is not None:
             self.find_discriminants(model)
         heard = (self.clips("train", number) for number in range(min(ALIGNED, self.settings.shards)))
@@ -92,10 +105,6 @@ class SpeechTokenizerRecipe(Recipe):
             if model.discriminants is not None:
                 model.centres.copy_(vectors[chosen[:size], : model.config.discriminants])
             model.place(moved(model.entries(), vectors, self.settings.rounds))
-        if model.discriminants is not None:
-            model.discriminants.requires_grad_(True)
-        reader = code_reader.CodeReader(size, len(speech.PHONEMES) + 1, model.config.mel_dim)
-        return nn.ModuleDict({"tokenizer": model, "reader": reader})
 
     def groups(self, model: Any) -> dict[str, list[dict[str, Any]]]:
         tokenizer, rate = model["tokenizer"], self.settings.learning_rate
