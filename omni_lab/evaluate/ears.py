@@ -16,8 +16,7 @@ from ..errors import OmniLabError
 
 RATE = 16_000  # Hz, of both
 BATCH = 8  # waves at a time
-WINDOWS = (10, 15, 20, 30)  # seconds that the recogniser looks at
-ROOM = 2.5  # a window is at least so many times as long as the sound in it
+WINDOW = 30  # seconds that the recogniser looks at, as it learned to: with 10 it says one sentence of 100 twice
 TOKENS_A_SECOND = 8  # nobody speaks faster
 
 
@@ -52,37 +51,33 @@ def words(wave: np.ndarray, rate: int) -> list[tuple[str, float, float]]:
 def all_words(waves: Sequence[np.ndarray], rate: int, timed: bool = True) -> list[list[tuple[str, float, float]]]:
     """`words` of many waves, in batches of like length; without `timed`, each text in one piece.
 
-    Whisper looks at 30 s, of which a sentence fills three: shorter windows are a fraction of the work, and cost no
-    accuracy while silence fills more than half of them. What is longer than the longest goes the library's own way.
+    What is longer than Whisper's window goes the library's own way.
     """
     found: list[list[tuple[str, float, float]]] = [[] for _ in waves]
-    groups: dict[int, list[int]] = {}
+    short: list[int] = []
     sounds = [resample(np.nan_to_num(np.asarray(wave, np.float32)), rate, RATE) for wave in waves]
     for i in sorted(range(len(sounds)), key=lambda i: len(sounds[i])):
         if len(sounds[i]) < RATE // 10 or float(np.abs(sounds[i]).max()) < 1e-4:
             continue
-        seconds = len(sounds[i]) / RATE
-        fitting = [window for window in WINDOWS if window >= min(ROOM * seconds, WINDOWS[-1])]
-        if seconds > WINDOWS[-1]:
+        if len(sounds[i]) > WINDOW * RATE:
             found[i] = long_words(sounds[i], timed)
         else:
-            groups.setdefault(fitting[0], []).append(i)
-    for window, members in groups.items():
-        for begin in range(0, len(members), BATCH):
-            part = members[begin : begin + BATCH]
-            for i, heard in zip(part, short_words([sounds[i] for i in part], window, timed), strict=True):
-                found[i] = heard
+            short.append(i)
+    for begin in range(0, len(short), BATCH):
+        part = short[begin : begin + BATCH]
+        for i, heard in zip(part, short_words([sounds[i] for i in part], timed), strict=True):
+            found[i] = heard
     return found
 
 
-def short_words(sounds: Sequence[np.ndarray], window: int, timed: bool) -> list[list[tuple[str, float, float]]]:
-    """The recogniser's greedy words in a batch of waves at RATE, each padded to `window` seconds."""
+def short_words(sounds: Sequence[np.ndarray], timed: bool) -> list[list[tuple[str, float, float]]]:
+    """The recogniser's greedy words in a batch of waves at RATE, each padded to its window."""
     import ctranslate2
     from faster_whisper.tokenizer import Tokenizer
 
     whisper = recogniser()
     tokenizer = Tokenizer(whisper.hf_tokenizer, multilingual=False)
-    padded = [np.pad(sound, (0, window * RATE - len(sound))) for sound in sounds]
+    padded = [np.pad(sound, (0, WINDOW * RATE - len(sound))) for sound in sounds]
     mels = np.stack([whisper.feature_extractor(wave, padding=0) for wave in padded])  # (batch, bands, frames)
     frames = ctranslate2.StorageView.from_array(np.ascontiguousarray(mels, np.float32))
     encoded = whisper.model.encode(frames)
@@ -104,7 +99,7 @@ def short_words(sounds: Sequence[np.ndarray], window: int, timed: bool) -> list[
         texts = [tokenizer.decode(tokens).strip() for tokens in kept]
         return [[(text, 0.0, len(s) / RATE)] if text else [] for text, s in zip(texts, sounds, strict=True)]
     said = [tokens or tokenizer.encode(" a") for tokens in kept]  # a row without words cannot be aligned
-    aligned = whisper.find_alignment(tokenizer, said, encoded, min(int(100 * longest) + 1, 100 * window))
+    aligned = whisper.find_alignment(tokenizer, said, encoded, min(int(100 * longest) + 1, 100 * WINDOW))
     rows = [row if tokens else [] for tokens, row in zip(kept, aligned, strict=True)]
     return [merged([(w["word"], float(w["start"]), float(w["end"])) for w in row]) for row in rows]
 
