@@ -191,6 +191,13 @@ if nearest:
 # means and covariances give the directions without any training. In "From a recording to codes, and back" you hear what
 # comes through.
 #
+# **What for?** A code is read among others. What one moment lost, the next may have kept; what both tell is said twice.
+# So the shipped book did not stop at k-means. A small network reads the phonemes and the mel of a whole sentence from
+# its codes, and what it gets wrong moves entries and directions (`train/code_reader.py`). How does a gradient get
+# through a choice? Forwards, the nearest entry alone counts. Backwards, the choice counts as a softmax over distances,
+# in which entries nearly as near have a part (Agustsson et al. 2017). The network is thrown away. Of the 1,024 entries
+# fewer are in use than before, and they say more.
+#
 # ### Something to touch: how many entries?
 # A book of 1024 entries gives codes of 10 bits. Here is the held-out sentence, before and after. With how few bits can
 # you still see where vowels begin and end? What goes first?
