@@ -97,9 +97,10 @@ on 120 hard sentences of training's side: of 1,277 words 193 were wrong before, 
 Before the last `dit` and `talker` the codes of the last tokenizer but one learned on through a reader
 (`train/code_reader.py`; `start`): of a sentence's codes 38 % stayed the same. Tables began as means once more, and so
 the DiT said new codes as well as the old ones before any step of its own. The last `dit` was stopped at its step 450
-and went on with a schedule of 1,650 steps, of 2,600; of its minutes it stood still for nine. The ears with which all figures above were counted said one
-sentence of a hundred twice, as ten words wrong (windows of 10 s where Whisper learned with 30, `evaluate/ears.py`).
-The last `talker_dpo` was not trained again: what it had changed in the talker before was added to the last `talker`.
+and went on with a schedule of 1,650 steps, of 2,600; of its minutes it stood still for nine. The ears with which all
+figures above were counted said one sentence of a hundred twice, as ten words wrong (windows of 10 s where Whisper
+learned with 30, `evaluate/ears.py`). The last `talker_dpo` was not trained again: what it had changed in the talker
+before was added to the last `talker`.
 
 `omni-lab train all` needs none of these sittings: they were for want of time on two cores. The first sitting of CLIP,
 920 steps, has left no log."""
