@@ -30,6 +30,11 @@ def velocity_target(noise: Tensor, mel: Tensor) -> Tensor:
     return mel - noise
 
 
+def destination(noisy: Tensor, velocity: Tensor, time: Tensor) -> Tensor:
+    """The mel at which a velocity points from `time` (batch,) on: noisy + (1 - time) velocity."""
+    return noisy + (1 - time.reshape(-1, *[1] * (noisy.ndim - 1))) * velocity
+
+
 def flow_matching_loss(velocity: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean squared error of the velocity over the frames where `mask` (batch, frames) holds; a scalar.
 
@@ -57,19 +62,23 @@ def training_loss(
     mask: Tensor | None = None,
     drop_probability: float = 0.2,
     generator: torch.Generator | None = None,
+    beside: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """One draw of the flow-matching objective (Lipman et al. 2023, eq. 23), a scalar.
 
     `network(noisy, time, drop)` -> velocity, with noisy like mel (batch, frames, bands), time (batch,), drop (batch,)
     bool: the rows whose conditions are withheld. `mask` (batch, frames) marks real frames. `generator` lives on the
-    CPU, so that a seed gives the same draw on every device.
+    CPU, so that a seed gives the same draw on every device. `beside(pointed, drop)` is a loss to be added: of the mel
+    at which the velocity points, where the line would end if it were straight (`destination`).
     """
     batch = mel.shape[0]
     time = torch.rand(batch, generator=generator).to(mel)
     noise = torch.randn(mel.shape, generator=generator).to(mel)
     drop = guidance_dropout(batch, drop_probability, generator).to(mel.device)
-    velocity = network(interpolant(noise, mel, time), time, drop)
-    return flow_matching_loss(velocity, velocity_target(noise, mel), mask)
+    noisy = interpolant(noise, mel, time)
+    velocity = network(noisy, time, drop)
+    loss = flow_matching_loss(velocity, velocity_target(noise, mel), mask)
+    return loss if beside is None else loss + beside(destination(noisy, velocity, time), drop)
 
 
 def guided_velocity(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from ..codec.speech_tokenizer import FRAMES_PER_CODE, MEL_DEVIATION, MEL_MEAN
 
-IGNORED = -100
 DILATIONS = (1, 2, 4)  # of convolutions over 5 codes each: 14 codes to both sides
 
 

@@ -31,6 +31,7 @@ UNGUESSABLE = 0.4  # share of its sentences whose words stand in no order
 SOLO = 250  # in a shard of the source voice alone: about 12 minutes
 STRANGERS = 4  # speakers in a shard whom no other shard has
 NONE = np.zeros(0, np.uint8)
+IGNORED = -100  # label of a frame whose phoneme is not known
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,14 @@ class Clip:
     def mel(self) -> Tensor:
         """Natural-log mel: (frames, 80). Kept, since every epoch asks again."""
         return mel_spectrogram(torch.from_numpy(self.wave).float() / 32767)
+
+
+def labels(clip: Clip) -> Tensor:
+    """The phoneme of each of a clip's mel frames, int64 (frames,): IGNORED where none is known."""
+    found = torch.full((len(clip.mel),), IGNORED)
+    known = torch.from_numpy(clip.phonemes.astype(np.int64))[: len(found)]
+    found[: len(known)] = known
+    return found
 
 
 @lru_cache(maxsize=64)

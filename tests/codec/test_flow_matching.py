@@ -103,3 +103,19 @@ def test_bad_schedules():
         flow_matching.time_points(1)
     with pytest.raises(InputError, match="unknown solver 'heun'"):
         flow_matching.solver_step("heun")
+
+
+def test_a_velocity_points_at_the_mel_and_a_second_loss_sees_it() -> None:
+    mel, seen = torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(0)), []
+
+    def exact(noisy: torch.Tensor, time: torch.Tensor, drop: torch.Tensor) -> torch.Tensor:
+        return (mel - noisy) / (1 - time[:, None, None])  # mel - noise, as the line has it
+
+    def beside(pointed: torch.Tensor, drop: torch.Tensor) -> torch.Tensor:
+        seen.append((pointed, drop))
+        return torch.tensor(7.0)
+
+    draw = torch.Generator().manual_seed(1)
+    loss = flow_matching.training_loss(exact, mel, None, 1.0, draw, beside)
+    ((pointed, drop),) = seen
+    assert torch.allclose(pointed, mel, atol=1e-5) and drop.all() and abs(loss.item() - 7.0) < 1e-5

@@ -16,7 +16,6 @@ from omni_lab.data import music, recordings
 from omni_lab.errors import ConfigError, DataError
 from omni_lab.talker import Talker
 from omni_lab.train import parts, phoneme_bank, speech_bank, transcripts
-from omni_lab.train.code_reader import IGNORED
 from omni_lab.train.nano import processor
 from omni_lab.train.recipes import find
 from omni_lab.train.recipes import speech_tokenizer as recipe_of_tokenizer
@@ -116,13 +115,13 @@ def test_padding_and_unknown_phonemes_teach_the_tokenizer_nothing() -> None:
     recipe = at("speech_tokenizer")
     model, clips = recipe.build(), list(speech_bank.solo("train", 0, 4))
     batch = recipe_of_tokenizer.packed(clips)
-    known = batch["phonemes"] != IGNORED
+    known = batch["phonemes"] != speech_bank.IGNORED
     assert known.flatten(1).sum(1).tolist() == [min(len(c.phonemes), len(c.mel)) for c in clips]
     assert not known[~batch["mask"].unflatten(1, (-1, 2))].any()
     longer = batch | {
         "mel": torch.cat([batch["mel"], batch["mel"][:, :8]], dim=1),
         "mask": torch.nn.functional.pad(batch["mask"], (0, 8)),
-        "phonemes": torch.nn.functional.pad(batch["phonemes"], (0, 0, 0, 4), value=IGNORED),
+        "phonemes": torch.nn.functional.pad(batch["phonemes"], (0, 0, 0, 4), value=speech_bank.IGNORED),
     }
     with torch.no_grad():
         one, other = (recipe.loss(model, each, "main")[0] for each in (batch, longer))

@@ -22,6 +22,7 @@ RECIPES: dict[str, tuple[str, str]] = {
     "thinker_2": ("thinker", "Thinker2"),
     "thinker_3": ("thinker", "Thinker3"),
     "speech_tokenizer": ("speech_tokenizer", "SpeechTokenizerRecipe"),
+    "mel_reader": ("mel_reader", "MelReaderRecipe"),
     "dit": ("dit", "DiTRecipe"),
     "bigvgan": ("bigvgan", "BigVGANRecipe"),
     "talker": ("talker", "TalkerRecipe"),
@@ -33,14 +34,14 @@ RECIPES: dict[str, tuple[str, str]] = {
 
 # What `omni-lab train all` runs, in this order: the parts of the omni model. CLIP and LLaVA are labs of their own.
 ALL = (
-    "language", "hearing", "seeing", "audio_encoder", "thinker_1", "thinker_2", "thinker_3", "speech_tokenizer", "dit",
-    "bigvgan", "talker", "talker_dpo", "speakers", "joint",
+    "language", "hearing", "seeing", "audio_encoder", "thinker_1", "thinker_2", "thinker_3", "speech_tokenizer",
+    "mel_reader", "dit", "bigvgan", "talker", "talker_dpo", "speakers", "joint",
 )  # fmt: skip
 GROUPS = {
     "all": ALL,
     "thinker": ALL[:7],
-    "codec": ALL[7:10],
-    "speech": ALL[10:],
+    "codec": ALL[7:11],
+    "speech": ALL[11:],
 }
 
 

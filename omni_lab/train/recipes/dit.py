@@ -4,7 +4,8 @@ The speaker encoder learns along: its vector, and the reference mel, come from a
 they can carry the voice and not the words. Other speakers' clips often come with the codes of the source voice's
 rendition of the sentence, which has the same timing: so the DiT learns to take the timbre from its conditions when it
 speaks the talker's codes, which are the source voice's. That voice's own clips keep their own codes: it had lost words
-while they too came with anybody's.
+while they too came with anybody's. What a reader cannot read off the mels made of them is a second loss (`words`,
+train/mel_reader.py).
 """
 
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from ...codec.speech_tokenizer import SpeechTokenizer
 from ...config import preset
 from ...data.splits import generator
 from .. import speech_bank
+from ..mel_reader import MelReader, unread
 from ..parts import frozen_tokenizer, need_part, save_part
 from ..recipe import Batch, Recipe, Settings
 from ..speech_bank import Clip
@@ -40,6 +42,7 @@ class DiTSettings(Settings, speech_bank.Supply):
     other_voice: float = 0.5  # share of others' clips with the source voice's codes, where it said the same
     lent: float = 0.0  # share of batches in which all codes are the source voice's, as a talker's are
     source: float = 0.0  # share of batches of the source voice alone, from its own shards
+    words: float = 0.0  # weight of what the mel reader cannot read, in nats, of that voice's sentences
     start: str = ""  # folder of parts to go on from, with a schedule of its own; "": fresh weights
 
 
@@ -84,9 +87,16 @@ class DiTRecipe(Recipe):
         """The trained speech tokenizer, frozen; loaded once per process."""
         return frozen_tokenizer(preset(self.settings.preset), self.parts, self.name)
 
+    @cached_property
+    def reader(self) -> MelReader:
+        """Who reads phonemes off mels, frozen; loaded once per process."""
+        reader = MelReader().eval().requires_grad_(False)
+        need_part(self.parts, "mel_reader", reader, self.name)
+        return reader.to(self.device)
+
     def build(self) -> nn.Module:
         config = preset(self.settings.preset)
-        assert self.tokenizer  # its absence must be found out now
+        assert self.tokenizer and (not self.settings.words or self.reader)  # their absence must be found out now
         dit = replace(config.token2wav_config.dit_config, dropout=self.settings.dropout)
         network = DiT(dit)
         nn.init.constant_(network.proj_out.bias, MEL_MEAN)
@@ -120,13 +130,14 @@ class DiTRecipe(Recipe):
     @torch.no_grad()
     def examples(self, chosen: list[tuple[Clip, Clip]], clips: list[Clip], rng: np.random.Generator) -> Batch:
         """Crops of the first of each (said, coded) pair, the codes of the second, and another clip of that voice."""
-        mels, codes, conds, references = [], [], [], []
+        mels, codes, conds, references, phonemes = [], [], [], [], []
         for clip, coded in chosen:
             code = self.tokenizer.codes(coded.mel)
             mel = clip.mel[: 2 * len(code)]  # rounding may cut the last frame of one of the two
             code = code[: len(mel) // 2]
             start = 2 * int(rng.integers(max(1, (len(mel) - self.settings.frames) // 2 + 1)))
             mels.append(mel[start : start + self.settings.frames])
+            phonemes.append(speech_bank.labels(clip)[: len(mel)][start : start + self.settings.frames])
             codes.append(code[start // 2 : (start + self.settings.frames) // 2])
             other = speech_bank.another_by(clip.speaker, clips, clip.text, rng) or clip
             voice = reference_window(other.mel)
@@ -138,6 +149,7 @@ class DiTRecipe(Recipe):
         return {
             "mel": mel,
             "mask": mask,
+            "phonemes": speech_bank.pad(phonemes, speech_bank.IGNORED)[0],
             "codes": speech_bank.pad(codes)[0],
             "cond": torch.stack(conds),
             "reference": torch.stack(references),
@@ -150,9 +162,19 @@ class DiTRecipe(Recipe):
         def network(noisy: Tensor, time: Tensor, drop: Tensor) -> Tensor:
             return dit(noisy, time, batch["codes"], cond, batch["reference"], drop, batch["mask"])
 
+        figures: dict[str, Tensor] = {}
+
+        def words(mel: Tensor, drop: Tensor) -> Tensor:
+            # Rows without codes are left out: nothing tells them what is said.
+            labels = batch["phonemes"].masked_fill(drop[:, None], speech_bank.IGNORED)
+            # In the log that of batches by other voices counts as 0.
+            figures["phonemes"] = unread(self.reader(mel), labels)
+            return self.settings.words * figures["phonemes"]
+
         dropout = self.settings.guidance_dropout if model.training else 0.0
-        loss = flow_matching.training_loss(network, batch["mel"], batch["mask"], dropout)
-        return loss, {}
+        beside = words if self.settings.words and bool((batch["phonemes"] != speech_bank.IGNORED).any()) else None
+        loss = flow_matching.training_loss(network, batch["mel"], batch["mask"], dropout, beside=beside)
+        return loss, figures
 
     def blocks(self, model: Any) -> list[nn.Module]:
         """None: the DiT asks all its layers for their modulations before it calls the first one."""

@@ -140,7 +140,7 @@ class SpeechTokenizerRecipe(Recipe):
         weights = code_reader.chosen(vectors, tokenizer.entries(), self.settings.temperature)
         rows = weights.new_zeros(*real.shape, weights.shape[-1]).masked_scatter(real[..., None], weights)
         logits, mel = model["reader"](rows)
-        spoken = F.cross_entropy(logits.flatten(0, 2), batch["phonemes"].flatten(), ignore_index=code_reader.IGNORED)
+        spoken = F.cross_entropy(logits.flatten(0, 2), batch["phonemes"].flatten(), ignore_index=speech_bank.IGNORED)
         heard = (mel[real] - moments).abs().mean()
         near = tokenizer.distance(vectors, moments, weights.argmax(-1))
         loss = spoken + self.settings.mel * heard + self.settings.near * near
@@ -157,7 +157,7 @@ class SpeechTokenizerRecipe(Recipe):
         error = (tokenizer.mel(codes) - mel).abs().mean(-1)[mask].mean()
         shares = torch.bincount(codes[real], minlength=len(tokenizer.codebook)) / real.sum()
         logits, _ = model["reader"](F.one_hot(codes, len(tokenizer.codebook)) * real[..., None].to(mel))
-        known = labels != code_reader.IGNORED
+        known = labels != speech_bank.IGNORED
         return {
             "mel": error.item(),
             "perplexity": torch.special.entr(shares).sum().exp().item(),
@@ -173,10 +173,7 @@ class SpeechTokenizerRecipe(Recipe):
 def packed(clips: Sequence[speech_bank.Clip]) -> Batch:
     """Clips padded to one length of whole codes: mel, where it is, and the phonemes (batch, codes, 2) where known."""
     mel, mask = pack([clip.mel for clip in clips])
-    phonemes = torch.full(mask.shape, code_reader.IGNORED)
-    for row, clip in zip(phonemes, clips, strict=True):
-        known = torch.from_numpy(clip.phonemes.astype(np.int64))[: len(clip.mel)]
-        row[: len(known)] = known
+    phonemes, _ = speech_bank.pad([speech_bank.labels(clip) for clip in clips], speech_bank.IGNORED, FRAMES_PER_CODE)
     return {"mel": mel, "mask": mask, "phonemes": phonemes.unflatten(1, (-1, FRAMES_PER_CODE)), "samples": len(clips)}
 
 
