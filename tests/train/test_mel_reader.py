@@ -134,7 +134,7 @@ def test_pushing_along_that_gradient_makes_words_readable(taught: Path) -> None:
             optimiser.step()
         asked = at("dit", taught, words=1.0, guidance_dropout=0.0)
         torch.manual_seed(2)
-        left.append(float(asked.loss(model, batch, "main")[1]["phonemes"]))
+        left.append(asked.loss(model, batch, "main")[1]["phonemes"].item())
     assert left[1] < 0.9 * left[0], left
 
 
@@ -143,4 +143,4 @@ def test_a_missing_reader_is_one_line(tmp_path: Path, taught: Path) -> None:
     parts.part_path(tmp_path, "speech_tokenizer").write_bytes(part.read_bytes())
     with pytest.raises(ConfigError, match="dit needs the trained part 'mel_reader'"):
         at("dit", tmp_path, words=0.3).build()
-    at("dit", tmp_path).build()  # nobody reads
+    at("dit", tmp_path, words=0.0).build()  # nobody reads

@@ -38,7 +38,7 @@ def own_speech(tmp_path_factory) -> None:
 def trained(tmp_path_factory) -> Path:
     """Parts left by the codec's recipes and the first text recipe at smoke scale."""
     folder = tmp_path_factory.mktemp("run")
-    for name in ("language", "hearing", "seeing", "speech_tokenizer", "dit", "bigvgan"):
+    for name in ("language", "hearing", "seeing", "speech_tokenizer", "mel_reader", "dit", "bigvgan"):
         run(name, folder)
     return folder / "parts"
 
@@ -99,6 +99,7 @@ def run_model(name: str, folder: Path):
         "thinker_2",
         "thinker_3",
         "speech_tokenizer",
+        "mel_reader",
         "dit",
         "bigvgan",
         "talker",

@@ -45,6 +45,7 @@ def coded(tmp_path_factory) -> Path:
     """A folder of parts that holds a tokenizer whose entries are moments of speech."""
     folder = tmp_path_factory.mktemp("parts")
     parts.save_part(folder, "speech_tokenizer", at("speech_tokenizer").build()["tokenizer"])
+    parts.save_part(folder, "mel_reader", at("mel_reader").build())
     return folder
 
 
@@ -163,7 +164,7 @@ def test_the_dit_says_the_codes_of_one_rendition_with_the_mel_of_the_other(coded
 @pytest.mark.parametrize("share", [0.0, 1.0, 0.5])
 def test_others_may_borrow_the_source_voices_codes(coded: Path, monkeypatch, share: float) -> None:
     """Its own clips keep their own codes, and so does who said a sentence that it did not say."""
-    recipe = at("dit", coded, other_voice=share, batch_size=200)
+    recipe = at("dit", coded, source=0.0, other_voice=share, batch_size=200)
     monkeypatch.setattr(recipe, "examples", lambda chosen, clips, rng: chosen)
     beside = {id(clip): other for pair in speech_bank.shard("train", 0, 4) for clip, other in (pair, pair[::-1])}
     chosen = recipe.batch(0)
@@ -176,7 +177,7 @@ def test_others_may_borrow_the_source_voices_codes(coded: Path, monkeypatch, sha
 
 def test_all_codes_may_be_the_source_voices(coded: Path, monkeypatch) -> None:
     """As a talker's are: of pairs in which it said the sentence, either voice is made from its codes."""
-    recipe = at("dit", coded, lent=1.0, other_voice=0.0, batch_size=50)
+    recipe = at("dit", coded, source=0.0, lent=1.0, other_voice=0.0, batch_size=50)
     monkeypatch.setattr(recipe, "examples", lambda chosen, clips, rng: chosen)
     chosen = recipe.batch(0)
     assert all(heard.speaker == "heart" and heard.text == said.text for said, heard in chosen)
@@ -195,7 +196,7 @@ def test_the_dit_may_learn_from_the_source_voice_alone(coded: Path, monkeypatch)
 
 
 def test_crops_keep_mel_and_codes_in_step(coded: Path) -> None:
-    recipe = at("dit", coded, other_voice=0.0, batch_size=6)
+    recipe = at("dit", coded, source=0.0, other_voice=0.0, batch_size=6)
     for index in range(3):
         batch = recipe.batch(index)
         assert batch["mel"].shape[1] == 96

@@ -54,6 +54,8 @@ CPU = DiTSettings(
     evaluate_every=1000,
     save_every=100,
     lent=0.85,
+    source=0.6,
+    words=1.0,
 )
 
 
@@ -61,7 +63,7 @@ class DiTRecipe(Recipe):
     """Codes -> mel."""
 
     name: ClassVar[str] = "dit"
-    reads: ClassVar[tuple[str, ...]] = ("speech_tokenizer",)
+    reads: ClassVar[tuple[str, ...]] = ("speech_tokenizer", "mel_reader")
     writes: ClassVar[tuple[str, ...]] = ("dit", "speaker_encoder")
     scales: ClassVar[Mapping[str, Settings]] = {
         "smoke": replace(
@@ -77,8 +79,8 @@ class DiTRecipe(Recipe):
             lent=0.0,
         ),
         "cpu": CPU,
-        "t4": replace(CPU, batch_size=32, shards=60, growth=0.05, workers=2, reference_frames=240),
-        "gpu": replace(CPU, steps=6000, batch_size=64, shards=200, growth=0.2, workers=3, reference_frames=240),
+        "t4": replace(CPU, batch_size=32, shards=60, workers=2, reference_frames=240),
+        "gpu": replace(CPU, steps=6000, batch_size=64, shards=200, workers=3, reference_frames=240),
     }
     settings: DiTSettings
 
