@@ -607,6 +607,13 @@ lab.explore(
 # is the squared distance of the moments from their entries (van den Oord et al. 2017, section 3, the second term of
 # equation 3). The slope of that pulls an entry to the mean of those who chose it.
 #
+# **And the words?** Squared error takes every frame alike, and 20 ms that make a "he" a "key" hardly count. So the
+# shipped DiT had a second loss, which you can leave out here. A small network learned to read phonemes off the source
+# voice's real mels (`train/mel_reader.py`). It reads the mel at which a velocity points,
+# `noisy + (1 - time) * velocity`, and its cross-entropy is added. That is the gradient of classifier guidance
+# (Dhariwal and Nichol 2021, section 4), in training and not at every step of the solver. The reader itself stays as it
+# is: if it learned on made mels, too, the two would agree on signs that no ear knows.
+#
 # At `smoke` scale the DiT takes a few steps, to show that all runs: **nobody would understand it then**. At `cpu` scale
 # look at the pictures below, and judge for yourself.
 #

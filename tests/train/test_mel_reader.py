@@ -105,6 +105,7 @@ def test_words_are_a_second_loss_whose_gradient_is_the_dits_alone(taught: Path) 
     plain, half, one = (loss for loss, _ in losses)
     assert torch.allclose(half - plain, 0.5 * losses[1][1]["phonemes"]) and torch.allclose(one - half, half - plain)
     assert half > plain and not losses[0][1]
+    assert torch.allclose(losses[1][1]["flow matching"], plain)
     half.backward()
     assert all(p.grad is None for p in with_words.reader.parameters())
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model["dit"].parameters())
@@ -115,7 +116,8 @@ def test_rows_without_codes_are_not_to_be_read(taught: Path) -> None:
     _, figures = recipe.loss(recipe.build().train(), recipe.batch(0), "main")
     assert figures["phonemes"] == 0
     both = at("dit", taught, words=1.0, source=0.0, batch_size=4)  # two voices: nobody knows when they say what
-    assert both.loss(both.build(), both.batch(0), "main")[1] == {}
+    loss, figures = both.loss(both.build(), both.batch(0), "main")
+    assert figures == {"flow matching": loss}
 
 
 def test_pushing_along_that_gradient_makes_words_readable(taught: Path) -> None:

@@ -176,6 +176,8 @@ class DiTRecipe(Recipe):
         dropout = self.settings.guidance_dropout if model.training else 0.0
         beside = words if self.settings.words and bool((batch["phonemes"] != speech_bank.IGNORED).any()) else None
         loss = flow_matching.training_loss(network, batch["mel"], batch["mask"], dropout, beside=beside)
+        if self.settings.words:
+            figures["flow matching"] = loss.detach() - self.settings.words * figures.get("phonemes", loss * 0).detach()
         return loss, figures
 
     def blocks(self, model: Any) -> list[nn.Module]:
