@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..codec.speech_tokenizer import FRAMES_PER_CODE, MEL_DEVIATION, MEL_MEAN
+from .dilated import DilatedConvolutions
 
 DILATIONS = (1, 2, 4)  # of convolutions over 5 codes each: 14 codes to both sides
 
@@ -32,21 +33,13 @@ class CodeReader(nn.Module):
     def __init__(self, codes: int, phonemes: int, mel_dim: int, embedding: int = 160, width: int = 256) -> None:
         super().__init__()
         self.embed = nn.Parameter(torch.randn(codes, embedding))
-        widths = (embedding, *(width for _ in DILATIONS))
-        self.layers = nn.ModuleList(
-            nn.Conv1d(before, width, 5, padding=2 * dilation, dilation=dilation)
-            for before, dilation in zip(widths, DILATIONS, strict=False)
-        )
+        self.convolutions = DilatedConvolutions(embedding, width, DILATIONS)
         self.phonemes = nn.Linear(width, FRAMES_PER_CODE * phonemes)
         self.mel = nn.Linear(width, FRAMES_PER_CODE * mel_dim)
 
     def forward(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Rows of `chosen` (batch, n, codes); zeros for padding -> logits (batch, n, 2, phonemes) and natural-log mel
         (batch, n, 2 * mel_dim)."""
-        hidden = (weights @ self.embed).transpose(1, 2)
-        for number, layer in enumerate(self.layers):
-            heard = F.gelu(layer(hidden))
-            hidden = hidden + heard if number else heard
-        hidden = hidden.transpose(1, 2)
+        hidden = self.convolutions(weights @ self.embed)
         logits = self.phonemes(hidden).unflatten(-1, (FRAMES_PER_CODE, -1))
         return logits, self.mel(hidden) * MEL_DEVIATION + MEL_MEAN

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..codec.speech_tokenizer import MEL_DEVIATION, MEL_MEAN
 from ..data import speech
+from .dilated import DilatedConvolutions
 from .speech_bank import IGNORED
 
 DILATIONS = (1, 2, 4, 8)  # of convolutions over 5 frames each: 0.3 s to both sides
@@ -25,20 +26,12 @@ class MelReader(nn.Module):
 
     def __init__(self, mel_dim: int = 80, phonemes: int = len(speech.PHONEMES) + 1, width: int = WIDTH) -> None:
         super().__init__()
-        widths = (mel_dim, *(width for _ in DILATIONS))
-        self.layers = nn.ModuleList(
-            nn.Conv1d(before, width, 5, padding=2 * dilation, dilation=dilation)
-            for before, dilation in zip(widths, DILATIONS, strict=False)
-        )
+        self.convolutions = DilatedConvolutions(mel_dim, width, DILATIONS)
         self.phonemes = nn.Linear(width, phonemes)
 
     def forward(self, mel: Tensor) -> Tensor:
         """mel (batch, frames, mel_dim) -> logits (batch, frames, phonemes)."""
-        hidden = ((mel - MEL_MEAN) / MEL_DEVIATION).transpose(1, 2)
-        for number, layer in enumerate(self.layers):
-            heard = F.gelu(layer(hidden))
-            hidden = hidden + heard if number else heard
-        return self.phonemes(hidden.transpose(1, 2))
+        return self.phonemes(self.convolutions((mel - MEL_MEAN) / MEL_DEVIATION))
 
 
 def unread(logits: Tensor, labels: Tensor) -> Tensor:
