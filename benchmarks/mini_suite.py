@@ -87,6 +87,8 @@ def main() -> None:
     document, fresh = (page.read(RESULTS / f"mini_suite{which}.json") for which in ("", "_seed1"))
     text = table(document["tasks"], BARS)
     again = table(fresh["tasks"], [bar for bar in BARS if bar.task in fresh["tasks"]])
+    if fresh["weights"] != document["weights"]:
+        again = f"Measured on the checkpoint before (weights {fresh['weights']}), not on this one:\n\n{again}"
     whole = f"{page.page([document])}\n## Against the course's own bars\n\n{text}\n"
     whole += f"\n## Speech again, seed {fresh['seed']}: sentences by which no weights were chosen\n\n{again}\n"
     write_atomic(RESULTS / "mini_suite.md", whole.encode())
