@@ -946,8 +946,8 @@ else:
 # one. All of these were counted with ears that said one sentence of a hundred twice, before that was found.
 #
 # Since then the talker has gone on to other codes, and what DPO had changed was added to it. Here a change of attention
-# outlived the codes: in the suite, on 200 sentences that decided nothing, it takes the words wrong from 16.3 % to
-# 14.6 % (recorded on 2026-11-30; `benchmarks/results/mini_suite.md`).
+# outlived the codes: in the suite, on 200 sentences that decided nothing, it takes the words wrong from 16.0 % to
+# 14.8 % (recorded on 2026-11-30; `benchmarks/results/mini_suite.md`).
 #
 # The report gives for its own talker, on seed-tts-eval (zh / en / hard), word error rates of 1.70 / 2.72 / 7.97 %
 # before DPO and 1.42 / 2.33 / 6.54 % after (its table 9).
