@@ -4,6 +4,8 @@ Nano's tensors are too small for two threads to share, so on two cores two proce
 """
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,7 +32,20 @@ def run(
 
 def begin(how: tuple[str, str, str]) -> None:
     """A worker's start."""
+    end_with_parent()
     _MODEL.append(backends.open_backend(*how))
+
+
+def end_with_parent() -> None:
+    """Let this process end as soon as the one that started it is gone: killed, it can tell nobody to stop."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # only workers ask
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def one(asked: tuple[str, int, int, str | None]) -> tuple[str, dict[str, Any]]:
