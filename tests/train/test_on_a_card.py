@@ -54,7 +54,7 @@ def shipped(tmp_path_factory) -> Path:
         for name in names:
             parts.save_part(folder, name, model.get_submodule(place))
     parts.save_part(folder, "llava_1", model.thinker)
-    for name in ("llava_language", "llava_align"):
+    for name in ("llava_language", "llava_align", "mel_reader"):
         parts.save_part(folder, name, find(name).at("smoke", parts=folder).build())
     return folder
 
