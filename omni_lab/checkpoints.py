@@ -10,7 +10,7 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from .errors import CheckpointError
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5 << 30
 SMALL, ALIGNMENT = 4 << 20, 64  # bytes
+SHARD = re.compile(r"model((-[0-9a-f]{8})?-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")  # names that saving gives
 STAMP = "saved"  # names one call of save_weights, in the index and in each of its shards
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.jinja", "spk_dict.pt"]  # of a hub repository: nothing else is fetched
@@ -83,18 +84,23 @@ def one_line(error: BaseException) -> str:
 
 @contextmanager
 def replacing(path: Path) -> Any:
-    """Yield a temporary path in the same folder that becomes `path` when the block ends well, and vanishes when not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yield a temporary path in the same folder that becomes `path` when the block ends well, and vanishes when not.
+
+    Raises CheckpointError when the disk refuses."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be written ({one_line(error)})") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically."""
+    """Write JSON atomically. Raises CheckpointError."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -284,7 +290,7 @@ def save_weights(
             size = 0
         shards[-1][name] = tensor
         size += tensor.nbytes
-    old = {path.name for path in folder.glob("model*.safetensors*")} if folder.is_dir() else set()
+    old = {path.name for path in folder.iterdir() if SHARD.fullmatch(path.name)} if folder.is_dir() else set()
     if len(shards) == 1:
         write_tensors(folder / WEIGHTS, shards[0])
         kept = {WEIGHTS}
@@ -313,8 +319,5 @@ def stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], stamp: Mapping[str, str] | None = None) -> None:
     """Write one safetensors file atomically, `stamp` in its header. Raises CheckpointError when the disk refuses."""
     about = {"format": "pt", **(stamp or {})}
-    try:
-        with replacing(path) as temporary:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, about)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be written ({one_line(error)})") from None
+    with replacing(path) as temporary:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, about)

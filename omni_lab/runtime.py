@@ -29,10 +29,8 @@ class Hardware:
 
 
 def hardware(device: str | torch.device | None = None) -> Hardware:
-    """Describe `device` (default: the first GPU, else Apple's, else the CPU)."""
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    device = torch.device(device)
+    """Describe `device` (default: the first GPU, else Apple's, else the CPU). Raises ConfigError if it is not here."""
+    device = present(device)
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         # A T4 claims bf16 by emulation; only from compute capability 8.0 on is it native.
@@ -41,6 +39,21 @@ def hardware(device: str | torch.device | None = None) -> Hardware:
     cores = available_cores()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     return Hardware(device, torch.float32, f"{cores} CPU cores", memory)
+
+
+def present(device: str | torch.device | None) -> torch.device:
+    """`device`, or the best there is. Raises ConfigError for one that this machine lacks, saying what it has."""
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    here = [*["cuda"] * bool(cards), *["mps"] * torch.backends.mps.is_available(), "cpu"]
+    if device is None:
+        return torch.device(here[0])
+    try:
+        wanted = torch.device(device)
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError):  # as each backend pleases
+        has = ", ".join([*here, *(f"cuda:{i}" for i in range(cards))])
+        raise ConfigError(f"device {str(device)!r} is not on this machine, which has {has}") from None
+    return wanted
 
 
 def available_cores() -> int:

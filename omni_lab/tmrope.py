@@ -121,8 +121,10 @@ def position_ids(
 
     input_ids, attention_mask: (batch, length); padding, on either side, gets id 1. image_grid_thw, video_grid_thw:
     (n, 3) in patches, in the order in which they stand in the batch. audio_seqlens: (n,) mel frames. second_per_grids:
-    (n,) seconds per temporal patch of each video (default 1.0: two frames at 2 fps). The next token of row i stands at
-    position (its number of tokens) + delta[i]. Raises InputError where placeholders and media do not match.
+    (n,) seconds per temporal patch of each video (default 1.0: two frames at 2 fps). use_audio_in_video: videos that
+    begin with the start token of sound share their time with the next sound (the reference: all videos). The next
+    token of row i stands at position (its number of tokens) + delta[i]. Raises InputError where placeholders and media do not
+    match.
     """
     config = config if config is not None else ThinkerConfig()
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -176,7 +178,10 @@ def row_positions(
     start, place, twins = 0, 0, 0  # next position; next token; how many of the coming tokens share one position
     while place < len(tokens):
         end = next((i for i in range(place, len(tokens)) if tokens[i] in kinds), len(tokens))
-        paired = end < len(tokens) and kinds[tokens[end]] == "videos" and use_audio_in_video
+        kind = kinds[tokens[end]] if end < len(tokens) else None
+        # Silent videos may stand beside those with sound; the start token of sound tells them apart.
+        heard = tokens[place:end][-1:] == [config.audio_start_token_id]
+        paired = kind == "videos" and use_audio_in_video and heard
         text = text_ids(start, end - place)
         if twins and text.shape[1] > 1:  # the two EOS of a video with sound share one position
             text = torch.cat((text[:, :1], text[:, :-1]), dim=1)
@@ -185,9 +190,9 @@ def row_positions(
         if text.shape[1]:
             pieces.append(text)
             start = int(text.max()) + 1
-        if end < len(tokens):
-            body = media_ids(kinds[tokens[end]], start, media, paired, config)
-            check_run(tokens[end:], body, kinds[tokens[end]], paired, config)
+        if kind is not None:
+            body = media_ids(kind, start, media, paired, config)
+            check_run(tokens[end:], body, kind, paired, config)
             pieces += body
             # The last chunk alone counts: of a wide frame before it, height or width may reach further (reference).
             start = int(body[-1].max()) + 1

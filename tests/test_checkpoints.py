@@ -72,6 +72,16 @@ def test_sharded_and_whole_replace_each_other(tmp_path):
         assert torch.equal(load(tmp_path).up.weight, toy.up.weight)
 
 
+def test_saving_takes_away_its_own_old_shards_and_nothing_else(tmp_path):
+    toy, strangers = expected(), ("model_ema.safetensors", "model-best.safetensors", "model.safetensors.bak")
+    for name in strangers:
+        (tmp_path / name).write_bytes(b"mine")
+    for shard_bytes in (1, 120, 1 << 30, 1, 1 << 30):
+        checkpoints.save_weights(toy, tmp_path, shard_bytes)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", *strangers}
+    assert all((tmp_path / name).read_bytes() == b"mine" for name in strangers)
+
+
 def test_tensors_go_straight_to_the_type_asked_for(folder):
     loaded = load(folder, lambda name, stored: torch.bfloat16 if name.startswith("up") else stored)
     assert loaded.up.weight.dtype == torch.bfloat16 and loaded.embed.weight.dtype == torch.float32
@@ -196,6 +206,16 @@ def test_a_write_that_fails_leaves_the_old_file(folder):
         temporary.write_bytes(b"half")
         raise RuntimeError
     assert (folder / "model.safetensors").read_bytes() == before and len(list(folder.iterdir())) == 1
+
+
+def test_a_disk_that_refuses_is_named_in_one_line(tmp_path):
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(CheckpointError, match=r"config.json: cannot be written \(.*directory"):
+        checkpoints.write_json(tmp_path / "config.json", {})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        checkpoints.write_json(tmp_path / "file" / "config.json", {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "file"]
 
 
 MEMORY = """

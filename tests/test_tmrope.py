@@ -124,6 +124,27 @@ def test_both_start_tokens_share_a_position_and_so_do_both_end_tokens():
     assert ids[0, 0].tolist() == [0, 1, 1, 2, 27, 2, 3, 4, 4, 5, 6]
 
 
+def test_a_silent_video_beside_one_with_sound_keeps_its_own_time():
+    heard, silent = ("talking clip", (2, 1, 2, 1.0), 150), ("clip", (3, 2, 1, 1.0))
+    for row in ([heard, ("text", 2), silent], [silent, heard, ("text", 1)], [heard, silent, heard, silent]):
+        config = tiny()
+        merge = config.vision_config.spatial_merge_size
+        tokens, _, videos, seconds, frames = lay_out([row], merge)
+        rest = (None, torch.tensor(videos), None, True, torch.tensor(frames), seconds, config)
+        whole, _ = tmrope.position_ids(torch.tensor(tokens), *rest)
+        pieces, start = [torch.zeros(3, 1, dtype=torch.long)], 1
+        for segment in row:  # each by itself, behind the one before
+            (piece,), _, grids, step, mel = lay_out([[segment]], merge)
+            sound = torch.tensor(mel) if mel else None
+            grid = torch.tensor(grids) if grids else None
+            ids, _ = tmrope.position_ids(
+                torch.tensor([piece]), None, grid, None, segment[0] == "talking clip", sound, step or None, config
+            )
+            pieces.append(ids[:, 0, 1:] - 1 + start)
+            start = int(pieces[-1].max()) + 1
+        assert torch.equal(whole[:, 0], torch.cat(pieces, dim=1))
+
+
 def test_dynamic_frame_rates_keep_their_time():
     assert tmrope.video_ids(0, 4, 1, 1, 0.33)[0].tolist() == [0, 8, 16, 24]  # int(i * 0.33 * 25)
 

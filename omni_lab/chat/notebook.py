@@ -6,13 +6,13 @@ import io
 import socket
 import threading
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import soundfile
 from IPython.display import HTML, IFrame, Javascript, display
 
 from ..errors import OmniLabError
-from ..processing.audio import load_audio
 from ..processing.thoughts import told_apart
 from ..streaming import AudioChunk, Session, TextDelta
 from .address import LOOPBACK
@@ -85,7 +85,7 @@ class Chat:
     def push(self, file: Any) -> None:
         """One uploaded file. Raises InputError or MediaError."""
         kind, data = file["type"].split("/")[0], bytes(file["content"])
-        given: Any = load_audio(data, self.model.processor.rate) if kind == "audio" else data
+        given: Any = self.model.processor.hear(data) if kind == "audio" else data
         self.session.push(**{kind: given})
 
     def listen(self, reply: Any) -> None:
@@ -131,24 +131,28 @@ def shown(said: str) -> str:
 def page(model: Any, height: int = 520, **how: Any) -> "Served":
     """Show the web page, with microphone, in this cell; `close()` on what comes back ends the service."""
     served = Served(model, **how)
-    display(IFrame(served.address, "100%", height))
+    display(IFrame(served.page, "100%", height, extras=['allow="microphone; autoplay"']))
     return served
 
 
+NOTEBOOKS = "http://localhost:* http://127.0.0.1:* https://localhost:* https://127.0.0.1:*"  # that may frame the page
+
+
 class Served:
-    """A Service on a free port of the loopback, on a thread of its own, until `close`."""
+    """A Service on a free port of the loopback, on a thread of its own, until `close`; notebooks here may frame it."""
 
     def __init__(self, model: Any, token: str | None = None, limits: Any = None, **how: Any) -> None:
         import uvicorn
 
         from .server import Service  # what only those need who serve
 
-        self.service = Service(model, token, limits, **how)
+        self.service = Service(model, token, limits, NOTEBOOKS, **how)
         self.socket = socket.socket()
         self.socket.bind((LOOPBACK[0], 0))
         self.socket.listen(128)  # from here on a visitor waits instead of being refused
         self.port = self.socket.getsockname()[1]
         self.address = f"http://{LOOPBACK[0]}:{self.port}/"
+        self.page = self.address + (f"?token={quote(token, safe='')}" if token else "")
         size = self.service.limits.upload_bytes + 1024
         config = uvicorn.Config(self.service.app(), log_level="warning", ws_max_size=size, lifespan="off")
         self.server = uvicorn.Server(config)

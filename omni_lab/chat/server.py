@@ -28,7 +28,6 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..errors import InputError, OmniLabError
-from ..processing.audio import load_audio
 from ..streaming import AudioChunk, Session, TextDelta
 from .address import LOOPBACK, check_address
 
@@ -51,8 +50,17 @@ class Limits:
 class Service:
     """The model and its clients."""
 
-    def __init__(self, model: Any, token: str | None = None, limits: Limits | None = None, **how: Any) -> None:
-        """token: what a client must bring as ?token=...; how: of every Session."""
+    def __init__(
+        self,
+        model: Any,
+        token: str | None = None,
+        limits: Limits | None = None,
+        framed_by: str = "'none'",
+        **how: Any,
+    ) -> None:
+        """token: what a client must bring as ?token=...; framed_by: which pages may show this one in a frame, as CSP's
+        frame-ancestors says it; how: of every Session."""
+        self.framed_by = framed_by
         self.model, self.token, self.limits, self.how = model, token, limits or Limits(), how
         self.pool = ThreadPoolExecutor(self.limits.workers, thread_name_prefix="chat")
         self.clients: set[Client] = set()
@@ -72,7 +80,7 @@ class Service:
         """The page itself, which holds nothing secret but is not for strangers."""
         if not self.allowed(request.query_params.get("token")):
             return JSONResponse({"error": "this service needs its token: open /?token=..."}, status_code=403)
-        headers = {"Content-Security-Policy": "frame-ancestors 'none'", "Cache-Control": "no-store"}
+        headers = {"Content-Security-Policy": f"frame-ancestors {self.framed_by}", "Cache-Control": "no-store"}
         page = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
         return HTMLResponse(page, headers=headers)
 
@@ -169,7 +177,7 @@ class Client:
                 raise InputError(f"a packet of {len(data)} bytes: expected 16-bit samples")
             given: dict[str, Any] = {"audio": np.frombuffer(data, dtype="<i2"), "rate": rate or 16000}
         elif kind == "audio":
-            wave = await self.work(load_audio, data, self.service.model.processor.rate)
+            wave = await self.work(self.service.model.processor.hear, data)
             given = {"audio": wave}
         elif kind == "frame":
             given = {"frame": data, "time": time}

@@ -3,6 +3,7 @@
 A line that begins with / is a command; the path of a picture, sound or video may stand anywhere in a question as @path.
 """
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import numpy as np
 import soundfile
 
 from ..errors import InputError, OmniLabError
-from ..processing.audio import load_audio
+from ..processing.media import reason
 from ..processing.thoughts import BEGIN, END
 from ..streaming import AudioChunk, Session, TextDelta
 
@@ -40,7 +41,6 @@ class Terminal:
         self.aloud = how.get("speak", True)
         self.session = Session(model, **how)
         self.account: Any = None
-        self.replies = 0
 
     def run(self, lines: Iterable[str]) -> None:
         """Answer line after line until /quit or the end."""
@@ -120,15 +120,20 @@ class Terminal:
         kind = KINDS.get(path.suffix.lower())
         if kind is None:
             raise InputError(f"{path}: expected a picture, sound or video ({', '.join(KINDS)})")
-        given: Any = load_audio(path, self.model.processor.rate) if kind == "audio" else path
+        given: Any = self.model.processor.hear(path) if kind == "audio" else path
         self.session.push(**{kind: given})
 
     def keep(self, wave: np.ndarray, folder: Path) -> None:
-        """Write the reply's sound, and play it where there is a player."""
-        self.replies += 1
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"reply_{self.replies:03}.wav"
-        soundfile.write(path, wave, 24000)
+        """Write the reply's sound beside those of before, and play it where there is a player. Raises InputError."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            taken = {path.name for path in folder.iterdir()}
+            names = map("reply_{:03}.wav".format, itertools.count(1))
+            path = folder / next(name for name in names if name not in taken)
+            with path.open("xb") as file:
+                soundfile.write(file, wave, 24000, format="WAV")
+        except (OSError, soundfile.SoundFileError) as error:
+            raise InputError(f"{folder}: the reply's sound cannot be kept ({reason(error)})") from None
         self.say(f"[{len(wave) / 24000:.1f} s of speech: {path}]\n")
         player = next((p for p in PLAYERS if shutil.which(p[0])), None)
         if player is not None and self.out.isatty():

@@ -12,6 +12,7 @@ import math
 import os
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -253,6 +254,8 @@ def read_speaker(entry: object, where: str) -> Speaker:
 def save_speakers(path: str | os.PathLike, speakers: Mapping[str, Speaker], dtype: torch.dtype | None = None) -> None:
     """Write `spk_dict.pt` in the reference's layout, whole or not at all; in 16 bits if `dtype` is so (default: as is).
 
+    Raises CheckpointError when the disk refuses.
+
     Readers widen both tensors, the reference's too. The file is a zip whose members `torch.save` leaves as they are;
     here they are deflated, which `torch.load` undoes: 16-bit mels take little more than half the bytes.
     """
@@ -269,7 +272,13 @@ def save_speakers(path: str | os.PathLike, speakers: Mapping[str, Speaker], dtyp
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     plain = io.BytesIO()
     torch.save(raw, plain)
-    with zipfile.ZipFile(plain) as given, zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as packed:
-        for member in given.infolist():
-            packed.writestr(zipfile.ZipInfo(member.filename), given.read(member), zipfile.ZIP_DEFLATED)
-    os.replace(unfinished, path)
+    try:
+        with zipfile.ZipFile(plain) as given, zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as packed:
+            for member in given.infolist():
+                packed.writestr(zipfile.ZipInfo(member.filename), given.read(member), zipfile.ZIP_DEFLATED)
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)

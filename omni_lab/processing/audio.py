@@ -18,19 +18,20 @@ from ..errors import InputError, MediaError
 from .media import Source, name_of, read_bytes, reason
 
 MAX_SECONDS = 3 * 3600  # of a file; longer ones are refused rather than filling the memory
+BLOCK = 2**20  # samples of all channels that are decoded at a time
 
 
-def load_audio(source: Source, rate: int, allow_urls: bool = False) -> np.ndarray:
+def load_audio(source: Source, rate: int, allow_urls: bool = False, most: float = MAX_SECONDS) -> np.ndarray:
     """Sound as one channel at `rate` Hz: (samples,), float32.
 
     source: path, address or bytes of a sound file, or of a video with a sound track; an array at `rate`; or
     (array, its rate in Hz). Arrays are (samples,) or two-dimensional with the fewer channels averaged; integers are
-    scaled to [-1, 1]. Raises MediaError (file) or InputError (array)."""
+    scaled to [-1, 1]. most: seconds that a file may last. Raises MediaError (file) or InputError (array)."""
     if isinstance(source, (tuple, list)) and len(source) == 2 and np.ndim(source[0]) > 0 and np.ndim(source[1]) == 0:
         return resample(audio_array(source[0]), source[1], rate)
     if isinstance(source, (np.ndarray, Tensor, list, tuple)):
         return audio_array(source)
-    wave, given = decode_audio(source, allow_urls)
+    wave, given = decode_audio(source, allow_urls, most)
     try:
         return resample(audio_array(wave), given, rate)
     except InputError as error:
@@ -72,19 +73,25 @@ def to_unit(wave: np.ndarray) -> np.ndarray:
 
 def resample(wave: np.ndarray, given: Any, rate: int) -> np.ndarray:
     """(samples,) at `given` Hz -> (samples * rate / given,) at `rate` Hz, by windowed sinc. Raises InputError."""
+    ratio = rate_ratio(given, rate)
+    if ratio == 1:
+        return wave
+    out = resampler(ratio.numerator, ratio.denominator)(torch.from_numpy(wave)).numpy()
+    if not out.size:
+        raise InputError(f"the sound is too short: {wave.size} samples at {given} Hz")
+    return out
+
+
+def rate_ratio(given: Any, rate: int) -> Fraction:
+    """`given` Hz / `rate` Hz, as near as filters of bearable size allow. Raises InputError for no usable rate."""
     if isinstance(given, bool) or not isinstance(given, (int, float, np.number)) or not 1000 <= given <= 768000:
         raise InputError(f"a sample rate of {given!r} Hz cannot be used: expected 1000 to 768000")
-    if given == rate:
-        return wave
     # The filter bank has one phase per step of the reduced ratio: an odd rate (44101 Hz) would need gigabytes, so
     # such a ratio is taken to within 1e-5, far less than anyone can hear.
     ratio = Fraction(float(given)).limit_denominator(1) / rate
     if ratio.numerator > 1000 or ratio.denominator > 1000:
         ratio = ratio.limit_denominator(320)
-    out = resampler(ratio.numerator, ratio.denominator)(torch.from_numpy(wave)).numpy()
-    if not out.size:
-        raise InputError(f"the sound is too short: {wave.size} samples at {given} Hz")
-    return out
+    return ratio
 
 
 @lru_cache(maxsize=16)
@@ -93,17 +100,21 @@ def resampler(given: int, rate: int) -> torchaudio.transforms.Resample:
     return torchaudio.transforms.Resample(given, rate)
 
 
-def decode_audio(source: Source, allow_urls: bool) -> tuple[np.ndarray, int]:
-    """A sound file -> (samples,), float32, channels averaged, and its rate in Hz. Raises MediaError."""
+def decode_audio(source: Source, allow_urls: bool, most: float) -> tuple[np.ndarray, int]:
+    """A sound file of at most `most` seconds -> (samples,), float32, channels averaged, and its rate in Hz.
+
+    Decoded block by block: a small file may hold many channels of silence. Raises MediaError."""
     import soundfile
 
     data = read_bytes(source, allow_urls)
     check_whole(data, name_of(source))
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
-            if file.frames > MAX_SECONDS * file.samplerate:
-                raise MediaError(f"{name_of(source)}: longer than {MAX_SECONDS // 3600} hours")
-            wave = file.read(dtype="float32", always_2d=True).mean(axis=1)  # (samples, channels) -> (samples,)
+            if file.frames > most * file.samplerate:
+                raise MediaError(f"{name_of(source)}: {too_long(most)}")
+            blocks = file.blocks(max(1, BLOCK // file.channels), dtype="float32", always_2d=True)
+            parts = [block.mean(axis=1) for block in blocks]  # (samples, channels) -> (samples,)
+            wave = np.concatenate([np.zeros(0, np.float32), *parts])
             if len(wave) < file.frames and file.format in ("WAV", "FLAC", "AIFF"):  # others only guess their length
                 raise MediaError(f"{name_of(source)}: truncated, it holds {len(wave)} of {file.frames} samples")
             return wave, file.samplerate
@@ -112,10 +123,18 @@ def decode_audio(source: Source, allow_urls: bool) -> tuple[np.ndarray, int]:
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError, MemoryError) as error:
         from .video import sound_track  # a video, or AAC: not libsndfile's
 
-        track = sound_track(data)
+        try:
+            track = sound_track(data, most=most)
+        except MediaError as refused:
+            raise MediaError(f"{name_of(source)}: {refused}") from None
         if track is None:
             raise MediaError(f"{name_of(source)}: not a sound file that can be read ({reason(error)})") from None
         return track
+
+
+def too_long(most: float) -> str:
+    """What is said of a file that lasts more than `most` seconds."""
+    return f"longer than the {most:g} s that are taken"
 
 
 def check_whole(data: bytes, name: str) -> None:

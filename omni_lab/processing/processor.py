@@ -128,7 +128,7 @@ class OmniProcessor:
         else:
             prompts = as_list([text] if isinstance(text, str) else text, "text")
         pictures = self.pictures(as_list(images, "images"))
-        clips = [sound.load_audio(clip, self.rate, self.allow_urls) for clip in as_list(audio, "audio")]
+        clips = [self.hear(clip) for clip in as_list(audio, "audio")]
         films = self.films(as_list(videos, "videos"), use_audio_in_video, fps)
         prompts, waves = self.expand(prompts, pictures, clips, films)
         batch = self.tokens(prompts)
@@ -189,12 +189,18 @@ class OmniProcessor:
         loaded = (image.load_image(source, self.allow_urls) for source in sources)
         return [image.pixel_values(pixels[None], self.image_config) for pixels in loaded]
 
+    def hear(self, source: Any) -> Any:
+        """A sound as one channel at `rate` Hz: (samples,). Raises InputError, MediaError, also where it is too long."""
+        most = self.feature_extractor.n_samples / self.rate
+        return sound.load_audio(source, self.rate, self.allow_urls, most)
+
     def films(self, sources: list[Any], with_sound: bool, fps: float | None) -> list[dict[str, Any]]:
         """Each video as patches, grid, seconds per step of the grid, and its sound where it is wanted."""
-        films = []
+        films, most = [], self.feature_extractor.n_samples / self.rate
         for source in sources:
-            film = video.load_video(source, self.video_config, self.rate, fps, self.allow_urls)
-            patches, grid = image.pixel_values(film.frames, self.video_config)
+            rate = self.rate if with_sound else None
+            film = video.load_video(source, self.video_config, rate, fps, self.allow_urls, most)
+            patches, grid = image.patchify(image.normalize(film.frames, self.video_config), self.video_config)
             heard = with_sound and film.audio is not None and self.token_count(film.audio) > 0
             step = self.video_config.temporal_patch_size / film.fps
             films.append(

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, MediaError
-from .audio import MAX_SECONDS, audio_array, resample
-from .image import PixelConfig, eight_bits, load_image, numbers
+from .audio import MAX_SECONDS, audio_array, resample, too_long
+from .image import PixelConfig, eight_bits, load_image, numbers, resize
 from .media import Source, name_of, read_bytes, reason
 
 FPS = 2.0  # frames a second that the reference samples by default
@@ -20,33 +20,39 @@ FPS = 2.0  # frames a second that the reference samples by default
 
 @dataclass(frozen=True)
 class Video:
-    """Sampled frames and, where there is one, the whole sound track."""
+    """Sampled frames of the size that the encoder takes and, where there is one, the whole sound track."""
 
-    frames: Tensor  # (frames, 3, height, width), uint8
+    frames: Tensor  # (frames, 3, height, width), uint8; sides as `image.smart_resize` says
     fps: float  # frames a second after sampling: what positions are counted by
     audio: np.ndarray | None = None  # (samples,), float32, from the first frame on, at the rate that was asked for
 
 
 def load_video(
-    source: Source, config: PixelConfig, rate: int, fps: float | None = None, allow_urls: bool = False
+    source: Source,
+    config: PixelConfig,
+    rate: int | None,
+    fps: float | None = None,
+    allow_urls: bool = False,
+    most: float = MAX_SECONDS,
 ) -> Video:
-    """A video, its frames sampled by time.
+    """A video, its frames sampled by time, and resized.
 
     source: path, address or bytes of a file that PyAV reads; {"frames": ..., "fps": frames a second, "audio": samples
     or None, "sample_rate": Hz}; or bare frames: (frames, height, width, 3), (frames, 3, height, width) or a list of
-    pictures, taken as already sampled at `fps`. rate: Hz of the sound that comes back; fps: frames a second
-    (default 2). Raises MediaError (file) or InputError (array)."""
+    pictures, taken as already sampled at `fps`. rate: Hz of the sound that comes back (None: none
+    does); fps: frames a second (default 2); most: seconds that a file's sound may last. Raises MediaError (file) or
+    InputError (array)."""
     target = FPS if fps is None else fps
     if not (isinstance(target, (int, float)) and 0 < target <= 1000):
         raise InputError(f"fps must lie between 0 and 1000, got {target!r}")
     if isinstance(source, Mapping):
         return from_table(source, config, rate, target)
     if isinstance(source, (np.ndarray, Tensor, list, tuple)):
-        return Video(frame_array(source), target)
-    return decode(source, config, rate, target, allow_urls)
+        return Video(resize(frame_array(source), config), target)
+    return decode(source, config, rate, target, allow_urls, most)
 
 
-def from_table(table: Mapping[str, Any], config: PixelConfig, rate: int, target: float) -> Video:
+def from_table(table: Mapping[str, Any], config: PixelConfig, rate: int | None, target: float) -> Video:
     """A video given as {"frames", "fps", "audio", "sample_rate"}. Raises InputError."""
     if table.get("frames") is None:
         raise InputError(f"a video given as a table needs 'frames'; it has {sorted(map(str, table)) or 'nothing'}")
@@ -57,8 +63,8 @@ def from_table(table: Mapping[str, Any], config: PixelConfig, rate: int, target:
     chosen, sampled = sample_times(times, len(frames) / float(given), target, config)
     sound = table.get("audio")
     if sound is not None:
-        sound = resample(audio_array(sound), table.get("sample_rate") or rate, rate)
-    return Video(frames[torch.from_numpy(chosen)], sampled, sound)
+        sound = None if rate is None else resample(audio_array(sound), table.get("sample_rate") or rate, rate)
+    return Video(resize(frames[torch.from_numpy(chosen)], config), sampled, sound)
 
 
 def frame_array(source: Any) -> Tensor:
@@ -91,8 +97,10 @@ def sample_times(times: np.ndarray, duration: float, fps: float, config: PixelCo
     return chosen, count / duration
 
 
-def decode(source: Source, config: PixelConfig, rate: int, fps: float, allow_urls: bool) -> Video:
-    """Decode a video file: only the frames that are sampled are converted to pixels. Raises MediaError."""
+def decode(source: Source, config: PixelConfig, rate: int | None, fps: float, allow_urls: bool, most: float) -> Video:
+    """Decode a video file: only the frames that are sampled become pixels, each at once of the encoder's size.
+
+    Raises MediaError."""
     import av
 
     data = read_bytes(source, allow_urls)
@@ -100,13 +108,13 @@ def decode(source: Source, config: PixelConfig, rate: int, fps: float, allow_url
         start, times = frame_times(data)
         step = float(np.median(np.diff(times))) if len(times) > 1 else 1.0 / fps
         chosen, sampled = sample_times(times, float(times[-1]) + step, fps, config)
-        frames = decode_frames(data, times[chosen] + start)
-        track = sound_track(data, start)
-    except MediaError as error:
+        frames = decode_frames(data, times[chosen] + start, config)
+        track = None if rate is None else sound_track(data, start, most)
+    except InputError as error:
         raise MediaError(f"{name_of(source)}: {error}") from None
     except (av.FFmpegError, OSError, ValueError, RuntimeError, MemoryError, OverflowError, TypeError) as error:
         raise MediaError(f"{name_of(source)}: not a video that can be read ({reason(error)})") from None
-    sound = resample(audio_array(track[0]), track[1], rate) if track is not None else None
+    sound = resample(audio_array(track[0]), track[1], rate) if track is not None and rate is not None else None
     return Video(frames, sampled, sound)
 
 
@@ -129,13 +137,14 @@ def frame_times(data: bytes) -> tuple[float, np.ndarray]:
     return float(times[0]), times - times[0]
 
 
-def decode_frames(data: bytes, wanted: np.ndarray) -> Tensor:
+def decode_frames(data: bytes, wanted: np.ndarray, config: PixelConfig) -> Tensor:
     """Decode in order and keep, for each wanted time (ascending, seconds), the last frame that is shown by then.
 
-    Returns (wanted, 3, height, width), uint8, upright (phones store a rotation). Raises MediaError."""
+    Returns (wanted, 3, height, width), uint8, upright (phones store a rotation), resized: minutes of a phone's film
+    in its own size would fill the memory. Raises InputError."""
     import av
 
-    kept: list[np.ndarray] = []
+    kept: list[Tensor] = []
     last = None
     with av.open(io.BytesIO(data), "r") as container:
         stream = container.streams.video[0]
@@ -145,29 +154,29 @@ def decode_frames(data: bytes, wanted: np.ndarray) -> Tensor:
                 continue
             time = frame.time
             while len(kept) < len(wanted) and last is not None and time > wanted[len(kept)] + 1e-6:
-                kept.append(upright(last))
+                kept.append(resize(upright(last), config))
             last = frame
             if len(kept) == len(wanted):
                 break
     if last is None:
         raise MediaError("no frame of the video could be decoded")
     while len(kept) < len(wanted):
-        kept.append(upright(last))
-    return (
-        torch.from_numpy(np.stack(kept)).permute(0, 3, 1, 2).contiguous()
-    )  # (frames, height, width, 3) -> channels first
+        kept.append(resize(upright(last), config))
+    return torch.cat(kept)
 
 
-def upright(frame: Any) -> np.ndarray:
-    """A decoded frame as (height, width, 3), uint8, turned as its display matrix says."""
+def upright(frame: Any) -> Tensor:
+    """A decoded frame as (1, 3, height, width), uint8, turned as its display matrix says."""
     pixels = frame.to_ndarray(format="rgb24")
-    return np.rot90(pixels, k=round(frame.rotation / 90) % 4) if frame.rotation else pixels
+    pixels = np.rot90(pixels, k=round(frame.rotation / 90) % 4) if frame.rotation else pixels
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None]  # (height, width, 3) -> channels first
 
 
-def sound_track(data: bytes, start: float | None = None) -> tuple[np.ndarray, int] | None:
-    """The first sound track: (samples,), float32, channels averaged, and its rate in Hz; None if there is none to read.
+def sound_track(data: bytes, start: float | None = None, most: float = MAX_SECONDS) -> tuple[np.ndarray, int] | None:
+    """The first sound track: (samples,), float32, channels averaged, and its rate in Hz; None if none can be read.
 
-    start: seconds at which the video begins; the sound is cut or preceded by silence to begin there too."""
+    start: seconds at which the video begins; the sound is cut or preceded by silence to begin there too. Raises
+    MediaError for one of more than `most` seconds."""
     import av
 
     try:
@@ -181,8 +190,10 @@ def sound_track(data: bytes, start: float | None = None) -> tuple[np.ndarray, in
                 begins = frame.time if begins is None else begins
                 parts += [part.to_ndarray().mean(axis=0) for part in convert.resample(frame)]  # (channels, n) -> (n,)
                 total += len(parts[-1]) if parts else 0
-                if total > MAX_SECONDS * rate:
-                    raise MediaError(f"the sound is longer than {MAX_SECONDS // 3600} hours")
+                if total > most * rate:
+                    raise MediaError(f"the sound is {too_long(most)}")
+    except MediaError:
+        raise
     except (av.FFmpegError, OSError, ValueError, RuntimeError, MemoryError):
         return None
     if not parts:

@@ -13,10 +13,37 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..processing import image
-from ..processing.audio import audio_array, resample
+from ..processing.audio import audio_array, rate_ratio, resampler
 
 BLOCK_FRAMES = 200  # mel frames of the encoder's block: 2 s
 FLOOR = 8.0  # decades below the loudest that still count
+
+
+class Packets:
+    """Samples at one rate in, packet by packet; at another out, as if the whole had been resampled at once."""
+
+    def __init__(self, given: Any, rate: int) -> None:
+        """given, rate: Hz in and out. Raises InputError for no usable rate."""
+        ratio = rate_ratio(given, rate)
+        self.given, self.into, self.out = given, ratio.numerator, ratio.denominator  # samples in and out of one period
+        self.filters = resampler(self.into, self.out) if ratio != 1 else None
+        self.reach = 0 if self.filters is None else self.filters.width  # samples that a filter sees on either side
+        self.samples = np.zeros(0, dtype=np.float32)  # from the beginning of period `first` on
+        self.first = self.done = 0  # periods: of samples[0]; given out
+
+    def add(self, wave: np.ndarray, last: bool = False) -> np.ndarray:
+        """The next packet (samples,) -> (n,) of which all is known that the filters see; last: all that is left."""
+        if self.filters is None:
+            return wave
+        self.samples = np.concatenate((self.samples, wave))
+        ready = self.first + max(0, len(self.samples) - self.reach) // self.into
+        if not last and ready <= self.done or not len(self.samples):
+            return np.zeros(0, dtype=np.float32)
+        out = self.filters(torch.from_numpy(self.samples)).numpy()
+        out = out[(self.done - self.first) * self.out : None if last else (ready - self.first) * self.out]
+        kept = max(self.first, ready - -(-self.reach // self.into))
+        self.samples, self.first, self.done = self.samples[(kept - self.first) * self.into :], kept, ready
+        return out
 
 
 class MelFrames:
@@ -29,10 +56,24 @@ class MelFrames:
         self.samples = np.zeros(0, dtype=np.float32)  # from sample `first` on
         self.first = self.total = self.frames = 0  # sample of samples[0]; samples heard; frames given out
         self.loudest = -float("inf")
+        self.packets = Packets(self.rate, self.rate)
 
     def add(self, wave: Any, rate: int | None = None) -> None:
         """More sound: (samples,) at `rate` Hz (default: the extractor's). Raises InputError."""
-        wave = resample(audio_array(wave), self.rate if rate is None else rate, self.rate)
+        wave, rate = audio_array(wave), self.rate if rate is None else rate
+        if rate != self.packets.given:
+            packets = Packets(rate, self.rate)
+            self.finish()
+            self.packets = packets
+        self.hear(self.packets.add(wave))
+
+    def finish(self) -> None:
+        """The sound is over: what waited for more of it is heard too."""
+        self.hear(self.packets.add(np.zeros(0, dtype=np.float32), last=True))
+        self.packets = Packets(self.rate, self.rate)
+
+    def hear(self, wave: np.ndarray) -> None:
+        """More samples at `rate`: (samples,)."""
         self.samples = np.concatenate((self.samples, wave))
         self.total += len(wave)
 

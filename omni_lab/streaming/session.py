@@ -10,7 +10,8 @@ earlier turns but the system's message are forgotten; a turn that does not fit i
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ class Session:
     ) -> None:
         """speaker, speak: as in `generate`; max_tokens: default what the model has positions for; how: of ReplyStream.
 
-        Raises InputError for a model without tokenizer, or a system message that does not fit."""
+        Raises InputError for a model without tokenizer, a system message that does not fit, or an unknown setting."""
         if model.processor is None:
             raise InputError("a conversation needs a checkpoint with tokenizer and processor files")
         text = model.config.thinker_config.text_config
@@ -68,6 +69,8 @@ class Session:
         self.beginning = self.turn = self.memory.place
         self.turn_unfed: list[int] = []
         self.open = False
+        settings = dict(how)
+        self.stream(settings, settings.pop("voice", self.voice), Account())  # says what is wrong with them
 
     def push(
         self,
@@ -85,8 +88,7 @@ class Session:
         seconds of the film on (default: as much as its sound has lasted, or half a second after the frame before).
         A running reply is interrupted. Raises InputError or MediaError in one line; the turn is then as before, or,
         where it had partly been taken in, begun anew."""
-        self.interrupt()
-        with self.lock, torch.no_grad():
+        with self.alone(), torch.no_grad():
             self.begin_turn()
             try:
                 if text is not None or image is not None or video is not None:
@@ -111,12 +113,14 @@ class Session:
     def reply(self, account: Account | None = None, **how: Any) -> ReplyStream:
         """The question is over: the answer, as it comes. how: of ReplyStream, for this reply.
 
-        Raises InputError when nothing has been asked."""
-        self.interrupt()
+        Raises InputError when nothing has been asked, or for a wrong setting; the turn then stays as it is."""
         account = account or Account()
-        with self.lock, torch.no_grad():
+        with self.alone(), torch.no_grad():
             if not self.open:
                 raise InputError("nothing to answer: push text, sound or pictures first")
+            settings = {**self.how, **how}
+            voice = settings.pop("voice", self.voice)
+            self.stream(settings, voice, account)  # what is wrong with the settings must be said before the turn ends
             try:
                 with account.span("prefill"):
                     self.end_media()
@@ -128,17 +132,27 @@ class Session:
                 raise
             self.messages.append({"role": "user", "content": " ".join(self.heard)})
             self.open, self.heard = False, []
-            settings = {**self.how, **how}
             room = self.memory.limit - self.memory.place.length
             settings["max_new_tokens"] = max(1, min(settings.get("max_new_tokens", 512), room))
             settings.setdefault("seen", self.memory.seen.clone())
-            voice = settings.pop("voice", self.voice)
-            talk: Callable[[Any], Any] | None = None if voice is None else lambda _: self.memory.talk(voice)
-            output = self.memory.output
-            self.running = ReplyStream(
-                self.model, lambda _: output, voice, talk, account=account, ended=self.replied, **settings
-            )
+            self.running = self.stream(settings, voice, account)
             return self.running
+
+    def stream(self, settings: dict[str, Any], voice: Speaker | None, account: Account) -> ReplyStream:
+        """A reply behind what has been taken in. Raises InputError for settings that a reply has not."""
+        talk: Callable[[Any], Any] | None = None if voice is None else lambda _: self.memory.talk(voice)
+        output = self.memory.output
+        return ReplyStream(self.model, lambda _: output, voice, talk, account=account, ended=self.replied, **settings)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside this block no reply runs, and no other thread takes anything in; a running one is interrupted."""
+        while True:
+            self.interrupt()
+            with self.lock:
+                if self.running is None:  # another thread may have asked for one while we waited for the lock
+                    yield
+                    return
 
     def interrupt(self) -> None:
         """Stop a running reply; what has been said of it stays said. From any thread."""
@@ -149,8 +163,7 @@ class Session:
 
     def close(self) -> None:
         """Stop, and free the memory of the conversation."""
-        self.interrupt()
-        with self.lock:
+        with self.alone():
             self.memory = Memory(self.model, self.memory.limit)
             self.open, self.sound, self.film = False, None, None
 
@@ -315,6 +328,8 @@ class Session:
         """End the running sound or film: what is left of it, and the tokens that close it."""
         if self.sound is None and self.film is None:
             return
+        if self.sound is not None:
+            self.sound.finish()
         left = self.sound.left() if self.sound is not None else 0
         if self.film is not None:
             if self.sound is not None:

@@ -1,15 +1,22 @@
 """The page in a real browser: a question is typed, a reply's text and sound arrive, it can be stopped."""
 
+import http.server
 import io
 import os
 import shutil
+import threading
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
+
+from omni_lab.chat import notebook
+
+from .conftest import HOW
 
 WANTED = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -60,6 +67,37 @@ def test_a_question_is_typed_and_answered_aloud(served, tmp_path):
         assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
     finally:
         page.quit()
+
+
+def test_the_page_talks_inside_a_notebook_s_cell(model, tmp_path):
+    class Notebook(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(shown[0]._repr_html_().encode())
+
+        def log_message(self, *_):
+            pass
+
+    shown = []
+    with (
+        mock.patch("omni_lab.chat.notebook.display", shown.append),
+        notebook.page(model, token="a&b", **HOW),
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), Notebook) as server,
+    ):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page = browser()
+        try:
+            page.get(f"http://localhost:{server.server_port}/")
+            page.switch_to.frame(page.find_element(By.TAG_NAME, "iframe"))
+            body = page.find_element(By.TAG_NAME, "body")
+            WebDriverWait(page, 60).until(lambda _: body.get_attribute("data-ready") == "yes")
+            assert page.execute_script("return document.featurePolicy.allowsFeature('microphone')")
+            page.find_element(By.ID, "words").send_keys("Hello.\n")
+            WebDriverWait(page, 60).until(lambda _: body.get_attribute("data-replies") == "1")
+        finally:
+            page.quit()
+            server.shutdown()
 
 
 def keep_screenshot(page):

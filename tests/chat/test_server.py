@@ -1,5 +1,6 @@
 """The web service: right answers to the right client, patience with bad ones, nothing left behind."""
 
+import asyncio
 import io
 import json
 import threading
@@ -12,11 +13,12 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from starlette.requests import Request
 from websockets.exceptions import ConnectionClosed
 
 from omni_lab.chat.address import check_address
 from omni_lab.chat.notebook import Served
-from omni_lab.chat.server import Limits
+from omni_lab.chat.server import Limits, Service
 from omni_lab.errors import InputError
 from omni_lab.streaming import AudioChunk, Session, TextDelta
 
@@ -43,6 +45,8 @@ def picture():
 def test_page_and_health(served):
     page = urllib.request.urlopen(served.address).read().decode()
     assert "<title>Talk to the model</title>" in page
+    alone = asyncio.run(Service(None).page(Request({"type": "http", "query_string": b""})))
+    assert alone.headers["content-security-policy"] == "frame-ancestors 'none'", "only a notebook's own may be framed"
     assert "clients" in json.load(urllib.request.urlopen(served.address + "health"))
 
 

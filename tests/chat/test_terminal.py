@@ -32,6 +32,16 @@ def test_a_conversation_in_the_terminal(model, tmp_path):
     assert soundfile.info(files[0]).samplerate == 24000
 
 
+def test_sound_of_earlier_conversations_stays(model, tmp_path):
+    for _ in range(2):
+        Terminal(model, io.StringIO(), tmp_path / "replies", **HOW).run(["Hello."])
+    assert sorted(path.name for path in (tmp_path / "replies").iterdir()) == ["reply_001.wav", "reply_002.wav"]
+    out, blocked = io.StringIO(), tmp_path / "replies" / "reply_001.wav"  # a file where the folder should be
+    Terminal(model, out, blocked, **HOW).run(["Hello.", "/time"])
+    assert "reply_001.wav: the reply's sound cannot be kept" in out.getvalue()
+    assert "1 input processing" in out.getvalue(), "the conversation goes on"
+
+
 def test_a_conversation_in_a_notebook(model):
     chat = Chat(model, **HOW)
     chat.words.value = "Hello <b>you</b>."

@@ -139,3 +139,10 @@ def test_files_that_hold_no_speakers(tmp_path):
             speaker.load_speakers(path)
     with pytest.raises(CheckpointError, match="no such file"):
         speaker.load_speakers(tmp_path / "none.pt")
+
+
+def test_speakers_are_written_whole_or_not_at_all(tmp_path):
+    (tmp_path / "spk_dict.pt").mkdir()
+    with pytest.raises(CheckpointError, match="spk_dict.pt: cannot be written"):
+        speaker.save_speakers(tmp_path / "spk_dict.pt", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["spk_dict.pt"], "nothing half-written is left"

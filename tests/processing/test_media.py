@@ -4,15 +4,17 @@ import base64
 import http.server
 import io
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image
 
 from omni_lab.errors import InputError, MediaError
 from omni_lab.processing.audio import load_audio, resample
-from omni_lab.processing.image import PixelConfig, load_image
+from omni_lab.processing.image import PixelConfig, load_image, resize
 from omni_lab.processing.video import load_video, sample_times
 
 VIDEO = PixelConfig()
@@ -103,6 +105,38 @@ def test_a_video_is_sampled_by_time_and_brings_its_sound(files):
     assert abs(len(video.audio) / 16000 - 3.0) < 0.1
     assert load_video(files["silent.mp4"], VIDEO, 16000).audio is None
     assert np.allclose(load_audio(files["film.mp4"], 16000)[:16000], video.audio[:16000], atol=1e-2)
+
+
+def test_frames_are_resized_as_they_are_decoded_and_all_the_same(files):
+    config = PixelConfig(max_pixels=56 * 56)
+    small, whole = load_video(files["film.mp4"], config, None), load_video(files["film.mp4"], VIDEO, None)
+    assert small.audio is whole.audio is None, "without a rate no sound is read"
+    assert small.frames.shape[1:] == (3, 28, 56) and torch.equal(small.frames, resize(whole.frames, config))
+    table = {"frames": whole.frames, "fps": 2.0}
+    assert torch.equal(load_video(table, config, None).frames, small.frames)
+    assert torch.equal(load_video(whole.frames, config, None).frames, small.frames)
+
+
+def test_many_channels_of_silence_are_decoded_piece_by_piece(tmp_path):
+    path = tmp_path / "silence.flac"
+    with soundfile.SoundFile(path, "w", 48000, 8, format="FLAC") as file:
+        for _ in range(120):
+            file.write(np.zeros((48000, 8), np.int16))
+    tracemalloc.start()
+    wave = load_audio(path, 48000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(wave) == 120 * 48000 and not wave.any()
+    assert peak < 3.5 * wave.nbytes, "all channels at once would be 8 times the wave"
+    with pytest.raises(MediaError, match="silence.flac: longer than the 60 s"):
+        load_audio(path, 48000, most=60)
+
+
+def test_a_film_s_sound_has_its_limit_too(files):
+    with pytest.raises(MediaError, match="film.mp4: the sound is longer than the 2 s"):
+        load_video(files["film.mp4"], VIDEO, 16000, most=2)
+    with pytest.raises(MediaError, match="film.mp4: the sound is longer than the 2 s"):
+        load_audio(files["film.mp4"], 16000, most=2)
 
 
 def test_sampling_by_time_is_the_reference_s_at_a_constant_rate():

@@ -72,6 +72,61 @@ def test_log_mel_in_packets_is_that_of_the_clip(model):
     assert len(stream.samples) < 1000
 
 
+@pytest.mark.parametrize(("rate", "size"), [(48000, 9600), (44100, 128), (24000, 1000), (8000, 1), (44101, 3000)])
+def test_packets_at_another_rate_are_the_clip_resampled(model, rate, size):
+    wave = np.random.default_rng(1).normal(0, 0.1, min(rate, 300 * size)).astype(np.float32)
+    stream = MelFrames(model.processor.feature_extractor)
+    for start in range(0, len(wave), size):
+        stream.add(wave[start : start + size], rate)
+        assert len(stream.packets.samples) <= size + 4 * stream.packets.reach + 2 * stream.packets.into
+    stream.finish()
+    whole = sounds.resample(wave, rate, 16000)
+    assert stream.total == len(whole)
+    np.testing.assert_allclose(stream.samples, whole, atol=1e-6)
+
+
+def test_a_rate_that_changes_and_one_that_is_none_lose_nothing(model):
+    stream, low, high = MelFrames(model.processor.feature_extractor), noise(0.5), noise(0.75, 1)
+    stream.add(low)
+    stream.add(high, 48000)
+    with pytest.raises(InputError, match="sample rate of 3 Hz"):
+        stream.add(low, 3)
+    stream.add(low)
+    stream.finish()
+    np.testing.assert_allclose(
+        stream.samples, np.concatenate((low, sounds.resample(high, 48000, 16000), low)), atol=1e-6
+    )
+
+
+def test_a_wrong_setting_of_a_reply_loses_no_question(model):
+    session = Session(model, "Ada", **HOW)
+    session.push(text="Who are you?")
+    session.push(audio=noise(1.0))
+    for wrong in (dict(speaker="Ben"), dict(max_codes=0), dict(max_new_tokens=-1)):
+        with pytest.raises(InputError, match="unknown argument|at least 1"):
+            session.reply(**wrong)
+    with pytest.raises(InputError, match="unknown argument 'typo'"):
+        Session(model, typo=1)
+    assert session.open and session.messages == []
+    assert [type(event) for event in session.reply()], "the question is still there"
+    assert [message["content"] for message in session.messages][0] == "Who are you? [sound]"
+
+
+def test_what_waits_for_the_lock_while_a_reply_is_asked_for_interrupts_it(model):
+    session = Session(model, "Ada", **HOW)
+    session.push(text="Hi.")
+    with session.lock:
+        pushing = threading.Thread(target=session.push, kwargs=dict(text="Wait!"))
+        pushing.start()
+        time.sleep(0.2)  # it waits for the lock
+        reply = session.reply()
+    pushing.join(60)
+    assert not pushing.is_alive() and session.running is None
+    assert list(reply) == [] and session.open and "Wait!" in session.text
+    list(session.reply())
+    assert [message["role"] for message in session.messages] == ["user", "assistant", "user", "assistant"]
+
+
 def test_text_picture_and_sound_in_pieces_are_the_whole(model):
     session = Session(model, "Ada", **HOW)
     session.push(image=picture())
