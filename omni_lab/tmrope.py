@@ -123,8 +123,8 @@ def position_ids(
     (n, 3) in patches, in the order in which they stand in the batch. audio_seqlens: (n,) mel frames. second_per_grids:
     (n,) seconds per temporal patch of each video (default 1.0: two frames at 2 fps). use_audio_in_video: videos that
     begin with the start token of sound share their time with the next sound (the reference: all videos). The next
-    token of row i stands at position (its number of tokens) + delta[i]. Raises InputError where placeholders and media do not
-    match.
+    token of row i stands at position (its number of tokens) + delta[i]. Raises InputError where placeholders and media
+    do not match.
     """
     config = config if config is not None else ThinkerConfig()
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
