@@ -2,6 +2,7 @@
 
 ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
+EXE := .exe
 else
 BIN := .venv/bin
 endif
@@ -11,7 +12,7 @@ PYTHON ?= $(or $(shell for p in python3.12 python3.11 python3 python; do \
 	$$p -c '$(FIT)' 2>/dev/null && break; done),3.12)
 UV := $(shell command -v uv 2>/dev/null)
 ifeq ($(UV),)
-UV := build/uv/$(notdir $(BIN))/uv
+UV := build/uv/$(notdir $(BIN))/uv$(EXE)
 endif
 LOCK := --quiet --universal --python-version 3.11 --no-annotate --no-header --no-emit-package omni-lab
 PAIR := printf "torch==2.11.0\ntorchaudio==2.11.0\n"
@@ -30,7 +31,7 @@ help:
 setup: .venv/set-up
 
 # uv installs the whole set in a minute, pip in several: fetched once, into a folder of its own, where there is none.
-build/uv/$(notdir $(BIN))/uv:
+build/uv/$(notdir $(BIN))/uv$(EXE):
 	$(PYTHON) -m venv build/uv
 	build/uv/$(notdir $(BIN))/python -m pip install --quiet uv
 

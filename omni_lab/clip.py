@@ -296,7 +296,7 @@ class TextTransformer(nn.Module):
 
 def to_input(pictures: np.ndarray | Tensor, size: int) -> Tensor:
     """Pictures (batch, height, width, 3) uint8 -> normalised (batch, 3, size, size) float32; resized with antialias."""
-    pictures = torch.as_tensor(np.array(pictures))
+    pictures = pictures if isinstance(pictures, Tensor) else torch.from_numpy(np.array(pictures))
     if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != torch.uint8:
         raise InputError(
             f"expected RGB pictures (batch, height, width, 3) uint8, got {tuple(pictures.shape)} {pictures.dtype}"

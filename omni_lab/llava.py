@@ -157,7 +157,8 @@ class LlavaConfig:
 @torch.no_grad()
 def grid_shape(tower: Any, size: int) -> tuple[int, int]:
     """Width of the vectors and places in a row of a tower's grid, for square pictures of `size` pixels."""
-    found = tower.grid(torch.zeros(1, 3, size, size))  # (1, width, side, side)
+    like = next(tower.parameters(), torch.empty(0))  # a tower may stand on a card
+    found = tower.grid(torch.zeros(1, 3, size, size, device=like.device, dtype=like.dtype))  # (1, width, side, side)
     return found.shape[1], found.shape[-1]
 
 

@@ -70,8 +70,6 @@ def prominence(wave: Tensor, sample_rate: int, window: int) -> float:
         ratios.append(tone_level(wave, sample_rate, frequency, window) / (torch.stack(near).mean(0) + 1e-4))
     both = torch.minimum(ratios[0][:-1], ratios[1][1:]).clamp(max=50.0)  # first tone, then the second
     period = round(PERIOD * sample_rate) // window
-    rounds = len(both) // period
-    if not rounds:
-        return 0.0
-    folded = both[: rounds * period].reshape(rounds, period)  # every row one period
+    rounds = max(1, len(both) // period)
+    folded = both[: rounds * period].reshape(rounds, -1)  # every row one period, or what there is of one
     return float(folded.clamp(min=1e-3).log().mean(0).exp().max())

@@ -2,10 +2,13 @@
 
 import gzip
 import json
+import os
 import re
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -92,7 +95,8 @@ def debian(package: str, work: Path) -> Path:
     if not folder.is_dir():
         work.mkdir(parents=True, exist_ok=True)
         run(["apt-get", "download", package], work)
-        run(["dpkg", "-x", str(sorted(work.glob(f"{package}_*.deb"))[-1]), str(folder)], work)
+        with unpacked(folder) as half:
+            run(["dpkg", "-x", str(sorted(work.glob(f"{package}_*.deb"))[-1]), str(half)], work)
     return folder
 
 
@@ -102,16 +106,26 @@ def npm(package: str, work: Path) -> Path:
     if not folder.is_dir():
         work.mkdir(parents=True, exist_ok=True)
         packed = json.loads(run(["npm", "pack", "--json", package], work))[0]["filename"]
-        with tarfile.open(work / packed) as archive:
-            archive.extractall(folder, filter="data")
+        with unpacked(folder) as half, tarfile.open(work / packed) as archive:
+            archive.extractall(half, filter="data")
     return folder / "package"
+
+
+@contextmanager
+def unpacked(folder: Path) -> Iterator[Path]:
+    """Yield a folder to unpack into that becomes `folder` when the block ends well: half of a package is none."""
+    half = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(half, ignore_errors=True)
+    yield half
+    os.replace(half, folder)
 
 
 def run(command: list[str], folder: Path) -> str:
     """Run a package manager's client; returns what it printed. Raises DataError with its last line when it fails."""
-    if not shutil.which(command[0]):
+    client = shutil.which(command[0])  # on Windows npm is npm.cmd, which must be called by its whole name
+    if not client:
         raise DataError(f"`{command[0]}` is needed to download {command[-1]}, and is not installed")
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    done = subprocess.run([client, *command[1:]], cwd=folder, capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise DataError(f"`{' '.join(command)}` failed: {lines[-1]}")

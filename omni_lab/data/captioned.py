@@ -14,7 +14,7 @@ from PIL import Image
 from ..errors import DataError
 from . import readers
 from .emoji import SIZE
-from .shards import download, parquet_rows
+from .shards import located, parquet_rows
 
 CAPTION_COLUMNS = ("caption", "text", "sentence")
 
@@ -24,8 +24,7 @@ def load(source: str | Path, limit: int | None = None) -> tuple[np.ndarray, list
 
     source: a folder, or a hub name such as "jxie/flickr8k", which is downloaded once. Raises DataError where there is
     neither, and where a file is damaged."""
-    folder = Path(source) if Path(source).is_dir() else download(str(source))
-    tables = sorted(folder.rglob("*.parquet"))
+    folder, tables = located(source)
     listings = sorted(folder.glob("annotations/captions_*.json"))
     if tables:
         found = (pair for table in tables for pair in from_parquet(table))
@@ -53,7 +52,7 @@ def from_parquet(path: Path):
             raise DataError(f"{place} has no image or no caption")
         try:
             yield readers.open_picture(raw), told
-        except OSError as error:
+        except (OSError, DataError) as error:
             raise DataError(f"{place} holds no picture ({error})") from error
 
 
@@ -66,12 +65,12 @@ def from_coco(path: Path):
         for annotation in table["annotations"]:
             told.setdefault(annotation["image_id"], []).append(annotation["caption"].strip())
         files = [(folder / entry["file_name"], told[entry["id"]]) for entry in table["images"] if entry["id"] in told]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a COCO captions table") from error
     for file, captions in files:
         try:
             yield readers.open_picture(file), captions
-        except OSError as error:
+        except (OSError, DataError) as error:
             raise DataError(f"{file}: cannot be read as a picture ({error})") from error
 
 

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
@@ -119,7 +120,7 @@ def fetch(package: str, cache: Path) -> Path:
     tarball = cache / (package.lstrip("@").replace("/", "-").replace("@", "-") + ".tgz")
     if not tarball.exists():
         try:
-            command = ["npm", "pack", package, "--silent", "--pack-destination", str(cache)]
+            command = [shutil.which("npm") or "npm", "pack", package, "--silent", "--pack-destination", str(cache)]
             subprocess.run(command, check=True, capture_output=True, timeout=600)
         except (OSError, subprocess.SubprocessError) as error:
             raise DataError(f"npm could not fetch {package} ({error}): the build needs npm and its registry") from error

@@ -61,8 +61,8 @@ def count(rng: np.random.Generator, split: str, style: str | None) -> Asked:
     while True:
         asked, other, third = some_words(rng, 3)
         number = int(rng.integers(1, MOST + 1))
-        key = f"count {number} {asked} {other}"
-        if wanted("picture", key, split):
+        key, another = (f"count {number} {asked} {beside}" for beside in (other, third))
+        if wanted("picture", key, split) and wanted("picture", another, split):  # either may be all of the others
             break
     others = [pick(rng, (other, third)) for _ in range(int(rng.integers(0, 3)))]
     scene = scenes.compose(rng, [asked] * number + others, split, style)
@@ -341,7 +341,7 @@ def science_question(rng: np.random.Generator) -> tuple[str, str, str, list[str]
         subject = pick(rng, CONCEPTS).word
         right, everything = BY_WORD[subject].kind, sorted(set(words.GROUPS))
         everything = [k for k in everything if k != "object"]
-        if right == "object":
+        if right == "object" or subject in words.DISPUTED:
             return science_question(rng)
         return "What kind is THE?", subject, right, [k for k in everything if k != right]
     if kind == 1:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..errors import DataError, OmniLabError
 from . import video_files
@@ -55,7 +55,7 @@ def each(
     for name, raw in records:
         try:
             sample = check(make(raw))
-        except (OmniLabError, OSError, KeyError, IndexError, TypeError, ValueError, UnidentifiedImageError) as error:
+        except (OmniLabError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
             report.bad.append(f"{name}: {' '.join(str(error).split()) or type(error).__name__}")
         else:
             report.good += 1
@@ -66,9 +66,12 @@ def each(
 
 
 def open_picture(source: str | Path | bytes) -> Image.Image:
-    """A picture file, or its bytes, as RGB. Raises OSError or UnidentifiedImageError."""
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as found:
-        return found.convert("RGB")
+    """A picture file, or its bytes, as RGB. Raises OSError or, where Pillow has another word for it, DataError."""
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as found:
+            return found.convert("RGB")
+    except (SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"not a picture that can be read ({error})") from None
 
 
 def open_sound(source: str | Path | bytes, rate: int = HEARING_RATE) -> np.ndarray:

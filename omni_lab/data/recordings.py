@@ -52,8 +52,10 @@ def transcripts(split: str) -> tuple[str, ...]:
 
 @functools.cache
 def vocabulary() -> tuple[str, ...]:
-    """All words of all prompts: synthetic voices teach them in training one by one, as a lexicon would;
-    the test's prompts themselves are never read aloud."""
+    """All words of all prompts: synthetic voices teach them in training one by one, as a lexicon would.
+
+    Prompts of the test that are one word (118 of 201) are therefore heard in training, by other voices; none of several
+    words is read aloud there, and no recording of either is heard."""
     return tuple(
         sorted({word.strip(",.;!?") for prompt in everything() for word in prompt.text.lower().split()} - {""})
     )

@@ -55,6 +55,22 @@ def parquet_rows(path: Path, rank: int = 0, world: int = 1) -> Iterator[tuple[st
         raise DataError(f"{path}: missing, cut short or no Parquet file") from error
 
 
+def located(source: str | Path) -> tuple[Path, list[Path]]:
+    """A set's folder, here or fetched from the hub, and the Parquet files in it that were asked for, in order.
+
+    The hub's client keeps all of a set's files in one folder, those of an earlier call too. Raises DataError."""
+    if Path(source).is_dir():
+        return Path(source), sorted(Path(source).rglob("*.parquet"))
+    folder, beginning = download(str(source)), beginning_of(str(source))
+    tables = sorted(folder.rglob("*.parquet"))
+    return folder, [table for table in tables if table.relative_to(folder).as_posix().startswith(beginning)]
+
+
+def beginning_of(name: str) -> str:
+    """What the paths of the files begin with that "owner/set/beginning" asks for."""
+    return [*name.split("/", 2), "", ""][2]
+
+
 def download(name: str) -> Path:
     """A set's Parquet files from the hub, kept in the hub client's own folder.
 
@@ -63,8 +79,7 @@ def download(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    *of_set, beginning = [*name.split("/", 2), "", ""][:3]
-    repository = "/".join(of_set).rstrip("/")
+    repository, beginning = "/".join(name.split("/", 2)[:2]), beginning_of(name)
     try:
         folder = snapshot_download(repository, repo_type="dataset", allow_patterns=[f"{beginning}*.parquet"])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

@@ -13,7 +13,7 @@ from ..errors import DataError
 from . import readers
 from .bank import Sound
 from .sample import SPEAKING_RATE, Sample
-from .shards import download
+from .shards import located
 from .speech import resample
 
 
@@ -22,16 +22,15 @@ def load(source: str | Path, rate: int, limit: int | None = None) -> tuple[Sound
 
     source: a folder, or a hub name such as "openslr/librispeech_asr/clean/test" (the Parquet files of a set whose paths
     begin with "clean/test"), which are downloaded once. Raises DataError where there is neither, or no speech in it."""
-    folder = Path(source) if Path(source).is_dir() else download(str(source))
-    found = tuple(islice((sound_of(sample, rate) for sample in samples(folder, rate)), limit))
+    folder, tables = located(source)
+    found = tuple(islice((sound_of(sample, rate) for sample in samples(folder, tables, rate)), limit))
     if not found:
         raise DataError(f"{folder}: no speech in it")
     return found
 
 
-def samples(folder: Path, rate: int) -> Iterable[Sample]:
+def samples(folder: Path, tables: list[Path], rate: int) -> Iterable[Sample]:
     """What the reader of this folder's layout makes of it. Raises DataError when it has none that is known."""
-    tables = sorted(folder.rglob("*.parquet"))
     if tables:
         return (sample for table in tables for sample in readers.parquet(table, rate=rate))
     if (folder / "metadata.csv").is_file():

@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import httpx
 import numpy as np
 
 from ..errors import DataError
@@ -96,16 +95,29 @@ class Server:
     key: str = ""
     timeout: float = 60.0  # seconds
 
-    def complete(self, messages: list[dict[str, str]], seed: int = 0, temperature: float = 0.7) -> str:
-        """The server's reply to a chat. Raises DataError with what went wrong."""
+    def complete(
+        self,
+        messages: list[dict[str, str]],
+        seed: int = 0,
+        temperature: float = 0.7,
+        max_tokens: int | None = None,
+    ) -> str:
+        """The server's reply to a chat, of at most `max_tokens` (default: as the server likes); "" where it has none.
+
+        Raises DataError with what went wrong."""
+        try:
+            import httpx  # only those need it who ask a server
+        except ImportError:
+            raise DataError(f"teacher at {self.url}: to ask it takes httpx (pip install httpx)") from None
         body = {"model": self.model, "messages": messages, "seed": seed, "temperature": temperature}
+        body |= {} if max_tokens is None else {"max_tokens": max_tokens}
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         try:
             reply = httpx.post(
                 f"{self.url.rstrip('/')}/chat/completions", json=body, headers=headers, timeout=self.timeout
             )
             reply.raise_for_status()
-            return str(reply.json()["choices"][0]["message"]["content"])
+            return str(reply.json()["choices"][0]["message"]["content"] or "")  # null: all was spent on thinking
         except httpx.HTTPError as error:
             raise DataError(f"teacher at {self.url}: {str(error).splitlines()[0]}") from error
         except (ValueError, KeyError, IndexError, TypeError) as error:

@@ -184,7 +184,7 @@ def about_concept(rng: np.random.Generator) -> Proposal:
 
 def facts(word: str) -> str:
     """All the table knows of a concept, in short sentences."""
-    kind, the = BY_WORD[word].kind, f"The {word}"
+    kind, the = BY_WORD[word].group if word in words.DISPUTED else BY_WORD[word].kind, f"The {word}"
     be = "are" if word in ("scissors", "grapes") else "is"
     kind = "part of the sky" if kind == "sky" else words.with_article(kind)
     found = [f"{the} {be} {kind}."]

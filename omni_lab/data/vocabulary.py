@@ -39,7 +39,7 @@ def corpus(scale: int = 1000) -> Iterator[str]:
     for i in range(scale):
         yield f"{sentences.sentence(rng, 'train')} {sentences.sentence(rng, 'train')}"
         yield sentences.paused_sentence(rng, "train")
-        yield from sentences.sentence_pair(rng, "train")
+        yield from sentences.translated(rng, "train")
         for sample in (texts.text_qa(rng, "train"), texts.text_chat(rng, "train")):
             yield from said(sample)
         yield boxes(rng)

@@ -102,7 +102,7 @@ tree|deciduous tree|plant|der Baum|l'arbre|el árbol
 cactus|cactus|plant|der Kaktus|le cactus|el cactus
 rose|rose|plant|die Rose|la rose|la rosa
 tulip|tulip|plant|die Tulpe|la tulipe|el tulipán
-mushroom|mushroom|plant|der Pilz|le champignon|la seta
+mushroom|mushroom|vegetable|der Pilz|le champignon|la seta
 sun|sun|sky|die Sonne|le soleil|el sol
 moon|crescent moon|sky|der Mond|la lune|la luna
 star|star|sky|der Stern|l'étoile|la estrella
@@ -120,6 +120,8 @@ gift|wrapped gift|object|das Geschenk|le cadeau|el regalo
 CONCEPTS = tuple(Concept(*line.split("|")) for line in _TABLE.strip().splitlines())
 BY_WORD = {concept.word: concept for concept in CONCEPTS}
 
+# Their class is nobody's to ask: a frog is no reptile but an amphibian, a mushroom no plant, and a tomato a fruit, too.
+DISPUTED = ("frog", "mushroom", "tomato")
 LEGS = {
     4: "dog cat mouse rabbit fox bear panda tiger lion cow pig horse elephant camel frog turtle crocodile",
     2: "chicken penguin duck owl eagle",

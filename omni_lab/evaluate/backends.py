@@ -105,7 +105,7 @@ class Served:
 
     def replies(self, conversations: Sequence[Messages], longest: int) -> list[str]:
         """The server's replies at temperature 0. Raises DataError with what went wrong."""
-        return [self.server.complete(as_served(m), temperature=0.0).strip() for m in conversations]
+        return [self.server.complete(as_served(m), 0, 0.0, longest).strip() for m in conversations]
 
 
 def as_served(messages: Messages) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ..errors import OmniLabError
 
-LONGEST = 64  # tokens of a generation where the task sets no limit
+LONGEST = 256  # tokens of a generation where the task sets no limit, as the harness's own models take
 
 
 class TextScores:
@@ -29,8 +29,9 @@ class TextScores:
     Every request has `args`: (context, continuation), (text,) or (context, settings).
     """
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    def __init__(self, model: Any, max_gen_toks: int = LONGEST) -> None:
+        """max_gen_toks: tokens of a generation where the task sets no limit."""
+        self.model, self.longest = model, int(max_gen_toks)
         self.tokenizer = model.processor.tokenizer
         self.begin = self.tokenizer.convert_tokens_to_ids("<|endoftext|>")
 
@@ -40,9 +41,12 @@ class TextScores:
         return str(self.tokenizer.name_or_path)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """ChatML of a conversation in text."""
+        """ChatML of a conversation in text; without a generation prompt its last message is to be gone on with."""
         return self.tokenizer.apply_chat_template(
-            chat_history, tokenize=False, add_generation_prompt=add_generation_prompt
+            chat_history,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
         )
 
     def encode(self, text: str) -> list[int]:
@@ -86,7 +90,7 @@ class TextScores:
             until = [until] if isinstance(until, str) else until
             ids = torch.tensor([self.encode(context)], device=self.model.device)
             new = self.model.thinker.generate(
-                int(settings.get("max_gen_toks", LONGEST)), stop_token_ids=self.model.stop_ids(), input_ids=ids
+                int(settings.get("max_gen_toks", self.longest)), stop_token_ids=self.model.stop_ids(), input_ids=ids
             )
             text = self.tokenizer.decode(new[0], skip_special_tokens=True)
             replies.append(text[: min([text.find(stop) for stop in until if stop in text], default=len(text))])
@@ -110,9 +114,11 @@ def harness_class() -> Any:
     class Harnessed(TextScores, LM):
         """Made from the harness's model arguments: `checkpoint` is a folder or hub id."""
 
-        def __init__(self, checkpoint: str, device: str | None = None, **_: Any) -> None:  # _: batch sizes
+        def __init__(
+            self, checkpoint: str, device: str | None = None, max_gen_toks: int = LONGEST, **_: Any
+        ) -> None:  # _: batch sizes
             LM.__init__(self)
-            TextScores.__init__(self, OmniModel.from_pretrained(checkpoint, device=device))
+            TextScores.__init__(self, OmniModel.from_pretrained(checkpoint, device=device), max_gen_toks)
 
     return Harnessed
 

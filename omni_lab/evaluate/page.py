@@ -4,6 +4,7 @@ Reads the files that `omni-lab eval --json` writes. The published figures are of
 world: they stand beside each other, not against each other, and the page says so.
 """
 
+import itertools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -95,7 +96,7 @@ def radar(documents: Sequence[Mapping[str, Any]]) -> Any:
     angles = [2 * math.pi * i / len(tasks) for i in range(len(tasks))]
     figure = Figure(figsize=(7, 7), layout="constrained")
     axes: Any = figure.subplots(subplot_kw={"projection": "polar"})
-    for document, colour in zip(documents, COLOURS, strict=False):
+    for document, colour in zip(documents, itertools.cycle(COLOURS), strict=False):
         found = [document["tasks"].get(task) for task in tasks]
         reached = [(goodness(r, r["value"]) or 0.0) if r is not None else 0.0 for r in found]
         axes.plot([*angles, angles[0]], [*reached, reached[0]], color=colour, label=document["checkpoint"])

@@ -69,11 +69,13 @@ def rows(path: str | Path) -> Iterator[tuple[int, dict]]:
 def chosen_letter(reply: str, options: Sequence[str] = ()) -> str:
     """The letter that a reply to a question with options means; "" when it means none, or several.
 
-    A letter that stands alone or before a point or bracket counts first; else the one option that the reply quotes.
+    A letter that stands alone or before a point or bracket counts first ("a" before a word is the article); else the
+    one option that the reply quotes.
     """
     reply = without_thoughts(reply).strip()
+    small = LETTERS.lower()
     found = re.match(rf"\W*([{LETTERS}])(?:[.):,]|\W*$)", reply) or re.search(
-        rf"(?:answer|option)\W+(?:is\W+)?([{LETTERS}])\b(?!')", reply, re.IGNORECASE
+        rf"(?i:answer|option)\W+(?i:is\W+)?([{LETTERS}]\b(?!')|[{small}](?=[.):,]|\W*$))", reply
     )
     if found:
         return found[1].upper()
@@ -127,6 +129,11 @@ def seed_tts(path: str | Path) -> list[Utterance]:
     return found
 
 
+def spaced(text: str) -> str:
+    """`text` with spaces around each Chinese character."""
+    return re.sub(r"([\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff])", r" \1 ", text)
+
+
 def score_seed_tts(
     utterances: Sequence[Utterance],
     folder: str | Path,
@@ -135,7 +142,8 @@ def score_seed_tts(
 ) -> dict[str, float]:
     """{"WER", "SIM", "n"} of the synthesised `folder`/NAME.wav: means over utterances, as the set's own script takes.
 
-    WER of an utterance is its errors over its words, so a short one weighs as much as a long one. SIM is the cosine
+    WER of an utterance is its errors over its words, so a short one weighs as much as a long one; Chinese is written
+    without spaces, and each of its characters counts as a word. SIM is the cosine
     with the prompt's voice. Raises DataError when a file is missing: a set scored in part would look better.
     """
     errors, alike = [], []
@@ -145,7 +153,8 @@ def score_seed_tts(
             if not needed.is_file():
                 raise DataError(f"{needed}: missing; every utterance of the set is scored")
         spoken, prompt = readers.open_sound(path), readers.open_sound(utterance.prompt)
-        errors.append(metrics.word_error_rate([utterance.text], [hear(spoken, HEARING_RATE)]))
+        said, heard = spaced(utterance.text), spaced(hear(spoken, HEARING_RATE))
+        errors.append(metrics.word_error_rate([said], [heard]))
         prints = voiceprint(spoken, HEARING_RATE), voiceprint(prompt, HEARING_RATE)
         alike.append(metrics.similarity(*prints))
     return {"WER": float(np.mean(errors)), "SIM": float(np.mean(alike)), "n": len(utterances)}

@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import psutil
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
 from .. import runtime
 from ..errors import OmniLabError
@@ -89,6 +90,8 @@ def execute(source: Path, target: Path, scale: str, parameters: dict | None = No
             )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         fault = f"cell {error.exec_count} raised {error.ename}: {error.evalue}"
+    except (DeadKernelError, CellTimeoutError) as error:  # killed for its memory, or hanging
+        fault = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
     finally:
         meter.ended.set()
         plain.unlink(missing_ok=True)
@@ -97,8 +100,10 @@ def execute(source: Path, target: Path, scale: str, parameters: dict | None = No
 
 
 def key_figure_of(path: Path) -> str:
-    """The last key figure that an executed notebook shows, in words."""
+    """The last key figure that an executed notebook shows, in words; "" where it was never written."""
     found = ""
+    if not path.is_file():
+        return found
     for cell in nbformat.read(path, as_version=4).cells:
         for output in cell.get("outputs", []):
             if KEY_FIGURE in output.get("data", {}):
@@ -150,7 +155,8 @@ def run_labs(
         parameters = {"SCALE": scale} | ({} if seed is None else {"SEED": seed})
         result = execute(source, target, scale, parameters)
         results.append(result)
-        write_html(target)
+        if target.is_file():
+            write_html(target)
         if record and not result.fault:
             keep(source, scale, result)
     return results

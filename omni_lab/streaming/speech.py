@@ -71,7 +71,8 @@ class WaveStream:
             samples = crossfade(self.beyond, samples)
         self.beyond = beyond
         # Frames in front of a window's edge reach back `margin` frames, not further.
-        self.before = torch.cat((before, mel), dim=1)[:, -self.margin :].clone()
+        joined = torch.cat((before, mel), dim=1)
+        self.before = joined[:, max(0, joined.shape[1] - self.margin) :].clone()
         return samples
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from unittest import mock
 
 import numpy as np
 import pyarrow
@@ -12,6 +13,7 @@ import soundfile
 from PIL import Image
 
 from omni_lab.data import readers, video_files, world
+from omni_lab.data.sample import Sample, image, user
 from omni_lab.errors import DataError
 
 RATE = 22_050
@@ -138,6 +140,26 @@ def test_bad_records_are_skipped_counted_and_listed(tmp_path):
     assert report.good == 400 and len(report.bad) == 3
     assert "x:" in report.bad[0] and "empty" in report.bad[1] and "not finite" in report.bad[2]
     assert report.line().startswith("400 records read, 3 skipped")
+
+
+def test_what_pillow_raises_and_fields_of_another_type_are_bad_records(tmp_path):
+    png = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(png, "PNG")
+    broken = bytearray(png.getvalue())
+    broken[broken.index(b"IDAT") - 2 : broken.index(b"IDAT")] = b"\0\0"  # the chunk ends early, rubbish for a header
+    report = readers.Report()
+    records = [("good", png.getvalue()), ("broken", bytes(broken)), ("none", None)]
+
+    def make(raw):
+        if raw is None:
+            return raw.strip()
+        return Sample([user("What is this?", image(readers.open_picture(raw)))], "any", "noise", meta={"key": "k"})
+
+    assert len(list(readers.each("set", [*[records[0]] * 300, *records[1:]], make, report))) == 300
+    assert len(report.bad) == 2
+    for error in (SyntaxError("broken PNG file"), Image.DecompressionBombError("too large")):
+        with mock.patch.object(Image, "open", side_effect=error), pytest.raises(DataError, match="not a picture"):
+            readers.open_picture(b"")
 
 
 def test_more_than_one_percent_stops_with_the_list(tmp_path):

@@ -93,6 +93,16 @@ def test_the_first_of_two_sounds_comes_first():
         assert loud[:5].any() and loud[16:26].any() and sample.answer in sample.meta["options"]
 
 
+def test_two_sounds_of_the_test_are_never_met_together_in_training_in_either_order():
+    def pair(split, index):
+        return tuple(sounds.audio_order(generator("order", split, 0, index), split).meta["key"].split())
+
+    pairs = {split: [pair(split, index) for index in range(150)] for split in ("train", "test")}
+    assert {frozenset(pair) for pair in pairs["train"]}.isdisjoint(frozenset(pair) for pair in pairs["test"])
+    met = set(pairs["test"])
+    assert any((b, a) in met for a, b in met), "both orders are asked"
+
+
 def test_music_has_its_key_and_tempo():
     piece = music.Piece(key=9, mode="minor", beats=4, tempo=120)  # A minor
     wave = music.render(piece, np.random.default_rng(0))

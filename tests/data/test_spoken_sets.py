@@ -86,6 +86,18 @@ def test_a_part_of_a_hub_set(tmp_path, monkeypatch):
     assert asked["name"] == "emotion" and asked["allow_patterns"] == ["*.parquet"]
 
 
+def test_of_a_hub_set_only_the_part_that_was_asked_for_is_read(tmp_path, monkeypatch):
+    """The hub's client keeps every part that was ever fetched in one folder."""
+    for part, text in (("clean/test", "Not this one."), ("clean/train.100", "This one.")):
+        (tmp_path / part).mkdir(parents=True)
+        rows = [{"audio": {"bytes": sound("WAV"), "path": None}, "text": text}] * 2
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / part / "0000.parquet")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
+    found = spoken_sets.load("some/set/clean/train.100", 16_000)
+    assert {s.about["text"] for s in found} == {"This one."} and len(found) == 2
+    assert len(spoken_sets.load("some/set", 16_000)) == 4
+
+
 def test_lab_07_learns_from_another_set(tmp_path):
     librispeech(tmp_path / "set")
     heard, unheard = codec_parts.clips(str(tmp_path / "set"), held_out=2)

@@ -12,14 +12,14 @@ from omni_lab.errors import DataError
 
 
 class Stub(BaseHTTPRequestHandler):
-    reply = ""
+    reply: str | None = ""
     asked: list = []
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         Stub.asked.append((self.path, self.headers.get("Authorization"), body))
         raw = json.dumps({"choices": [{"message": {"role": "assistant", "content": Stub.reply}}]}).encode()
-        self.send_response(200 if Stub.reply else 500)
+        self.send_response(500 if Stub.reply == "" else 200)
         self.send_header("Content-Length", str(len(raw)))
         self.end_headers()
         self.wfile.write(raw)
@@ -42,6 +42,13 @@ def server():
 @pytest.fixture
 def scene():
     return scenes.compose(np.random.default_rng(0), ["dog", "cat", "dog"], "train", cards=1.0)
+
+
+def test_a_reply_without_content_is_empty_and_refused_as_instruction(server, scene):
+    Stub.reply = None
+    assert server.complete([], max_tokens=3) == "" and Stub.asked[0][2]["max_tokens"] == 3
+    with pytest.raises(DataError, match="form asked for"):
+        teacher.teach("conversation", scene, np.random.default_rng(0), server)
 
 
 @pytest.mark.parametrize("kind", dialogues.KINDS)

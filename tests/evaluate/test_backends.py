@@ -87,6 +87,7 @@ def test_a_server_gets_pictures_and_sound_in_its_protocol(address):
     assert backend.replies([*conversations(), [user("And now?", film)]], 8) == ["a dog"] * 4
     path, key, body = Protocol.asked[1]
     assert path == "/v1/chat/completions" and key == "Bearer secret" and body["temperature"] == 0
+    assert body["max_tokens"] == 8
     picture, text = body["messages"][0]["content"]
     sent = Image.open(io.BytesIO(base64.b64decode(picture["image_url"]["url"].split(",")[1])))
     assert np.array_equal(np.asarray(sent), np.asarray(PICTURE)) and text["text"] == "What do you see?"

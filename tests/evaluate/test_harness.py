@@ -64,6 +64,18 @@ def test_generation_ends_at_the_first_stop_string(scores):
     assert cut == whole[: whole.find(middle)]
     chat = scores.apply_chat_template([{"role": "user", "content": "hello"}])
     assert chat.endswith("<|im_start|>assistant\n") and "hello" in chat
+    begun = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "The best answer is"}]
+    assert scores.apply_chat_template(begun, add_generation_prompt=False).endswith("assistant\nThe best answer is")
+
+
+def test_without_a_limit_of_the_task_s_own_the_harness_s_is_taken(scores, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        scores.model.thinker, "generate", lambda longest, **_: asked.append(longest) or torch.tensor([[1]])
+    )
+    for made in (scores, harness.TextScores(scores.model, "5")):
+        made.generate_until(ask(("The dog", {})))
+    assert asked == [256, 5]
 
 
 def test_a_reply_in_a_batch_is_the_reply_alone(scores, monkeypatch):

@@ -39,6 +39,11 @@ def test_outwards_is_better_whichever_way_a_measure_points():
     assert list(lines[2].get_ydata()) == [0.9, pytest.approx(0.966)]
 
 
+def test_six_models_have_six_lines():
+    axes = page.radar([NANO | {"checkpoint": f"model {i}"} for i in range(6)]).axes[0]
+    assert [line.get_label() for line in axes.lines][:6] == [f"model {i}" for i in range(6)]
+
+
 def test_other_files_are_refused_in_a_line(tmp_path):
     path = tmp_path / "results.json"
     path.write_text(json.dumps(NANO))

@@ -66,6 +66,9 @@ def test_broken_sets_are_one_line(bench, tmp_path):
         ("D.", "D"),
         ("The answer is A", "A"),
         ("the correct option is: b", "B"),
+        ("The answer is a red bus.", "B"),
+        ("answer: a", "A"),
+        ("The answer is c), two birds", "C"),
         ("It is a red bus!", "B"),
         ("<think>A or B?</think> C", "C"),
         ("A dog barks at two birds.", ""),
@@ -105,6 +108,9 @@ def test_seed_tts_is_a_mean_over_utterances(tmp_path):
         utterances, tmp_path, lambda wave, rate: next(heard), lambda wave, rate: np.array([1.0, float(wave.mean())])
     )
     assert found["WER"] == pytest.approx(0.25) and found["SIM"] == pytest.approx(1.0) and found["n"] == 2
+    chinese = published.Utterance("u0", "", tmp_path / "prompt-wavs/p0.wav", "今天天气很好。")
+    rate = published.score_seed_tts([chinese], tmp_path, lambda w, r: "今天天汽很好", lambda w, r: np.ones(2))["WER"]
+    assert rate == pytest.approx(1 / 6), "one character of six"
     (tmp_path / "u1.wav").unlink()
     with pytest.raises(DataError, match="u1.wav: missing"):
         published.score_seed_tts(utterances, tmp_path, lambda w, r: "", lambda w, r: np.ones(2))

@@ -128,6 +128,19 @@ def test_without_its_time_axis_a_video_has_one_time(model):
     assert tmrope.position_ids is complete
 
 
+def test_the_baseline_of_sounds_knows_no_answer(model):
+    found = suite.run(model, ["sound_events"], items=40)["sound_events"]
+    assert 1 / 40 < found["baseline"] < 0.3
+
+
+def test_voices_enrolled_for_a_test_leave_the_model_as_it_was(model, monkeypatch):
+    monkeypatch.setattr("omni_lab.evaluate.asking.LONGEST_SPEECH", 12)
+    monkeypatch.setattr(speaking.speech, "HELD_OUT_SPEAKERS", speaking.speech.HELD_OUT_SPEAKERS[:2])
+    before = dict(model.speakers)
+    speaking.speaker_similarity(model, 2, 0, False)
+    assert model.speakers == before and list(model.speakers) == list(before)
+
+
 def test_scores_of_perfect_and_silent_replies():
     samples = asking.items("who_said_what", 3, 0)
     assert all(all(seeing.both_sides(s, s.answer)) for s in samples)

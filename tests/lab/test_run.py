@@ -49,6 +49,14 @@ def test_a_kernel_has_no_network_here_and_a_failing_lab_says_which_cell(tmp_path
     assert result.fault in run.table([result]) and "1 failed" in run.table([result])
 
 
+def test_a_kernel_that_dies_is_a_fault_in_the_table(tmp_path):
+    (tmp_path / "solutions").mkdir()
+    source = tmp_path / "solutions" / "90_dies.py"
+    source.write_text(FAILING.split("# %%\nimport")[0] + "# %%\nimport os\nos.kill(os.getpid(), 9)\n")
+    [result] = run.run_labs(tmp_path, ["90"], "smoke", 0, tmp_path / "out")
+    assert "DeadKernelError" in result.fault and "1 failed" in run.table([result])
+
+
 def test_the_guard_refuses_names_and_addresses_but_not_this_machine():
     code = (
         "import socket\n"

@@ -202,6 +202,14 @@ def test_state_stays_the_same_however_long_the_reply(model, spoken):
     assert len(set(sizes[1:])) == 1
 
 
+def test_without_a_margin_nothing_of_the_past_is_kept(model, spoken):
+    wave = WaveStream(model.token2wav.code2wav_bigvgan_model, 0)
+    mel = spoken[3]
+    for _ in range(3):
+        assert len(wave.add(mel[:, :10], mel[:, :0])) == 10 * wave.vocoder.hop
+        assert wave.before.shape[1] == 0
+
+
 def test_crossfade_of_the_same_is_the_same():
     wave = torch.randn(50)
     torch.testing.assert_close(crossfade(wave[:20], wave), wave)

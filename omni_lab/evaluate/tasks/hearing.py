@@ -1,6 +1,7 @@
 """Tasks of listening: speech, sounds, music."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ...data import music as music_world
@@ -10,7 +11,7 @@ from ...data.spoken import TRANSCRIBE
 from .. import ears
 from ..asking import ask, items
 from ..metrics import word_error_rate
-from ..outcome import Evaluation, Outcome, accuracy
+from ..outcome import Evaluation, Outcome, accuracy, commonest
 
 
 def waves(samples: Sequence[Sample]) -> list:
@@ -50,7 +51,8 @@ def sound_events(model: Any, count: int, seed: int, progress: bool) -> Outcome:
     """What makes the sound, of eighteen kinds."""
     samples = items("sound_events", count, seed)
     replies = ask(model, samples, progress="sound_events" * progress)
-    return accuracy(samples, replies, chance=1 / len(sounds.LABELS), by="label")
+    found = accuracy(samples, replies, chance=1 / len(sounds.LABELS), by="label")  # by sound: each has one answer
+    return replace(found, baseline=commonest(samples))
 
 
 def music(model: Any, count: int, seed: int, progress: bool) -> Outcome:

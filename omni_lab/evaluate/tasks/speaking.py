@@ -85,13 +85,18 @@ def speaker_similarity(model: Any, count: int, seed: int, progress: bool) -> Out
     references = {name: reference(name, seed) for name in names}
     prints = {name: ears.voiceprint(wave, SPEAKING_RATE) for name, wave in references.items()}
     lines, nearer, source_nearer, own = texts("sentence", each, seed), [], [], []
-    for name in names:
-        model.enrol(references[name], SPEAKING_RATE, name, disclose=False)  # synthetic, and measured unmarked
-        ours = spoken(model, lines, seed, f"as {name}" * progress, name)
-        for wave, true in zip(ours, source(lines, name), strict=True):
-            nearer += closer(ears.voiceprint(wave, SPEAKING_RATE), name, prints)
-            source_nearer += closer(ears.voiceprint(true, SPEAKING_RATE), name, prints)
-            own.append(similarity(ears.voiceprint(wave, SPEAKING_RATE), prints[name]))
+    speakers = dict(model.speakers)
+    try:
+        for name in names:
+            model.enrol(references[name], SPEAKING_RATE, name, disclose=False)  # synthetic, and measured unmarked
+            ours = spoken(model, lines, seed, f"as {name}" * progress, name)
+            for wave, true in zip(ours, source(lines, name), strict=True):
+                nearer += closer(ears.voiceprint(wave, SPEAKING_RATE), name, prints)
+                source_nearer += closer(ears.voiceprint(true, SPEAKING_RATE), name, prints)
+                own.append(similarity(ears.voiceprint(wave, SPEAKING_RATE), prints[name]))
+    finally:
+        model.speakers.clear()  # who was there before is there again, and nobody else
+        model.speakers.update(speakers)
     parts = {"source voices": float(np.mean(source_nearer)), "cosine to own": float(np.mean(own))}
     baseline = 0.5  # one voice for all is nearer to the right one in half of the pairs
     return Outcome("pairs", float(np.mean(nearer)), 0.5, baseline, each * len(names), parts)
