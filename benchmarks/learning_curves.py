@@ -9,6 +9,7 @@ single reports, the dark one their running mean; dots are figures on held-out da
 
 import argparse
 import re
+import shlex
 from pathlib import Path
 
 import matplotlib
@@ -166,8 +167,14 @@ def command(run: Path, name: str) -> str:
         return ""
     state = read_state(run / name, steps[-1])
     usual = find(state["recipe"]).scales["cpu"].as_dict()
-    changed = [f" --set {key}={value}" for key, value in state["settings"].items() if usual.get(key) != value]
+    changed = [setting(key, value) for key, value in state["settings"].items() if usual.get(key) != value]
     return f"`omni-lab train {state['recipe']} --scale cpu{''.join(changed)}`"
+
+
+def setting(name: str, value: object) -> str:
+    """One setting as the command line takes it, quoted for the shell and, where it holds a `|`, for a table's cell."""
+    told = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return f" --set {shlex.quote(f'{name}={told}')}".replace("|", "\\|")
 
 
 def told(page: str) -> tuple[dict[str, str], dict[str, str]]:

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from .splits import draw, pick
+from .splits import draw, held_out, pick
 from .words import CONCEPTS, LANGUAGES, NAMES, NUMBERS, Concept, plural, with_article
 
 _COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "grey", "white")
@@ -150,7 +150,17 @@ _RELATIONS = {
 
 
 def sentence_pair(rng: np.random.Generator, split: str) -> tuple[str, str, str]:
-    """(English, language code, translation) of a sentence of the split."""
+    """(English, language code, translation) of a sentence of the split.
+
+    No English of training's is held out as a `sentence`: the tests of recognition and of speech say those."""
+    while True:
+        english, language, translation = translated(rng, split)
+        if split == "test" or not held_out("sentence", key_of(english)):
+            return english, language, translation
+
+
+def translated(rng: np.random.Generator, split: str) -> tuple[str, str, str]:
+    """The same, split as translations alone: what the shipped tokenizer has learned its words from."""
 
     def proposal(rng: np.random.Generator) -> tuple[str, tuple[str, str, str]]:
         subject, thing = pick(rng, _TRANSLATABLE), pick(rng, _TRANSLATABLE)
@@ -188,16 +198,21 @@ def _placed(rng: np.random.Generator, subject: Concept, thing: Concept, language
 
 
 def accusative(german: str) -> str:
-    """Give "der Hund" -> "den Hund"."""
-    return re.sub(r"^der ", "den ", german)
+    """Give "der Hund" -> "den Hund", "der Hase" -> "den Hasen"."""
+    article, _, noun = german.partition(" ")  # other languages' names come here, too, and "l'arbre" has no space
+    return f"den {bent(noun)}" if article == "der" else german
 
 
 def dative(german: str) -> str:
-    """Give "der Hund" -> "dem Hund", "die Katze" -> "der Katze"; the weak nouns of the table get their ending."""
+    """Give "der Hund" -> "dem Hund", "die Katze" -> "der Katze", "der Hase" -> "dem Hasen"."""
     article, noun = german.split(" ", 1)
-    noun = {"Hase": "Hasen", "Bär": "Bären", "Löwe": "Löwen", "Affe": "Affen", "Elefant": "Elefanten",
+    return {"der": "dem", "die": "der", "das": "dem"}[article] + " " + bent(noun)
+
+
+def bent(noun: str) -> str:
+    """Give "Hase" -> "Hasen", as weak nouns have it in every case but the first; others as they are."""
+    return {"Hase": "Hasen", "Bär": "Bären", "Löwe": "Löwen", "Affe": "Affen", "Elefant": "Elefanten",
             "Krake": "Kraken"}.get(noun, noun)  # fmt: skip
-    return {"der": "dem", "die": "der", "das": "dem"}[article] + " " + noun
 
 
 def contract(phrase: str) -> str:

@@ -44,7 +44,12 @@ def train(
     deadline, rows, finished = time.monotonic() + 60 * minutes, [], True
     options = ["--scale", scale, "--out", str(out), "--seed", str(seed), "--steps", str(steps), "--device", device]
     options += ["--minutes", str(minutes), *(part for pair in set_ or [] for part in ("--set", pair))]
-    with codec_beside(recipe == "all" and scale == "gpu", options, out, resume) as codec:
+    from .distributed import processes
+
+    with (
+        processes(device or None) as (group, _),
+        codec_beside(recipe == "all" and scale == "gpu", options, out, resume) as codec,
+    ):
         for name, kind in zip(names, kinds, strict=True):
             shared = codec is not None and name in GROUPS["codec"]
             # What the codec has finished is passed over below; what it could not finish is done here.
@@ -61,11 +66,20 @@ def train(
             finished = result.finished
             if not finished:
                 break
-    summary(rows, out)
-    if recipe in GROUPS and finished:
-        from .parts import assemble
+    if group.first:
+        summary(rows, out)
+    if group.first and recipe in GROUPS and finished:
+        join(out, made.settings.preset)
 
-        typer.echo(f"the whole model: {assemble(out / 'parts', out / 'checkpoint')}")
+
+def join(out: Path, preset: str) -> None:
+    """Put the whole model together, if all its parts are there. By one process: the others have left."""
+    from .parts import assemble, missing
+
+    if lacking := missing(out / "parts"):
+        typer.echo(f"no whole model yet: not trained here are {', '.join(lacking)}")
+    else:
+        typer.echo(f"the whole model: {assemble(out / 'parts', out / 'checkpoint', preset)}")
 
 
 @dataclass(frozen=True)

@@ -40,19 +40,22 @@ class Processes:
 
 @contextmanager
 def processes(device: str | torch.device | None = None) -> Iterator[tuple[Processes, Hardware]]:
-    """Join the other processes if torchrun started this one; leave them at the end.
+    """Join the other processes if torchrun started this one; leave them at the end. Within another such block: wait
+    for the others there, and leave nobody.
 
+    Whoever trains one recipe after the other does so within one block. Members of a group find each other through
+    torchrun's store, where a second group of the same processes would find what the first has left.
     A process that dies takes its connections along: the survivors stop with an OmniLabError that says so.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ and "WORLD_SIZE" not in os.environ:
         yield Processes(), hardware(device)
         return
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if device is None and torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    here = hardware(device if device is not None else "cpu")
-    dist.init_process_group("nccl" if here.device.type == "cuda" else "gloo", timeout=PATIENCE)
+    here, outermost = hardware(own_device(device)), not dist.is_initialized()
+    if here.device.type == "cuda":
+        torch.cuda.set_device(here.device)
+    if outermost:
+        dist.init_process_group("nccl" if here.device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         need_one_version()
         yield Processes(rank, world), here
@@ -64,7 +67,15 @@ def processes(device: str | torch.device | None = None) -> Iterator[tuple[Proces
             "above. Start the same command with --resume to go on from the last checkpoint"
         ) from error
     finally:
-        dist.destroy_process_group()
+        if outermost:
+            dist.destroy_process_group()
+
+
+def own_device(device: str | torch.device | None) -> str:
+    """`device`, or the best there is for this one of torchrun's processes: a card without a number is its own."""
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return f"cuda:{os.environ['LOCAL_RANK']}" if str(device) == "cuda" else str(device)
 
 
 def need_one_version() -> None:
@@ -111,15 +122,17 @@ def on_all_weights(loss: Callable[..., tuple[Tensor, Any]], model: nn.Module, **
 def shard(whole: Gathered, blocks: list[nn.Module], here: Hardware, dtype: torch.dtype) -> None:
     """FSDP2: each block, then the rest, over all processes; gradients are reduced in float32.
 
-    Blocks are gathered in `dtype`, the rest as it is, for autocast to round as it would in one process. Whoever uses
-    the model must do so through `whole`."""
+    Blocks are gathered in `dtype` and return float32, the rest as it is, for autocast to round as it would in one
+    process; evaluated, which is done without autocast, blocks still compute in `dtype`. Whoever uses the model must do
+    so through `whole`."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
     if dtype == torch.float16:
         raise ConfigError("fp16 with loss scaling runs on one process only: --set dtype=float32")
     mesh = init_device_mesh(here.device.type, (dist.get_world_size(),))
-    policy = MixedPrecisionPolicy(param_dtype=dtype if dtype != torch.float32 else None, reduce_dtype=torch.float32)
+    inside, returned = (dtype, torch.float32) if dtype != torch.float32 else (None, None)
+    policy = MixedPrecisionPolicy(inside, reduce_dtype=torch.float32, output_dtype=returned)
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
         if hasattr(block, "queries_and_keys"):  # a way in besides calling it

@@ -30,6 +30,8 @@ from .optimise import ExponentialAverage, adamw, recompute_in_backward, warmup_c
 from .recipe import Batch, Recipe, Settings
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+LEAST = {"steps": 1, "batch_size": 1, "accumulate": 1, "log_every": 1, "workers": 0}
+LEAST |= {"evaluate_every": 0, "save_every": 0}
 FREE_TO_CHANGE = {"workers", "log_every", "evaluate_every", "save_every", "compile", "checkpoint_activations"}
 
 
@@ -189,7 +191,7 @@ class Run:
                 self.report()
             if done or (settings.evaluate_every and self.step % settings.evaluate_every == 0):
                 self.evaluate()
-            if done or leave or self.step % settings.save_every == 0:
+            if done or leave or (settings.save_every and self.step % settings.save_every == 0):
                 self.save()
             last = time.monotonic()
             if leave and not done:
@@ -269,7 +271,7 @@ class Run:
         self.log.write(self.step, self.seconds, means)
 
     def evaluate(self) -> None:
-        """Figures of the averaged model on held-out data, in full precision: recipes make their test data in here, and
+        """Figures of the averaged model on held-out data, without autocast: recipes make their test data in here, and
         sound that is resampled in 16 bits is other sound."""
         self.model.eval()
         seed_everything(self.recipe.seed)
@@ -299,6 +301,10 @@ def batch_seed(seed: int, index: int) -> int:
 
 def check(settings: Settings, group: Processes) -> Settings:
     """Raise ConfigError for settings that no run can have."""
+    for name, least in LEAST.items():
+        value = getattr(settings, name)
+        if value < least:
+            raise ConfigError(f"{name} {value}: expected at least {least}")
     if settings.dtype != "auto" and settings.dtype not in DTYPES:
         raise ConfigError(f"dtype {settings.dtype!r}: choose auto or one of {', '.join(DTYPES)}")
     if settings.accumulate % group.world:

@@ -15,12 +15,11 @@ from ..codec.speaker import Speaker, SpeakerEncoder, enrol
 from ..codec.speech_tokenizer import SpeechTokenizer
 from ..config import OmniConfig, preset
 from ..data import sentences, speech
-from ..data.folders import samples_folder
 from ..data.splits import generator
 from ..errors import CheckpointError, ConfigError
 from ..evaluate import dpo_change
-from ..processing.processor import OmniProcessor
 from ..sampling import Sampling
+from . import nano
 
 TEMPERATURE = 0.5  # of the noise with which the assembled model's DiT begins (DiT.draw_noise)
 DRAWN = 0.3  # temperature at which its talker draws codes
@@ -102,10 +101,16 @@ SOURCES = {
 }
 
 
+def missing(folder: Path) -> list[str]:
+    """The parts of the model for which nothing has been trained in `folder`, by their names in the model."""
+    return [place for place, names in SOURCES.items() if not any(part_path(folder, name).exists() for name in names)]
+
+
 def assemble(folder: Path, out: Path, preset_name: str = "nano", base: Path | None = None) -> Path:
     """Join the trained parts in `folder` to one model in the reference's layout, 16-bit, with the course's speakers.
 
-    base: a checkpoint that gives the parts which were not trained; without it they keep random weights.
+    base: a checkpoint that gives the parts which were not trained; without it they keep random weights. Whatever the
+    preset, samples were read by nano's processor (nano.py), and so the model gets that one.
     """
     from ..omni import OmniModel
 
@@ -113,7 +118,7 @@ def assemble(folder: Path, out: Path, preset_name: str = "nano", base: Path | No
     for place, names in SOURCES.items():
         load_first(folder, names, model.get_submodule(place))
     if model.processor is None:
-        model.processor = OmniProcessor.from_pretrained(samples_folder() / "checkpoints" / preset_name)
+        model.processor = nano.processor()
     model.eval()
     model.speakers.update(course_speakers(model))
     model.talker.default_sampling = of_replies(model.talker.default_sampling)

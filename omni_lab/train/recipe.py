@@ -46,7 +46,7 @@ class Settings:
     workers: int = 0  # processes that make batches; 0: the training process itself
     log_every: int = 10  # steps
     evaluate_every: int = 0  # steps; 0: at the end only
-    save_every: int = 200  # steps
+    save_every: int = 200  # steps; 0: at the end only, and when it is stopped
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for the checkpoint's json."""

@@ -1,6 +1,7 @@
 """Speech to train the codec on: shards of sentences said twice, made once by whichever process needs them first.
 
-A shard is a pure function of (split, sentences, number); files in `build/speech/` only save time.
+A shard is a pure function of (split, sentences, number); files in `build/speech/` only save time. Their waves are
+mapped and not read: 60 shards of both kinds are 3 GB, of which each worker of a Colab machine would hold its own.
 Each sentence is said by two speakers with the same timing, so that the DiT can be asked for the same words in another
 voice. Every speaker of a shard says several sentences, so that a voice can be shown by another clip of it.
 Shards of the source voice alone (`solo`) are what the talker learns its codes from: timbre is not its business.
@@ -8,6 +9,7 @@ Shards of the source voice alone (`solo`) are what the talker learns its codes f
 
 import json
 import os
+import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -140,8 +142,9 @@ def write(path: Path, clips: list[Clip]) -> None:
 def read(path: Path) -> tuple[Clip, ...]:
     """Read a shard. Raises DataError."""
     try:
+        waves = mapped(path, "waves.npy")
         with np.load(path, allow_pickle=False) as file:
-            table, waves = json.loads(str(file["table"])), file["waves"]
+            table = json.loads(str(file["table"]))
             phonemes = file.get("phonemes", NONE)  # which shards written before them lack
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: damaged ({error}); delete it and it is made again") from error
@@ -151,6 +154,24 @@ def read(path: Path) -> tuple[Clip, ...]:
         clips.append(Clip(entry["text"], entry["speaker"], waves[sample : ends[0]], phonemes[phoneme : ends[1]]))
         sample, phoneme = ends
     return tuple(clips)
+
+
+def mapped(path: Path, name: str) -> np.ndarray:
+    """One array of an npz file as a map of the file: its pages are shared between processes, and can be let go of.
+
+    Raises OSError, ValueError, KeyError or BadZipFile for a file that is damaged or compressed."""
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"{damaged} is not what was written")
+        entry = archive.getinfo(name)
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{name} is compressed")
+        file.seek(entry.header_offset + 26)  # of 30 bytes, after which name and extra field stand
+        file.seek(sum(struct.unpack("<2H", file.read(4))), os.SEEK_CUR)
+        np.lib.format.read_magic(file)
+        shape, _, kind = np.lib.format.read_array_header_1_0(file)
+        # "c": whoever changes the array changes a copy. A view, since the class of maps is slow to cut.
+        return np.memmap(path, kind, "c", file.tell(), shape).view(np.ndarray)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,8 @@
 """The world is a pure function of (task, split, seed, index), and no content of a test can turn up in training."""
 
+import hashlib
 import itertools
+import json
 import re
 
 import numpy as np
@@ -204,6 +206,28 @@ def test_sentences_prompts_sounds_and_voices_are_disjoint_too():
             assert set(sounds.names(label, "train")).isdisjoint(sounds.names(label, "test"))
     assert set(speech.speakers("train")).isdisjoint(speech.speakers("test"))
     assert len(speech.REPLY_SPEAKERS) == 8
+
+
+def test_no_translation_in_training_is_of_a_sentence_that_a_test_says():
+    from omni_lab.data import sentences
+    from omni_lab.data.splits import generator, held_out
+
+    drawn = {
+        split: [sentences.sentence_pair(generator("pairs", split, 0, i), split) for i in range(1500)]
+        for split in ("train", "test")
+    }
+    assert not any(held_out("sentence", sentences.key_of(english)) for english, _, _ in drawn["train"])
+    assert not any(held_out("translation", f"{sentences.key_of(e)} {language}") for e, language, _ in drawn["train"])
+    # The test's are drawn as ever: the figures of earlier checkpoints count the same items.
+    assert drawn["test"] == [sentences.translated(generator("pairs", "test", 0, i), "test") for i in range(1500)]
+    asked = json.dumps([pair[:2] for pair in drawn["test"][:400]])
+    assert hashlib.sha256(asked.encode()).hexdigest().startswith("9c760d108d090bdd")
+
+
+def test_one_word_prompts_are_as_many_as_is_told():
+    tested = recordings.prompts("test")
+    single = sum(len(prompt.text.split()) == 1 for prompt in tested)
+    assert f"({single} of {len(tested)})" in recordings.vocabulary.__doc__
 
 
 def test_synthetic_voices_never_read_a_test_prompt_to_training():

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from toy import TOY, Toy
 from omni_lab.errors import OmniLabError
 from omni_lab.train import distributed
 from omni_lab.train.loop import train
+from omni_lab.train.parts import need_part, save_part
 
 SETTINGS = replace(TOY, steps=20, log_every=1, save_every=10)
 
@@ -28,6 +30,23 @@ class Evaluated(Toy):
     def evaluate(self, model):
         batch = self.batch(999)
         return {"loss": self.loss(model, batch, "main")[0].item()}
+
+
+class Followed(Evaluated):
+    """Reads what the run before it has left, as most recipes do, on every process."""
+
+    def build(self):
+        model = super().build()
+        need_part(self.parts, "toy", model, self.name)
+        return model
+
+
+class Left(Evaluated):
+    """Leaves its part late, as a large one is: the other process is long done."""
+
+    def finish(self, model):
+        time.sleep(1)
+        save_part(self.parts, "toy", model)
 
 
 class Killed(Evaluated):
@@ -42,9 +61,17 @@ class Killed(Evaluated):
         return super().loss(model, batch, optimiser)
 
 
-def run(kind: type[Toy], folder: Path) -> None:
-    settings = replace(SETTINGS, evaluate_every=4)
+def run(kind: type[Toy], folder: Path, dtype: str = "auto") -> None:
+    settings = replace(SETTINGS, evaluate_every=4, dtype=dtype)
     train(kind(settings, seed=3), folder, resume=True, device="cpu", progress=False)
+
+
+def one_after_the_other(folder: Path) -> None:
+    """Two runs in this process, as a command has that trains a group of recipes."""
+    with distributed.processes("cpu"):
+        for kind in (Left, Followed):
+            recipe = kind(replace(SETTINGS, steps=4), seed=3, parts=folder / "parts")
+            train(recipe, folder / kind.__name__, device="cpu", progress=False)
 
 
 def fork(world: int, work: Callable[[], object]) -> None:
@@ -102,7 +129,12 @@ if __name__ == "__main__":
     if sys.argv[2:] == ["resume"]:
         fork(2, lambda: run(Evaluated, folder))
         sys.exit()
+    if sys.argv[2:] == ["group"]:
+        one_after_the_other(folder)
+        sys.exit()
     run(Evaluated, folder / "one")
+    run(Evaluated, folder / "one_in_16_bits", dtype="bfloat16")
+    fork(2, lambda: run(Evaluated, folder / "two_in_16_bits", dtype="bfloat16"))
     fork(2, lambda: run(Evaluated, folder / "two"))
     halfway(folder / "two", folder / "two_then_four")
     fork(4, lambda: run(Evaluated, folder / "two_then_four"))

@@ -4,12 +4,17 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from omni_lab.train import commands, parts
+from omni_lab.config import PRESETS
+from omni_lab.omni import OmniModel
+from omni_lab.train import commands, distributed, parts
+from omni_lab.train.loop import Result
 from tests.train.toy import TOY, Toy
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +45,8 @@ def train_all(folder: Path, **options: object) -> None:
 def small(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(commands, "GROUPS", GROUPS)
     monkeypatch.setattr(commands, "find", lambda name: Small)
-    monkeypatch.setattr(parts, "assemble", lambda parts, out: "joined")
+    monkeypatch.setattr(parts, "missing", lambda parts: [])
+    monkeypatch.setattr(parts, "assemble", lambda parts, out, preset: "joined")
     return monkeypatch
 
 
@@ -50,6 +56,42 @@ def test_what_the_codec_has_left_is_done_here(small, tmp_path: Path, capsys) -> 
     said = capsys.readouterr().out
     assert (tmp_path / "ended").exists() and "the whole model: joined" in said
     assert "language " in said and "speech_tokenizer " in said
+
+
+def test_the_whole_model_is_of_the_preset_that_was_trained(tmp_path: Path, monkeypatch, capsys) -> None:
+    """Under its own name no processor ships: all presets read their samples as nano does."""
+    thinker = PRESETS["nano"]().thinker_config
+    text = replace(thinker.text_config, num_hidden_layers=1)
+    slim = replace(PRESETS["nano"](), thinker_config=replace(thinker, text_config=text))
+    monkeypatch.setitem(PRESETS, "small", lambda: slim)
+    model = OmniModel(slim)
+    for place, names in parts.SOURCES.items():
+        assert place in parts.missing(tmp_path / "parts")
+        parts.save_part(tmp_path / "parts", names[-1], model.get_submodule(place))
+    commands.join(tmp_path, "small")
+    assert "the whole model" in capsys.readouterr().out
+    joined = OmniModel.from_pretrained(tmp_path / "checkpoint")
+    assert len(joined.thinker.model.layers) == 1 and joined.processor is not None
+
+
+def test_a_model_of_which_parts_are_missing_is_not_joined(small, tmp_path: Path, capsys) -> None:
+    small.undo()
+    parts.save_part(tmp_path / "run" / "parts", "language", torch.nn.Linear(2, 2))
+    small.setattr(commands, "GROUPS", GROUPS)
+    small.setattr(commands, "find", lambda name: Small)
+    commands.train("codec", "gpu", tmp_path / "run", device="cpu")
+    said = capsys.readouterr().out
+    assert "no whole model yet: not trained here are talker, token2wav" in said
+    assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_of_several_processes_the_first_joins_the_model(small, tmp_path: Path, capsys) -> None:
+    for rank in (0, 1):
+        others = nullcontext((distributed.Processes(rank, 2), None))
+        small.setattr(distributed, "processes", lambda device, others=others: others)
+        small.setattr(commands, "run", lambda *given: Result(None, 2, True, 1.0, {}))
+        commands.train("codec", "gpu", tmp_path / "run", device="cpu")
+        assert ("the whole model" in capsys.readouterr().out) == (rank == 0)
 
 
 def test_the_codec_is_waited_for_until_the_deadline_and_stopped(small, tmp_path: Path, capsys) -> None:

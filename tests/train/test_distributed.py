@@ -16,6 +16,7 @@ from omni_lab.errors import CheckpointError
 from omni_lab.omni import OmniModel
 from omni_lab.thinker import Thinker
 from omni_lab.train.checkpoints import saved_steps
+from omni_lab.train.distributed import own_device
 from omni_lab.train.log import read_log
 from omni_lab.train.loop import train
 from omni_lab.train.parts import save_part
@@ -26,8 +27,12 @@ from .toy import TOY, Toy
 HERE = Path(__file__).parent
 
 
+def of_name(folder: Path, name: str) -> list[float]:
+    return [float(row["value"]) for row in read_log(folder / "log.csv") if row["name"] == name]
+
+
 def losses(folder: Path) -> list[float]:
-    return [float(row["value"]) for row in read_log(folder / "log.csv") if row["name"] == "loss"]
+    return of_name(folder, "loss")
 
 
 def start(command: list[str]) -> subprocess.CompletedProcess:
@@ -49,6 +54,30 @@ def test_any_number_of_processes_gives_the_losses_of_one(runs: Path) -> None:
     assert len(expected) == 20
     for name in ("one_sharded", "two", "two_then_one", "two_then_four", "one_then_two"):
         assert losses(runs / name) == pytest.approx(expected, rel=2e-5), name
+
+
+def test_sharded_blocks_of_16_bits_are_evaluated(runs: Path) -> None:
+    """What they return goes into layers of 32 bits, outside autocast."""
+    for name in ("loss", "held-out loss"):
+        alone, together = (of_name(runs / f"{number}_in_16_bits", name) for number in ("one", "two"))
+        assert len(alone) >= 5 and together == pytest.approx(alone, rel=2e-2), name
+
+
+def test_runs_follow_one_another_in_the_same_processes(tmp_path: Path) -> None:
+    """Under torchrun, whose store outlives a group; the second run reads what the first leaves at its end."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = start([*torchrun, "ranks.py", str(tmp_path), "group"])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(losses(tmp_path / "Left")) == len(losses(tmp_path / "Followed")) == 4
+
+
+def test_a_card_without_a_number_is_each_process_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert own_device("cuda") == own_device(torch.device("cuda")) == "cuda:1"
+    assert own_device("cuda:0") == "cuda:0" and own_device("cpu") == "cpu"
+    for cards, device in ((True, "cuda:1"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=cards: there)
+        assert own_device(None) == device
 
 
 def test_a_killed_process_stops_the_run_with_a_clear_line_and_it_resumes(runs: Path, tmp_path: Path) -> None:

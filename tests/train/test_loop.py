@@ -128,6 +128,19 @@ def test_refuses_to_mix_runs(tmp_path: Path) -> None:
     assert run(tmp_path, steps=7, log_every=3, resume=True).finished  # how often to log is free to change
 
 
+@pytest.mark.parametrize("name", ["accumulate", "log_every", "save_every", "evaluate_every", "batch_size", "workers"])
+def test_settings_that_no_run_can_have_are_told(tmp_path: Path, name: str) -> None:
+    few = {"accumulate": 0, "log_every": 0, "batch_size": 0}.get(name, -1)
+    with pytest.raises(ConfigError, match=f"^{name} {few}: expected at least {few + 1}$"):
+        run(tmp_path, **{name: few})
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_run_may_save_at_its_end_alone(tmp_path: Path) -> None:
+    run(tmp_path, steps=4, save_every=0)
+    assert [path.name for path in tmp_path.glob("step_*")] == ["step_00000004"]
+
+
 def test_damaged_checkpoints_name_themselves(tmp_path: Path) -> None:
     run(tmp_path, steps=7)
     weights = tmp_path / "step_00000007" / "state.safetensors"

@@ -72,6 +72,29 @@ def test_a_solo_shard_is_the_source_voice_in_whole_codes(own_speech: Path) -> No
     assert (own_speech / "speech" / "timed-train-4-00000.npz").exists()
 
 
+def test_a_shards_waves_are_shared_between_processes(own_speech: Path) -> None:
+    """They are mapped, so that two workers do not hold 3 GB each; and are what was written, wherever in the file."""
+    clips = speech_bank.solo("test", 0, 4)
+    (path,) = (own_speech / "speech").glob("timed-test-4-00000.npz")
+    with np.load(path) as file:
+        assert np.array_equal(np.concatenate([clip.wave for clip in clips]), file["waves"])
+    base = clips[1].wave
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    assert isinstance(base, np.memmap)
+    plain = replace(clips[1], wave=clips[1].wave.copy())
+    assert torch.equal(clips[1].mel, plain.mel)
+    clips[1].wave[:] = 0  # a copy's: the file stays
+    assert np.array_equal(speech_bank.read(path)[1].wave, plain.wave)
+    speech_bank.solo.cache_clear()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="timed-test-4-00000.npz: damaged"):
+        speech_bank.solo("test", 0, 4)
+    path.unlink()
+
+
 def test_a_solo_shard_knows_its_phonemes(own_speech: Path) -> None:
     for clip in speech_bank.solo("train", 0, 4):
         assert len(clip.phonemes) == len(clip.mel) and clip.phonemes.any()

@@ -1,5 +1,6 @@
 """Both stages of LLaVA on published parts and data: a CLIP, a Qwen2.5, and LLaVA-Instruct's JSON with its pictures."""
 
+import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +52,7 @@ class HubRecipe(Llava):
 
     @cached_property
     def untrained(self) -> llava.LLaVA:
+        """Asked for its tokenizer and sizes as long as the recipe lasts; what trains is a copy."""
         return llava_hub.from_hub(self.settings.vision, self.settings.language)
 
     @property
@@ -89,9 +91,10 @@ class HubRecipe(Llava):
         return drawn
 
     def build(self) -> nn.Module:
+        model = copy.deepcopy(self.untrained)
         if self.stage == "instruct":
-            need_part(self.parts, part_of("align"), self.untrained, self.name)
-        return self.untrained
+            need_part(self.parts, part_of("align"), model, self.name)
+        return model
 
     def groups(self, model: Any) -> dict[str, list[dict[str, Any]]]:
         """The paper's rates (section 5): 2e-3 for W alone, 2e-5 for both; here the settings', and a hundredth of it."""
