@@ -31,3 +31,7 @@ class MediaError(InputError):
 
 class DataError(OmniLabError, ValueError):
     """A data file or data set is missing or damaged."""
+
+
+class NotWritten(OmniLabError, RuntimeError):
+    """A graded release: the function is an exercise, and there is no answer to it yet."""

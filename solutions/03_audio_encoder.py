@@ -461,9 +461,10 @@ if folder is not None:
 #
 # ### Exercise 3.9 - Word error rate  (difficulty 3 of 3, 20 minutes, 15 points)
 # Count over all texts together: sum the errors of all pairs, then divide by all words of the references. Words are what
-# `split()` gives, upper and lower case alike. The fewest errors are found by a table: entry (i, j) is the cost of
-# making the first `j` heard words from the first `i` spoken ones. With no words in the references, return 0.0 if
-# nothing was heard, else 1.0.
+# `split()` gives, upper and lower case alike. So "two" and "2" differ here, and "cat" and "cat," as well; the package's
+# own `word_error_rate` puts such things right before it counts, as Whisper's authors do. The fewest errors are found by
+# a table: entry (i, j) is the cost of making the first `j` heard words from the first `i` spoken ones. With no words in
+# the references, return 0.0 if nothing was heard, else 1.0.
 
 
 # %% tags=["exercise"]

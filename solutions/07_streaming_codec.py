@@ -917,7 +917,8 @@ def crossfade(old: Tensor, new: Tensor) -> Tensor:
 #   (m,), a few samples of how it would go on. At the end m may be 0.
 #
 # Yield a chunk as soon as its block and look-ahead are known, never later. When codes end, speak the rest. Join
-# chunks by `crossfade`. Forget what has been spoken: however long the reply, what you keep must not grow.
+# chunks by `crossfade` (if exercise 7.12 is not solved, write its lines here). Forget what has been spoken: however
+# long the reply, what you keep must not grow.
 
 
 # %% tags=["exercise"]

@@ -401,24 +401,26 @@ lab.explore(
 
 # %% [markdown]
 # Nobody wants to choose it, so the scale finds itself. It starts high. A step whose gradients hold an infinity is
-# skipped, and the scale is halved for the next step. After `interval` good steps in a row it is doubled.
+# skipped, and the scale is halved for the next step. After `interval` good steps in a row it is doubled. Large trainers
+# add a floor (DeepSpeed's `min_loss_scale`): a few broken batches in a row must not halve the scale to nothing.
 #
 # ### Exercise 8.5 - A scale that finds itself  (difficulty 3 of 3, 20 minutes, 20 points)
 # `overflowed` says of each step whether its gradients overflowed. Return the scale that each step ran with. An overflow
-# starts the count of good steps anew, and so does growth. No function of the package does this.
+# starts the count of good steps anew, and so does growth. The scale never falls below `least`: where half of it would,
+# it becomes `least`.
 
 
 # %% tags=["exercise"]
 @exercise("scale.loss_scales")
-def loss_scales(overflowed: list[bool], start: float, interval: int) -> list[float]:
-    """The loss scale of every step: halved after an overflow, doubled after `interval` good steps in a row."""
+def loss_scales(overflowed: list[bool], start: float, interval: int, least: float) -> list[float]:
+    """The loss scale of every step: halved after an overflow, not below `least`; doubled after `interval` good ones."""
     # BEGIN SOLUTION
     scale, good, scales = start, 0, []
     for overflow in overflowed:
         scales.append(scale)
         good = 0 if overflow else good + 1
         if overflow:
-            scale = scale / 2
+            scale = max(scale / 2, least)
         elif good == interval:
             scale, good = scale * 2, 0
     return scales
@@ -426,8 +428,8 @@ def loss_scales(overflowed: list[bool], start: float, interval: int) -> list[flo
 
 
 # %% [markdown]
-# Torch has one of its own, `torch.amp.GradScaler`. Beside yours: a made-up run in which every step overflows whose
-# scale is above a limit that falls with time.
+# Torch has one of its own, `torch.amp.GradScaler`, without a floor. Beside yours: a made-up run in which every step
+# overflows whose scale is above a limit that falls with time, and never to the floor of 1.
 
 
 # %%
@@ -448,9 +450,9 @@ def torch_scales(overflowed: list[bool], start: float, interval: int) -> list[fl
 if loss_scales:
     overflowed: list[bool] = []
     for number in range(60):
-        now = loss_scales([*overflowed, False], 65536.0, 5)[-1]
+        now = loss_scales([*overflowed, False], 65536.0, 5, 1.0)[-1]
         overflowed.append(now > 2.0 ** (15 - number / 10))
-    mine, theirs = loss_scales(overflowed, 65536.0, 5), torch_scales(overflowed, 65536.0, 5)
+    mine, theirs = loss_scales(overflowed, 65536.0, 5, 1.0), torch_scales(overflowed, 65536.0, 5)
     figure, axis = lab.figure(height=2.6)
     axis.step(range(60), [math.log2(s) for s in mine], where="post", label="yours")
     axis.step(range(60), [math.log2(s) for s in theirs], "--", where="post", label="torch")

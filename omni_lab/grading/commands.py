@@ -14,16 +14,18 @@ Lab = Annotated[str, typer.Option(help='The lab, such as "01".')]
 
 
 def release(
-    lab: Annotated[list[str] | None, typer.Option(help="Labs to hand out; none: all.")] = None,
+    lab: Annotated[list[str] | None, typer.Option(help="Labs to hand out, a release each; none: all.")] = None,
     out: Out = Path("build/release"),
     root: Course = Path("."),
 ) -> None:
-    """Write what students get, as a folder and a zip: notebooks, package, data; no answers to graded exercises."""
-    from .release import release as make
+    """Write what students get, as a folder and a zip: notebook, package, data; no answers to the lab's exercises."""
+    from .release import release_each
 
-    manifest = make(root, lab or [], out)
-    print(f"{out / 'omni_lab_course'} and .zip: {len(manifest['files'])} files, labs {', '.join(manifest['labs'])}")
-    print(f"{len(manifest['removed'])} reference bodies taken out")
+    made = release_each(root, lab or [], out)
+    for manifest in made:
+        folder = out if len(made) == 1 else out / manifest["lab"]
+        print(f"{folder / 'omni_lab_course'} and .zip: lab {manifest['lab']}, {len(manifest['files'])} files, "
+              f"{len(manifest['removed'])} reference bodies taken out")  # fmt: skip
 
 
 def grade(

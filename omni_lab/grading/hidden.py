@@ -4,15 +4,22 @@ import ast
 import hashlib
 import hmac
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from ..errors import InputError
-from ..lab.authoring import exercise_id
-from ..lab.build import lab_of, lab_sources, stub_functions
+from ..lab.authoring import Answers, Exercise, exercise_id
+from ..lab.build import SEED, lab_of, lab_sources, stub_functions
 from ..lab.check import Checks, make_checks
+from ..lab.compare import compare
+from ..lab.plain import freeze
 from .artefacts import Artefact, load_artefacts
 from .inside import wire
+
+FRESH = 3  # cases of an exercise, at least, that no notebook holds
+DRAWS = 16  # tries for as many
 
 
 @dataclass(frozen=True)
@@ -45,15 +52,37 @@ def draw(source: Path, seed: int) -> Hidden:
     stubs = stub_functions(source)
     checks, lines = {}, []
     for exercise in lab.exercises:
-        # A seed of its own each, so that a case added to one exercise changes no other's.
-        own = int.from_bytes(hashlib.sha256(f"{seed}:{exercise.id}".encode()).digest()[:8], "big")
-        checks[exercise.id] = made = make_checks(exercise, lab.answers[exercise.id], own, stubs[exercise.id])
+        answers = lab.answers[exercise.id]
+        own, public = enough_fresh(exercise, answers, seed)
+        made = make_checks(exercise, answers, own, stubs[exercise.id])
+        marked = (replace(case, public=seen) for case, seen in zip(made.cases, public, strict=True))
+        checks[exercise.id] = made = replace(made, cases=tuple(marked))
         for index, case in enumerate(made.cases):
             line = {"exercise": exercise.id, "case": index, "nonce": _nonce(seed, exercise.id, index),
                     "inputs": wire.encode(case.inputs), "seconds": exercise.seconds,
                     "gradients": list(exercise.gradients)}  # fmt: skip
             lines.append(json.dumps(line).encode() + b"\n")
     return Hidden(source.stem, seed, checks, function_names(source), b"".join(lines), load_artefacts(source))
+
+
+def enough_fresh(exercise: Exercise, answers: Answers, seed: int) -> tuple[int, list[bool]]:
+    """(The seed of an exercise's cases, of each whether the notebooks' own check holds it too, answer and all).
+
+    A seed of its own each, so that a case added to one exercise changes no other's; and another one where a draw has
+    by chance, as small whole numbers do, too few cases that nobody has seen."""
+    stored = _inputs(answers, SEED)
+    for again in ("", *(f":{number}" for number in range(1, DRAWS))):
+        digest = hashlib.sha256(f"{seed}:{exercise.id}{again}".encode()).digest()
+        own = int.from_bytes(digest[:8], "big")
+        public = [any(compare(old, new) is None for old in stored) for new in _inputs(answers, own)]
+        if public.count(False) >= FRESH:
+            break
+    return own, public
+
+
+def _inputs(answers: Answers, seed: int) -> list[dict]:
+    assert answers.cases is not None  # `load_lab` has seen to it
+    return [freeze(case.inputs) for case in answers.cases(np.random.default_rng(seed))]
 
 
 def _nonce(seed: int, exercise: str, case: int) -> str:

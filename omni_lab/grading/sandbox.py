@@ -7,6 +7,7 @@ the end of the sandbox's first process ends all of its processes.
 """
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -113,6 +114,20 @@ def _interpreter_folders() -> list[str]:
     return sorted(os.path.abspath(folder) for folder in wanted if folder and folder not in ("/", "/usr"))
 
 
+@functools.cache
+def installed_copies(folders: tuple[str, ...]) -> list[str]:
+    """Folders of this package in any Python's packages below `folders`: they hold the reference bodies, and are hidden
+    behind an empty folder each. Looked for once."""
+    found = {os.path.join(folder, "omni_lab") for folder in (*site.getsitepackages(), sysconfig.get_path("purelib"))}
+    outermost = [f for f in folders if not any(Path(f).is_relative_to(other) for other in folders if other != f)]
+    for folder in outermost:
+        for place, inner, _ in os.walk(folder):
+            if os.path.basename(place) in ("site-packages", "dist-packages"):
+                found.add(os.path.join(place, "omni_lab"))
+                inner.clear()  # no interpreter lies below
+    return sorted(path for path in found if os.path.isdir(path))
+
+
 def sandbox_command(bubblewrap: str, limits: Limits, reads: dict[str, Path], results: Path, gpu: bool) -> list[str]:
     """Arguments of bubblewrap up to "--". reads: {path inside: path outside}, read-only. results: the one writable
     file."""
@@ -141,10 +156,8 @@ def sandbox_command(bubblewrap: str, limits: Limits, reads: dict[str, Path], res
         args += ["--perms", "0755", "--dir", parent]
     for folder in folders:
         args += ["--ro-bind", folder, folder]
-    for folder in {*site.getsitepackages(), sysconfig.get_path("purelib")}:
-        # An installed copy of the package holds the reference bodies: hide it behind an empty folder.
-        if os.path.isdir(os.path.join(folder, "omni_lab")):
-            args += ["--tmpfs", os.path.join(folder, "omni_lab")]
+    for installed in installed_copies(("/usr", *folders)):
+        args += ["--tmpfs", installed]
     args += [*sized_scratch, "/scratch", *(["--symlink", "scratch", "/tmp"] if shared else [])]
     args += ["--ro-bind", str(INSIDE), "/grader"]
     for inside, outside in sorted(reads.items()):
@@ -169,7 +182,7 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
     "OMNI_LAB_SCALE": "smoke",
-    "OMNI_LAB_GRADING": "1",
+    "OMNI_LAB_HEADLESS": "1",
 }
 
 

@@ -55,6 +55,9 @@ def _grade_one(identifier: str, submission: Submission, execution: Execution, hi
     else:
         status = "wrong"
     message = f"{verdict.passed} of {verdict.total} cases. {verdict.message}".strip()
+    if verdict.fresh is not None and verdict.share < verdict.passed / verdict.total:
+        held, unseen = verdict.fresh
+        message += f" The points are those of the {unseen} cases that your notebook does not hold: {held} hold."
     if stopped is not None and status != "ok":
         message = f"{message} {stopped[1][0].upper()}{stopped[1][1:]}."
     return {**entry, "points": verdict.points, "status": status, "message": message}

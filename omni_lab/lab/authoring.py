@@ -39,6 +39,7 @@ class Exercise:
     difficulty: int  # 1 to 3
     minutes: int  # for a student who has understood the cells before
     target: str | None = None  # "omni_lab.clip:info_nce", or None for a variant, whose answer stands nowhere
+    holds: tuple[str, ...] = ()  # of a variant: what in the package would answer it; a graded release takes it out
     rtol: float = 1e-4
     atol: float = 1e-6
     seconds: float = 10.0  # that one case may take

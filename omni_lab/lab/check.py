@@ -10,7 +10,7 @@ import io
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,7 @@ class StoredCase:
     inputs: dict[str, Any]
     expected: Outcome
     wrong: tuple[Outcome, ...]
+    public: bool = False  # a grader's case that a notebook's own check holds too, with what is right on it
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,14 @@ class Verdict:
     message: str = ""  # empty when every case holds
     printed: str = ""
     attempted: bool = True
+    fresh: tuple[int, int] | None = None  # (passed, total) of a grader's cases that nobody has seen; None: of all
+
+    @property
+    def share(self) -> float:
+        """Of the cases, or of the fresh ones alone, whichever share is smaller: looking up the others earns nothing."""
+        if not self.attempted or not self.total:
+            return 0.0
+        return min(passed / total for passed, total in ((self.passed, self.total), self.fresh or (1, 1)))
 
     @property
     def solved(self) -> bool:
@@ -88,7 +97,7 @@ class Verdict:
     @property
     def points(self) -> float:
         """Points by share of the cases that hold, as the grader gives them."""
-        return round(self.exercise.points * self.passed / self.total, 2) if self.attempted and self.total else 0.0
+        return round(self.exercise.points * self.share, 2)
 
 
 def call(function: Function, inputs: Mapping[str, Any], seconds: float, gradients: Sequence[str] = ()) -> Outcome:
@@ -201,10 +210,12 @@ def judge(checks: Checks, got: Sequence[Outcome]) -> Verdict:
     faults = [difference(case.expected, outcome, exercise) for case, outcome in zip(checks.cases, got, strict=False)]
     faults += ["not run, since a case before it ran too long"] * (len(checks.cases) - len(got))
     failing = [i for i, fault in enumerate(faults) if fault]
-    passed = len(checks.cases) - len(failing)
+    unseen = [i for i, case in enumerate(checks.cases) if not case.public]
+    fresh = (len(set(unseen) - set(failing)), len(unseen)) if 0 < len(unseen) < len(checks.cases) else None
     printed = next((outcome.printed for outcome in got if outcome.printed), "")
+    verdict = Verdict(exercise, len(checks.cases) - len(failing), len(checks.cases), printed=printed, fresh=fresh)
     if not failing:
-        return Verdict(exercise, passed, len(checks.cases), printed=printed)
+        return verdict
     first = failing[0]
     message = f'"{checks.cases[first].name}": {faults[first]}'
     message += "" if message.endswith(("?", ".")) else "."
@@ -212,8 +223,8 @@ def judge(checks: Checks, got: Sequence[Outcome]) -> Verdict:
     for places in (range(len(got)), [i for i in failing if i < len(got)]):
         for number, words in enumerate(checks.messages):
             if all(same_mistake(checks.cases[i].wrong[number], got[i], exercise) for i in places):
-                return Verdict(exercise, passed, len(checks.cases), f"{message} {words}", printed)
-    return Verdict(exercise, passed, len(checks.cases), message, printed)
+                return replace(verdict, message=f"{message} {words}")
+    return replace(verdict, message=message)
 
 
 def check(function: Function, checks: Checks) -> Verdict:

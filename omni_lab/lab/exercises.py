@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, NotWritten
 from .check import Checks, Function, Verdict, check
 from .stored import find_checks
 
@@ -19,15 +19,19 @@ REFERENCES: dict[str, Any] = {}  # target -> the package's own function, before 
 
 
 class Missing:
-    """Stands for a function that has not been written yet and has no reference: falsy, and says so when called."""
+    """Stands for a function that has not been written yet and has no reference: falsy, and says so when called.
 
-    def __init__(self, identifier: str, number: str) -> None:
-        self.identifier, self.number = identifier, number
+    removed: its reference was taken out, for a graded release. Cells then count on it, so it raises NotWritten."""
+
+    def __init__(self, identifier: str, number: str, removed: bool = False) -> None:
+        self.identifier, self.number, self.removed = identifier, number, removed
 
     def __bool__(self) -> bool:
         return False
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
+        if self.removed:
+            raise NotWritten(f"{self.identifier} is not written yet: see exercise {self.number}")
         print(f"{self.identifier}: not written yet, so there is nothing to run here: see exercise {self.number}")
 
 
@@ -86,6 +90,8 @@ def reference(checks: Checks, fallback: Function | None) -> Any:
     exercise = checks.exercise
     if exercise.target and not checks.removed:
         return REFERENCES.get(exercise.target) or current(exercise.target)
+    if checks.removed:  # and with it what a notebook would have fallen back on
+        return Missing(exercise.id, exercise.number, removed=True)
     return fallback or Missing(exercise.id, exercise.number)
 
 
@@ -142,11 +148,11 @@ def report(verdict: Verdict, checks: Checks, in_force: Any) -> str:
         return f"{exercise.id}: not attempted: {going_on}, {score}."
     lines = []
     if verdict.solved:
-        end = (
-            "From here on the model runs with your function."
-            if exercise.target
-            else "Nothing in the package does this."
-        )
+        end = "Nothing in the package does this."
+        if exercise.target:
+            end = "From here on the model runs with your function."
+        elif exercise.holds:
+            end = "The package has its own way of doing this and keeps it."
         lines.append(f"{exercise.id}: {verdict.passed} of {verdict.total} cases, {score}. {end}")
     else:
         lines.append(f"{exercise.id}: {verdict.passed} of {verdict.total} cases. {verdict.message}")

@@ -319,7 +319,7 @@ def _(rng):
         Case("a random scale", logit_scale=torch.tensor(float(rng.uniform(0.5, 4.0)))),
         Case("a negative parameter", logit_scale=torch.tensor(float(rng.uniform(-2.0, -0.5)))),
         Case("beyond the clamp", logit_scale=torch.tensor(float(rng.uniform(5.0, 8.0)))),
-        Case("just below the clamp", logit_scale=torch.tensor(math.log(95.0))),
+        Case("just below the clamp", logit_scale=torch.tensor(math.log(float(rng.uniform(85, 99))))),
     ]
 
 

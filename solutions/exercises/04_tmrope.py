@@ -13,7 +13,8 @@ EXERCISES = [
         "rope.rotate", "4.1", "Turn by position", points=10, difficulty=2, minutes=12, rtol=1e-3, atol=1e-5,
         hints=(
             "Which two numbers of x are the first pair? And by what angle do they turn at position 3?",
-            "`angle = positions[:, None] * theta ** (-torch.arange(half) / half)`, with `half = x.shape[-1] // 2`.",
+            "`angle = positions[:, None] * theta ** (-torch.arange(half) / half)`, with `half = x.shape[-1] // 2`; "
+            "`first = x[..., 0::2]`.",
         ),
     ),
     Exercise(
@@ -88,13 +89,14 @@ def _(rng):
         Case("heads", x=draw(rng, 2, 3, 6, 8), positions=torch.arange(6), theta=100.0),
         Case("far positions", x=draw(rng, 4, 12), positions=torch.tensor([3, 50, 400, 2000]), theta=10000.0),
         Case("one position for all", x=draw(rng, 3, 4), positions=torch.tensor([2, 2, 2]), theta=50.0),
-        Case("a single pair", x=draw(rng, 5, 2), positions=torch.tensor([0, 1, 2, 5, 9]), theta=10000.0),
+        Case("two pairs", x=draw(rng, 5, 4), positions=torch.tensor([0, 1, 2, 5, 9]), theta=10000.0),
     ]
 
 
 def _turn(x, angle):
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()], dim=-1)
+    first, second = x[..., 0::2], x[..., 1::2]
+    turned = first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()
+    return torch.stack(turned, dim=-1).flatten(-2)
 
 
 def _angle(x, positions, theta):
@@ -102,10 +104,16 @@ def _angle(x, positions, theta):
     return positions[:, None].float() * theta ** (-torch.arange(half) / half)
 
 
-@wrong("rope.rotate", "You pair neighbours 0 and 1: here pair i is element i with element i + dim / 2.")
-def neighbours(x, positions, theta):
-    angle, (a, b) = _angle(x, positions, theta), (x[..., 0::2], x[..., 1::2])
-    return torch.stack([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], dim=-1).flatten(-2)
+@wrong("rope.rotate", "You pair the two halves, as the released models do: here neighbours 2i and 2i + 1 are a pair.")
+def halves(x, positions, theta):
+    angle, (a, b) = _angle(x, positions, theta), x.chunk(2, dim=-1)
+    return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], dim=-1)
+
+
+@wrong("rope.rotate", "The turned pairs are right, but in another order: put each pair back where it was.")
+def not_put_back(x, positions, theta):
+    turned = _turn(x, _angle(x, positions, theta))
+    return torch.cat([turned[..., 0::2], turned[..., 1::2]], dim=-1)
 
 
 @wrong("rope.rotate", "You turn the other way: the first gets cos minus sin, the second cos plus sin.")
@@ -127,8 +135,9 @@ def rising_frequencies(x, positions, theta):
 
 @wrong("rope.rotate", "Both parts keep their sign in yours. One of the two sines is subtracted.")
 def no_minus(x, positions, theta):
-    angle, (first, second) = _angle(x, positions, theta), x.chunk(2, dim=-1)
-    return torch.cat([first * angle.cos() + second * angle.sin(), second * angle.cos() + first * angle.sin()], dim=-1)
+    angle, first, second = _angle(x, positions, theta), x[..., 0::2], x[..., 1::2]
+    turned = first * angle.cos() + second * angle.sin(), second * angle.cos() + first * angle.sin()
+    return torch.stack(turned, dim=-1).flatten(-2)
 
 
 @wrong("rope.rotate", "Position 0 turns nothing: yours counts from 1.")
@@ -144,10 +153,10 @@ def one_frequency(x, positions, theta):
 @also_right("rope.rotate")
 def by_complex_numbers(x, positions, theta):
     half = x.shape[-1] // 2
-    pairs = torch.complex(x[..., :half].double(), x[..., half:].double())
+    pairs = torch.view_as_complex(x.double().reshape(*x.shape[:-1], half, 2))
     angle = positions[:, None].double() * theta ** (-torch.arange(half).double() / half)
     turned = pairs * torch.polar(torch.ones_like(angle), angle)
-    return torch.cat([turned.real, turned.imag], dim=-1).float()
+    return torch.view_as_real(turned).reshape(x.shape).float()
 
 
 # 4.2
@@ -230,13 +239,13 @@ def by_gathering(ids, sections, theta):
 
 @cases("tmrope.grid_ids")
 def _(rng):
-    start = int(rng.integers(3, 30))
+    start, (a, b, c, d) = int(rng.integers(3, 2000)), (int(n) for n in rng.integers(3, 40, 4))
     return [
         Case("one frame from 0", start=0, times=torch.tensor([0]), height=2, width=3),
         Case("one frame further on", start=start, times=torch.tensor([0]), height=3, width=5),
-        Case("three frames", start=start, times=torch.tensor([0, 25, 50]), height=2, width=4),
-        Case("uneven times", start=start, times=torch.tensor([0, 7, 33, 40]), height=3, width=2),
-        Case("a single row", start=start, times=torch.tensor([0, 12]), height=1, width=4),
+        Case("three frames", start=start, times=torch.tensor([0, a, 2 * a]), height=2, width=4),
+        Case("uneven times", start=start, times=torch.tensor([0, b, b + 26, b + 26 + c]), height=3, width=2),
+        Case("a single row", start=start, times=torch.tensor([0, d]), height=1, width=4),
         Case("a single token a frame", start=2, times=torch.tensor([0, 4, 8]), height=1, width=1),
     ]
 
@@ -293,7 +302,7 @@ def by_loops(start, times, height, width):
 
 @cases("tmrope.video_ids")
 def _(rng):
-    start, odd = int(rng.integers(2, 40)), int(rng.integers(9, 23)) / 16
+    start, odd = int(rng.integers(2, 2000)), int(rng.integers(9, 23)) / 16
     return [
         Case("one frame a second", start=0, frames=4, height=2, width=2, second_per_grid=1.0, ids_per_second=25),
         Case("two a second", start=start, frames=5, height=1, width=2, second_per_grid=0.5, ids_per_second=25),
@@ -363,16 +372,16 @@ def by_python(start, frames, height, width, second_per_grid, ids_per_second=25):
 @cases("tmrope.chunk_spans")
 def _(rng):
     uneven = torch.from_numpy(np.concatenate([[0], rng.integers(0, 9, 40).cumsum()]))
+    chunks, frames, leap = int(rng.integers(2, 9)), int(rng.integers(5, 30)), int(rng.integers(152, 190))
+    leaps = (torch.arange(3) * leap).repeat_interleave(torch.from_numpy(rng.integers(4, 9, 3)))
     return [
-        Case("sound", times=torch.arange(130), ids_per_chunk=50),
-        Case("a last token on the border", times=torch.arange(101), ids_per_chunk=50),
-        Case("frames of four tokens", times=(torch.arange(7) * 25).repeat_interleave(4), ids_per_chunk=50),
+        Case("sound", times=torch.arange(int(rng.integers(110, 400))), ids_per_chunk=50),
+        Case("a last token on the border", times=torch.arange(50 * chunks + 1), ids_per_chunk=50),
+        Case("frames of four tokens", times=(torch.arange(frames) * 25).repeat_interleave(4), ids_per_chunk=50),
         Case("frames that miss the borders", times=(torch.arange(12) * 12).repeat_interleave(2), ids_per_chunk=50),
         Case("uneven times", times=uneven, ids_per_chunk=20),
-        Case("shorter than a chunk", times=torch.arange(30), ids_per_chunk=50),
-        Case(
-            "a leap over several chunks", times=torch.tensor([0, 0, 0, 160, 160, 160, 160, 320, 320]), ids_per_chunk=50
-        ),
+        Case("shorter than a chunk", times=torch.arange(int(rng.integers(10, 50))), ids_per_chunk=50),
+        Case("a leap over several chunks", times=leaps, ids_per_chunk=50),
         Case("nothing", times=torch.zeros(0, dtype=torch.long), ids_per_chunk=50),
     ]
 
@@ -445,7 +454,7 @@ def by_bisection(times, ids_per_chunk):
 
 @cases("tmrope.interleave")
 def _(rng):
-    start = int(rng.integers(5, 60))
+    start, n, m, k = (int(v) for v in rng.integers([5, 101, 60, 160], [2000, 120, 90, 190]))
 
     def sound(count, start):
         return torch.arange(start, start + count).expand(3, count).clone()
@@ -454,10 +463,10 @@ def _(rng):
         return _grid(torch.arange(frames) * step, height, width) + start
 
     return [
-        Case("4 s from 0", video=film(4, 25, 0), sound=sound(100, 0), start=0, ids_per_chunk=50),
+        Case("4 s from 0", video=film(4, 25, 0), sound=sound(n, 0), start=0, ids_per_chunk=50),
         Case("later in the dialogue", video=film(8, 12, start), sound=sound(96, start), start=start, ids_per_chunk=50),
-        Case("the sound is longer", video=film(3, 25, start), sound=sound(180, start), start=start, ids_per_chunk=50),
-        Case("the video is longer", video=film(9, 25, start), sound=sound(70, start), start=start, ids_per_chunk=50),
+        Case("the sound is longer", video=film(3, 25, start), sound=sound(k, start), start=start, ids_per_chunk=50),
+        Case("the video is longer", video=film(9, 25, start), sound=sound(m, start), start=start, ids_per_chunk=50),
         Case("chunks of 1 s", video=film(5, 20, start, 2), sound=sound(90, start), start=start, ids_per_chunk=25),
         Case("less than one chunk", video=film(2, 12, start), sound=sound(20, start), start=start, ids_per_chunk=50),
     ]
@@ -638,12 +647,13 @@ def from_the_ids(segments):
 @cases("rope.frame_at")
 def _(rng):
     uneven = torch.from_numpy(np.concatenate([[0], rng.integers(3, 20, 9).cumsum()]))
+    a, b, c, d = (int(n) for n in rng.integers(6, 60, 4))  # from frame to frame
     return [
-        Case("even frames", times=torch.arange(5) * 12, moments=torch.arange(60)),
-        Case("moments on the frames", times=torch.arange(6) * 25, moments=torch.arange(6) * 25),
-        Case("just before a frame", times=torch.arange(1, 6) * 10 - 10, moments=torch.tensor([9, 19, 29, 39])),
+        Case("even frames", times=torch.arange(5) * a, moments=torch.arange(5 * a)),
+        Case("moments on the frames", times=torch.arange(6) * b, moments=torch.arange(6) * b),
+        Case("just before a frame", times=torch.arange(5) * c, moments=torch.arange(1, 5) * c - 1),
         Case("uneven frames", times=uneven, moments=torch.from_numpy(rng.integers(0, int(uneven[-1]) + 30, 25))),
-        Case("after the last", times=torch.tensor([0, 8, 16]), moments=torch.tensor([17, 40, 400])),
+        Case("after the last", times=torch.arange(3) * d, moments=2 * d + torch.tensor([1, 3 * d, 50 * d])),
         Case("one frame", times=torch.tensor([0]), moments=torch.tensor([0, 3, 90])),
     ]
 

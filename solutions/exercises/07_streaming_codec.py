@@ -102,6 +102,8 @@ EXERCISES = [
     ),
     Exercise(
         "codec.stream", "7.13", "The streamer", points=15, difficulty=3, minutes=30,
+        holds=("omni_lab.lab.streamer:packaged", "omni_lab.lab.streamer:_Blocks.advance",
+               "omni_lab.lab.streamer:_Fader.add"),
         hints=(
             "What are the only two things that must survive from one chunk to the next?",
             "`window = (1 + codec.ahead) * codec.block`; fill `known` up to it with `next(codec.codes, None)`.",
@@ -801,18 +803,17 @@ def by_weights_of_both(conditional, unconditional, scale):
 
 @cases("codec.sliding_window_block_mask")
 def _(rng):
-    size, blocks = int(rng.integers(2, 5)), int(rng.integers(4, 7))
-
-    def case(name, length, block_size, back, ahead):
-        return Case(name, length=length, block_size=block_size, look_backward=back, look_ahead=ahead)
+    def case(name, back, ahead, size=None, rest=0):
+        size, blocks = size or int(rng.integers(2, 8)), int(rng.integers(5, 12))
+        return Case(name, length=size * blocks + rest, block_size=size, look_backward=back, look_ahead=ahead)
 
     return [
-        case("its own block", size * blocks, size, 0, 0),
-        case("one block back", size * blocks, size, 1, 0),
-        case("one block ahead", size * blocks, size, 0, 1),
-        case("two back, one ahead, as the report says", size * blocks, size, 2, 1),
-        case("a last block that is short", size * blocks + 1, size, 1, 0),
-        case("blocks of one frame", blocks, 1, 1, 2),
+        case("its own block", 0, 0),
+        case("one block back", 1, 0),
+        case("one block ahead", 0, 1),
+        case("two back, one ahead, as the report says", 2, 1),
+        case("a last block that is short", 1, 0, rest=1),
+        case("blocks of one frame", 1, 2, size=1),
     ]
 
 
@@ -888,15 +889,15 @@ def block_by_block(length, block_size, look_backward, look_ahead):
 
 @cases("codec.receptive_blocks")
 def _(rng):
-    blocks = int(rng.integers(8, 11))
-    some = [(int(b), int(a)) for b, a in rng.integers(0, 2, (3, 2))]
+    a, b, c, d, e, f = (int(n) for n in rng.integers(8, 40, 6))
+    some = [(int(back), int(ahead)) for back, ahead in rng.integers(0, 2, (3, 2))]
     return [
-        Case("the report's: two back, one ahead", blocks=blocks, reaches=[(1, 0), (0, 0), (0, 1), (0, 0), (1, 0)]),
-        Case("no layer looks out", blocks=blocks, reaches=[(0, 0), (0, 0)]),
-        Case("one layer looks both ways", blocks=blocks, reaches=[(1, 2)]),
-        Case("ahead in two layers", blocks=blocks, reaches=[(0, 1), (0, 1), (0, 0)]),
-        Case("a layer that looks two back, and another", blocks=blocks, reaches=[(2, 0), (1, 1), (0, 0)]),
-        Case("layers drawn at random", blocks=blocks, reaches=[*some, (1, 0), (2, 1)]),
+        Case("the report's: two back, one ahead", blocks=a, reaches=[(1, 0), (0, 0), (0, 1), (0, 0), (1, 0)]),
+        Case("no layer looks out", blocks=b, reaches=[(0, 0), (0, 0)]),
+        Case("one layer looks both ways", blocks=c, reaches=[(1, 2)]),
+        Case("ahead in two layers", blocks=d, reaches=[(0, 1), (0, 1), (0, 0)]),
+        Case("a layer that looks two back, and another", blocks=e, reaches=[(2, 0), (1, 1), (0, 0)]),
+        Case("layers drawn at random", blocks=f, reaches=[*some, (1, 0), (2, 1)]),
     ]
 
 
@@ -1115,7 +1116,7 @@ def _(rng):
         case("two blocks of look-ahead", 6 * block + 1, block, 2),
         case("fewer codes than a window", block + 1, block, 1),
         case("no look-ahead", 4 * block + 1, block, 0),
-        case("no codes at all", 0, block, 1),
+        case("no codes at all", 0, 2, 1),
     ]
 
 

@@ -344,22 +344,26 @@ def _(rng):
     def some(count, share):
         return [bool(v) for v in rng.random(count) < share]
 
+    high, low = (2.0 ** int(n) for n in rng.integers([14, 3], [21, 8]))
+    bad, cycles = [True] * int(rng.integers(7, 14)), int(rng.integers(3, 9))
+    # All but the first reach the floor: without one none of them is right.
     return [
-        Case("no overflow", overflowed=[False] * 11, start=4.0, interval=3),
-        Case("always", overflowed=[True] * 6, start=65536.0, interval=4),
-        Case("now and then", overflowed=some(40, 0.2), start=1024.0, interval=3),
-        Case("a scale far too high", overflowed=[True] * 5 + [False] * 9 + [True, False], start=2.0**20, interval=4),
-        Case("grows every step", overflowed=some(20, 0.4), start=256.0, interval=1),
-        Case("one short of growing", overflowed=[False, False, True] * 4 + [False] * 4, start=64.0, interval=3),
-    ]
+        Case("no overflow", overflowed=[False] * 11, start=4.0, interval=3, least=1.0),
+        Case("always", overflowed=bad, start=high, interval=4, least=high / 8),
+        Case("now and then", overflowed=[True] * 3 + some(40, 0.2), start=16 * low, interval=3, least=4 * low),
+        Case("a scale far too high", overflowed=bad + [False] * 9 + [True, False], start=high, interval=4, least=low),
+        Case("grows every step", overflowed=[True, True, *some(20, 0.4)], start=2 * low, interval=1, least=low),
+        Case("a floor that is no half of the start", overflowed=[True, *bad, *[False, False, True, False] * cycles],
+             start=64.0, interval=2, least=3.0),
+    ]  # fmt: skip
 
 
-def _scales(overflowed, start, interval, resets=True, counts_on=False, after=False, late=0):
+def _scales(overflowed, start, interval, least, resets=True, counts_on=False, after=False, late=0):
     scale, good, out = start, 0, []
     for overflow in overflowed:
         before = scale
         if overflow:
-            scale, good = scale / 2, 0 if resets else good
+            scale, good = max(scale / 2, least), 0 if resets else good
         else:
             good += 1
             if good >= interval + late:
@@ -369,32 +373,32 @@ def _scales(overflowed, start, interval, resets=True, counts_on=False, after=Fal
 
 
 @wrong("scale.loss_scales", "An overflow starts the count of good steps anew: yours goes on counting.")
-def overflow_keeps_the_count(overflowed, start, interval):
-    return _scales(overflowed, start, interval, resets=False)
+def overflow_keeps_the_count(overflowed, start, interval, least):
+    return _scales(overflowed, start, interval, least, resets=False)
 
 
 @wrong("scale.loss_scales", "After the scale has grown the count starts anew: yours doubles at every step from there.")
-def grows_on(overflowed, start, interval):
-    return _scales(overflowed, start, interval, counts_on=True)
+def grows_on(overflowed, start, interval, least):
+    return _scales(overflowed, start, interval, least, counts_on=True)
 
 
 @wrong("scale.loss_scales", "Give the scale that each step ran with, not the one it left behind.")
-def after_the_step(overflowed, start, interval):
-    return _scales(overflowed, start, interval, after=True)
+def after_the_step(overflowed, start, interval, least):
+    return _scales(overflowed, start, interval, least, after=True)
 
 
 @wrong("scale.loss_scales", "The scale grows once `interval` good steps have gone by: yours waits for one more.")
-def one_step_late(overflowed, start, interval):
-    return _scales(overflowed, start, interval, late=1)
+def one_step_late(overflowed, start, interval, least):
+    return _scales(overflowed, start, interval, least, late=1)
 
 
 @wrong("scale.loss_scales", "The scale never grows: a run that once overflowed would stay too low for ever.")
-def only_down(overflowed, start, interval):
-    return _scales(overflowed, start, 10**9)
+def only_down(overflowed, start, interval, least):
+    return _scales(overflowed, start, 10**9, least)
 
 
 @wrong("scale.loss_scales", "An overflow must lower the scale: yours only skips the step.")
-def only_up(overflowed, start, interval):
+def only_up(overflowed, start, interval, least):
     scale, good, out = start, 0, []
     for overflow in overflowed:
         out.append(scale)
@@ -404,17 +408,38 @@ def only_up(overflowed, start, interval):
     return out
 
 
-@also_right("scale.loss_scales")
-def by_exponents(overflowed, start, interval):
-    power, run, powers = 0, [], []
+@wrong("scale.loss_scales", "The floor is missing: the scale never falls below `least`.")
+def no_floor(overflowed, start, interval, least):
+    return _scales(overflowed, start, interval, 0.0)
+
+
+@wrong("scale.loss_scales", "You raise what you return to `least`, but go on from less: the scale itself stays there.")
+def floor_on_paper(overflowed, start, interval, least):
+    return [max(scale, least) for scale in _scales(overflowed, start, interval, 0.0)]
+
+
+@wrong("scale.loss_scales", "Where half the scale would be below `least` it becomes `least`: yours stays where it was.")
+def stays_above(overflowed, start, interval, least):
+    scale, good, out = start, 0, []
     for overflow in overflowed:
-        powers.append(power)
-        run = [] if overflow else [*run, True]
+        out.append(scale)
+        good = 0 if overflow else good + 1
         if overflow:
-            power -= 1
-        elif len(run) == interval:
-            power, run = power + 1, []
-    return [start * 2.0**p for p in powers]
+            scale = scale / 2 if scale / 2 >= least else scale
+        elif good == interval:
+            scale, good = scale * 2, 0
+    return out
+
+
+@also_right("scale.loss_scales")
+def by_runs(overflowed, start, interval, least):
+    scales, run = [start], []
+    for overflow in overflowed:
+        run = [] if overflow or len(run) == interval else run
+        run = run if overflow else [*run, True]
+        grown = 2.0 if len(run) == interval else 1.0
+        scales.append(max(scales[-1] * 0.5, least) if overflow else scales[-1] * grown)
+    return scales[:-1]
 
 
 # 8.6

@@ -6,8 +6,10 @@ import types
 import pytest
 import torch
 
-from omni_lab.errors import DataError, InputError
+from omni_lab.errors import DataError, InputError, NotWritten
 from omni_lab.lab import exercises, player
+from omni_lab.lab.authoring import Exercise
+from omni_lab.lab.check import Verdict
 from omni_lab.lab.exercises import Missing, exercise, install, owner_of, reference, summary, untouched
 from omni_lab.lab.stored import find_checks
 
@@ -70,7 +72,22 @@ def test_a_variant_goes_on_with_its_fallback_or_says_what_is_missing(capsys):
     assert isinstance(missing, Missing) and not missing and missing(torch.ones(2)) is None
     assert "see exercise 0.1" in capsys.readouterr().out
     removed = checks.__class__(**{**vars(checks), "removed": True})
-    assert isinstance(reference(removed, None), Missing)
+    absent = reference(removed, OWN)
+    assert isinstance(absent, Missing) and not absent
+    with pytest.raises(NotWritten, match="not written yet: see exercise 0.1"):  # cells count on it: they are skipped
+        absent(torch.ones(2))
+
+
+def test_only_what_the_package_does_not_do_is_said_to_be_nowhere_in_it():
+    checks = find_checks(ID)
+    fields = {**vars(exercises_without_target(checks)), "points": 5}
+    solved = {
+        holds: exercises.report(Verdict(Exercise(**{**fields, "holds": holds}), 6, 6), checks, OWN)
+        for holds in ((), ("omni_lab.lab.player:root_mean_square",))
+    }
+    nowhere, somewhere = solved.values()
+    assert nowhere.endswith("Nothing in the package does this.")
+    assert somewhere.endswith("The package has its own way of doing this and keeps it.")
 
 
 def exercises_without_target(checks):

@@ -1,14 +1,17 @@
 """Every exercise of every lab: enough cases, right answers accepted, wrong ones rejected each by its own sentence."""
 
+import re
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
+from omni_lab.grading import hidden
 from omni_lab.lab import build
 from omni_lab.lab.check import check, make_checks
-from omni_lab.lab.exercises import judge_here, owner_of
+from omni_lab.lab.exercises import Missing, current, install, judge_here, owner_of, restore
 
 ROOT = Path(__file__).parents[2]
 SOURCES = {p.stem: p for p in build.lab_sources(ROOT)}
@@ -38,8 +41,9 @@ class TestExercise:
         assert len(answers.wrong) >= 5 and len(set(checks.messages)) == len(checks.messages)
         assert answers.also_right and len(exercise.hints) >= 2 and exercise.difficulty in (1, 2, 3)
         assert all(set(c.inputs) <= set(checks.parameters) for c in checks.cases)
-        if exercise.target:
-            owner_of(exercise.target)
+        for place in (*([exercise.target] if exercise.target else []), *exercise.holds):
+            owner_of(place)
+        assert not (exercise.target and exercise.holds)
 
     def test_right_answers_hold_on_fresh_cases(self, name, exercise):
         answers = LABS[name].answers[exercise.id]
@@ -70,10 +74,42 @@ class TestExercise:
         stub = next(f for f in namespace.values() if callable(f) and hasattr(f, "__code__"))
         assert not judge_here(stub, checks).attempted
 
+    def test_it_can_be_solved_alone(self, name, exercise, monkeypatch):
+        """In a graded release no other exercise of the lab has a reference; a student may have solved none of them."""
+        others = [e for e in LABS[name].exercises if e.target and e.id != exercise.id]
+        checks = checks_from(name, exercise.id, FRESH_SEEDS[0])
+        right = [function for _, function in LABS[name].answers[exercise.id].also_right]
+        try:
+            for other in others:
+                reference, absent = current(other.target), Missing(other.id, other.number, removed=True)
+                install(other.target, absent)
+                for attribute, value in list(right[0].__globals__.items()):
+                    if value is reference:
+                        monkeypatch.setitem(right[0].__globals__, attribute, absent)
+            assert any(check(function, checks).solved for function in right)
+        finally:
+            restore()
+
+
+@pytest.mark.parametrize("name", sorted(set(SOURCES) - {"00_start_here"}))
+def test_who_is_told_to_use_another_exercise_is_told_what_to_do_without(name):
+    """Its reference is absent from a graded release: a right answer must not wait for it."""
+    names = hidden.function_names(SOURCES[name])
+    cells = build.notebook(SOURCES[name], solved=True).cells
+    for text, cell in pairwise(cells):
+        if "exercise" not in cell.metadata.get("tags", []):
+            continue
+        own, uses = build.exercise_of(cell.source, SOURCES[name]), set(re.findall(r"\w+(?=\()", cell.source))
+        told = {
+            word.rpartition(".")[2] for word in re.findall(r"`([\w.]+)`", text.source.rpartition("### Exercise")[2])
+        }
+        if others := {n for i, n in names.items() if i != own} & uses & told:
+            assert "is not solved, write its lines here" in " ".join(text.source.split()), (own, others)
+
 
 @pytest.mark.parametrize("name", sorted(set(SOURCES) - {"00_start_here"}))
 def test_a_graded_lab_has_enough_exercises_and_variants(name):
-    """Of a variant the package holds no answer, so none can be copied from it."""
+    """Of a variant the package holds no answer, so none can be copied from it; but see `holds`."""
     exercises = LABS[name].exercises
     assert len(exercises) >= 6 and sum(e.points for e in exercises) == 100
     assert sum(e.target is None for e in exercises) >= 2

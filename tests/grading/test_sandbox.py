@@ -1,0 +1,31 @@
+"""What the sandbox is given: nobody at its controls, and no other copy of the package."""
+
+from pathlib import Path
+
+import pytest
+
+from omni_lab.grading import sandbox
+from omni_lab.lab import explorers
+
+
+def test_nobody_moves_a_control_in_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMNI_LAB_HEADLESS", raising=False)
+    assert not explorers.headless()
+    monkeypatch.setattr("os.environ", sandbox.ENVIRONMENT)
+    assert explorers.headless()
+
+
+def test_every_installed_copy_of_the_package_is_hidden(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Another environment's, the system's, and that of an interpreter within an interpreter."""
+    copies = ("lib/python3.12/site-packages", "lib/python3/dist-packages", "envs/other/lib/python3.11/site-packages")
+    for place in copies:
+        (tmp_path / place / "omni_lab").mkdir(parents=True)
+    (tmp_path / "lib/omni_lab").mkdir()  # nobody's packages
+    found = sandbox.installed_copies((str(tmp_path), str(tmp_path / "lib")))
+    assert set(found) >= {str(tmp_path / place / "omni_lab") for place in copies}
+    assert str(tmp_path / "lib/omni_lab") not in found
+    monkeypatch.setattr(sandbox, "_interpreter_folders", lambda: [str(tmp_path)])
+    command = sandbox.sandbox_command("bwrap", sandbox.Limits(), {}, tmp_path / "results", gpu=False)
+    for place in copies:
+        path = str(tmp_path / place / "omni_lab")
+        assert command[command.index(path) - 1] == "--tmpfs" and command.index(path) > command.index(str(tmp_path))
