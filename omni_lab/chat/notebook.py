@@ -16,6 +16,7 @@ from ..errors import OmniLabError
 from ..processing.thoughts import told_apart
 from ..streaming import AudioChunk, Session, TextDelta
 from .address import LOOPBACK
+from .uploads import emptied
 
 # Chunks are put one behind the other on the page's own clock; a player per chunk would leave gaps.
 PLAY = """(() => {{
@@ -61,8 +62,8 @@ class Chat:
 
     def ask(self) -> threading.Thread | None:
         """Send what stands in the widgets; the reply comes on a thread, so that Stop can be pressed."""
-        words, files = self.words.value.strip(), list(self.files.value)
-        self.words.value, self.files.value = "", ()
+        words, files = self.words.value.strip(), emptied(self.files)
+        self.words.value = ""
         self.session.interrupt()
         if self.thread is not None:
             self.thread.join()
@@ -84,7 +85,7 @@ class Chat:
 
     def push(self, file: Any) -> None:
         """One uploaded file. Raises InputError or MediaError."""
-        kind, data = file["type"].split("/")[0], bytes(file["content"])
+        kind, data = file["type"].split("/")[0], file["content"]
         given: Any = self.model.processor.hear(data) if kind == "audio" else data
         self.session.push(**{kind: given})
 

@@ -32,7 +32,7 @@ NEEDED = (  # for the notebooks; `pyproject.toml` holds the same, checked by a t
     "matplotlib>=3.8",
     "jiwer>=3.0",
     "psutil>=5.9",
-    "ipywidgets>=8.0",
+    "ipywidgets>=7.7",  # Colab's; with 8 its own widgets no longer work
 )
 
 
@@ -82,6 +82,7 @@ def ready(version: str, released: bool = False) -> None:
 
 def make_ready(version: str) -> None:
     """`ready`, but for skipping."""
+    show_children()
     changed = stale_modules()
     if changed:
         stop(f"{', '.join(changed)} changed on disk after this kernel had loaded it: restart the kernel, run again")
@@ -105,6 +106,16 @@ def make_ready(version: str) -> None:
     if reloaded:
         stop(f"{', '.join(reloaded)} was upgraded: restart the kernel and run this cell again")
     print(f"Ready: omni_lab {own_version()}.")
+
+
+def show_children() -> None:
+    """Let programs that the kernel starts (torchrun, the command line) find a course that is not installed."""
+    spec = importlib.util.find_spec("omni_lab")
+    if installed("omni-lab") is not None or spec is None:
+        return
+    course, others = str(Path(spec.origin or "").parents[1]), os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if course not in others:
+        os.environ["PYTHONPATH"] = os.pathsep.join([course, *filter(None, others)])
 
 
 def stop(message: str) -> None:

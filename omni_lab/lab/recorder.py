@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..chat.uploads import files_of
 from ..errors import InputError, OmniLabError
 from ..processing.audio import load_audio
 from .explorers import headless
@@ -92,8 +93,8 @@ def ask_for_voice(then: Callable[[np.ndarray], None], rate: int = RATE) -> None:
             hear(change["new"])
 
     def chosen(change: dict) -> None:
-        for one in change["new"]:
-            hear(bytes(one["content"]))
+        for one in files_of(change["new"]):
+            hear(one["content"])
 
     letters.observe(recorded, names="value")
     file.observe(chosen, names="value")

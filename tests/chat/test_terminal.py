@@ -2,12 +2,14 @@
 
 import io
 import json
+from datetime import datetime
 
 import numpy as np
 import soundfile
 from PIL import Image
 
 from omni_lab import cli
+from omni_lab.chat import uploads
 from omni_lab.chat.notebook import Chat, shown
 from omni_lab.chat.terminal import Terminal
 
@@ -52,6 +54,23 @@ def test_a_conversation_in_a_notebook(model):
     played = json.dumps(chat.sound.outputs)
     assert "AudioContext" in played and "audio/wav" in json.dumps(chat.last.outputs)
     assert chat.ask() is None and chat.lines[-1][0] == "error"
+
+
+def test_files_are_taken_from_both_versions_of_the_widget():
+    import ipywidgets
+    from traitlets import Dict
+
+    class Seven(ipywidgets.Widget):  # as version 7 has it
+        value = Dict({}, read_only=True)
+
+    chosen = {"name": "a.png", "type": "image/png", "content": b"pixels"}
+    old, new = Seven(), ipywidgets.FileUpload()
+    old.set_trait("value", {"a.png": {"metadata": {"name": "a.png", "type": "image/png"}, "content": b"pixels"}})
+    new.value = ({**chosen, "size": 6, "last_modified": datetime.now(), "content": memoryview(b"pixels")},)
+    for upload in (old, new):
+        [file] = uploads.emptied(upload)
+        assert {name: file[name] for name in chosen} == chosen
+        assert not upload.value and uploads.emptied(upload) == []
 
 
 def test_thoughts_are_shown_faintly(model):

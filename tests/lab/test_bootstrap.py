@@ -125,6 +125,13 @@ def test_a_fresh_machine_is_made_ready_and_torch_and_numpy_stay(machine, tmp_pat
     again = run_cell(machine, cell)
     assert again.returncode == 0 and again.stdout == "Ready: omni_lab 0.1.0.\n"
 
+    child = (
+        "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import omni_lab; print(omni_lab.__version__)'])"
+    )
+    assert run_cell(machine, cell + "\n" + child).stdout.endswith("0.1.0\n"), (
+        "what a kernel starts finds the course too"
+    )
+
     outdated = run_cell(machine, bootstrap.cell_source("0.2.0"))
     assert outdated.returncode and "this notebook needs omni_lab 0.2.0, here is 0.1.0" in outdated.stderr
     assert "there is none newer than 0.1.0" in outdated.stderr and "restart" not in outdated.stderr
