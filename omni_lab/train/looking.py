@@ -181,9 +181,10 @@ def at_sounds(
         begin += count
         words = [word for word in words if word != transcripts.NOTHING]
         row = int(tokens[0, 0])
-        told = labels[row].masked_fill(segments[row] != segments[row, tokens[0, 1]], IGNORED).tolist()
+        told = labels[row].masked_fill(segments[row] != segments[row, tokens[0, 1]], IGNORED)
+        told[: int(tokens[-1, 1]) + 1] = IGNORED  # an earlier turn may have said the same, before this was heard
         firsts = [(first, start, size) for start, size in sentences(words)
-                  if (first := found(told, words[start : start + size])) is not None]  # fmt: skip
+                  if (first := found(told.tolist(), words[start : start + size])) is not None]  # fmt: skip
         heard = aligned(logits, words, blank) if firsts else None
         if heard is None:
             continue

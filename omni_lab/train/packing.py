@@ -13,8 +13,10 @@ from torch.nn import functional as F
 
 from .. import tmrope
 from ..config import ThinkerConfig
+from ..errors import ConfigError
 
 IGNORED = -100
+MOST_PASSED = 200  # samples in a row that no row of the batch could hold
 MEDIA = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw", "input_features")
 Encoded = dict[str, Any]  # one sample: what OmniProcessor returns, and "position_ids" (3, 1, length)
 
@@ -39,12 +41,16 @@ def fill(samples: Iterable[Encoded], rows: int, length: int) -> list[list[Encode
     """Put samples into `rows` rows of at most `length` tokens, each into the first row with room, until one finds none.
 
     A sample longer than a row is passed over, for no row will ever hold it. Takes from `samples` only what it needs.
+    Raises ConfigError when it meets nothing but such samples: they may have no end.
     """
     filled: list[list[Encoded]] = [[] for _ in range(rows)]
-    room = [length] * rows
+    room, passed = [length] * rows, 0
     for sample in samples:
         size = sample["input_ids"].shape[1]
-        if size > length:
+        passed = passed + 1 if size > length else 0
+        if passed == MOST_PASSED:
+            raise ConfigError(f"{passed} samples in a row are longer than a row of {length} tokens: --set length=N")
+        if passed:
             continue
         row = next((i for i in range(rows) if room[i] >= size), None)
         if row is None:

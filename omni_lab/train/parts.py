@@ -81,6 +81,13 @@ def load_first(folder: Path, names: tuple[str, ...], module: nn.Module) -> str |
     return next((name for name in names if load_part(folder, name, module)), None)
 
 
+def need_first(folder: Path, names: tuple[str, ...], module: nn.Module, recipe: str) -> None:
+    """Load the first of these parts that is there. Raises ConfigError when none of them has been trained yet."""
+    if load_first(folder, names, module) is None:
+        wanted = " or ".join(map(repr, names))
+        raise ConfigError(f"{recipe} needs a trained part {wanted} in {folder}: train one first, or `train all`")
+
+
 # Where each part of the model is looked for, the furthest trained first.
 SOURCES = {
     "thinker": (

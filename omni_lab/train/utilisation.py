@@ -5,6 +5,7 @@ recomputing activations costs time and earns nothing. Decoding at batch 1 is bou
 read once a token.
 """
 
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -41,7 +42,7 @@ CARDS = {
 def card(name: str) -> Card:
     """The data sheet of the GPU that torch calls `name` ("NVIDIA H200"). Raises InputError for one not in the table."""
     for known, sheet in CARDS.items():
-        if known.lower() in name.lower():
+        if re.search(rf"(?i)\b{re.escape(known)}\b", name):  # an L40 is no L4
             return sheet
     raise InputError(f"no data sheet for {name!r}: add its dense FLOP/s and bandwidth to CARDS")
 

@@ -81,6 +81,17 @@ def test_a_word_looks_at_its_sound_through_the_word_before():
     ]
 
 
+def test_what_an_earlier_turn_answered_looks_at_no_sound_that_comes_later():
+    placeholder, blank = 99, 0
+    ids = torch.tensor([[8, 11, 12, 99, 99, 99, 99, 99, 99, 8, 11, 12]])
+    labels = ids.masked_fill(~torch.isin(ids, torch.tensor([11, 12])), -100)
+    spelled = torch.zeros(6, 20)
+    spelled[0, 11] = spelled[5, 12] = 9.0
+    frames, said = torch.tensor([23]), transcripts.join([[11, 12]])
+    looks = looking.at_sounds(ids, labels, torch.ones_like(ids), placeholder, spelled, frames, said, blank)
+    assert [place for _, place, _ in looks] == [9, 10], "behind the sound, not before it"
+
+
 def test_sentences_told_in_another_order_than_heard_look_at_their_own_sound():
     recipe = recipe_of("who_said_what")
     placeholder = recipe.config.thinker_config.audio_token_index

@@ -154,6 +154,10 @@ def test_limits_of_a_card():
     assert utilisation.mfu(100.0, 10.0, 2000.0) == 0.5
     with pytest.raises(InputError, match="no data sheet"):
         utilisation.card("Abacus")
+    assert utilisation.card("Tesla T4") == utilisation.CARDS["T4"] and utilisation.card("NVIDIA L4").memory == 24e9
+    for other in ("NVIDIA L40S", "NVIDIA L40", "T400"):
+        with pytest.raises(InputError, match="no data sheet"):
+            utilisation.card(other)
 
 
 def test_measured_roofs_are_plausible():

@@ -1,9 +1,13 @@
 """Packed rows give each sample the loss it has alone."""
 
+import itertools
+
+import pytest
 import torch
 
 from omni_lab.config import preset
 from omni_lab.data.sample import Sample, image, user
+from omni_lab.errors import ConfigError
 from omni_lab.thinker import Thinker
 from omni_lab.train import packing
 from omni_lab.train.recipes.thinker import Thinker2, conversation, has_talking_film
@@ -47,6 +51,8 @@ def test_samples_longer_than_a_row_are_passed_over() -> None:
     shortest = min(s["input_ids"].shape[1] for s in samples)
     filled = packing.fill(iter(samples), 1, shortest)
     assert [s["input_ids"].shape[1] for s in filled[0]] == [shortest]
+    with pytest.raises(ConfigError, match="longer than a row of 3 tokens"):
+        packing.fill(itertools.cycle(samples), 1, 3)
     empty = packing.pack([[]], 8, 0)
     assert empty["input_ids"].shape == (1, 8) and not empty["segment_ids"].any()
 
@@ -57,4 +63,7 @@ def test_turns_of_a_conversation() -> None:
     assert [m["role"] for m in joined.messages] == ["user", "assistant", "user"] and joined.answer == "d"
     film = {"type": "video", "video": {"frames": None, "fps": 2.0, "audio": [0.0]}}
     talking = Sample([user("e", film)], "who_said_what", "f")
+    page, other = Sample([user("g")], "ocr", "h"), Sample([user("i")], "ocr", "j")
+    read = conversation([page, one, other])
+    assert read.task == "ocr" and read.answer == "h" and len(read.messages) == 3, "one page, at the end"
     assert has_talking_film(talking) and not has_talking_film(one) and conversation([one, talking]) is talking

@@ -9,6 +9,7 @@ Notable:
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ... import clip
-from ...bpe import tokenize, train_tokenizer
+from ...bpe import read_tokenizer, tokenize, train_tokenizer
 from ...clip_config import CLIPConfig, ImageTowerConfig, TextTowerConfig
 from ...data import captioned, emoji, restyle
 from ...errors import ConfigError
@@ -70,6 +71,8 @@ class ClipRecipe(Recipe):
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
+        if self.settings.start:  # its text tower knows these ids
+            return read_tokenizer(Path(self.settings.start) / "tokenizer.json")
         told = sum(self.pairs[1], []) if self.settings.captioned else all_captions(self.emoji)
         return train_tokenizer(told, TOWERS[self.settings.preset].text.vocab_size)
 

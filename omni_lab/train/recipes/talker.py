@@ -30,7 +30,7 @@ from .. import packing, reading, speech_bank
 from ..loader import to_device, usable
 from ..nano import processor
 from ..optimise import decay_groups
-from ..parts import SOURCES, frozen_tokenizer, load_first, need_part, save_part
+from ..parts import SOURCES, frozen_tokenizer, need_first, need_part, save_part
 from ..reading import Pointer
 from ..recipe import Batch, Recipe, Settings
 
@@ -123,8 +123,10 @@ class TalkerRecipe(Recipe):
         if self.settings.reading:
             model["pointer"] = Pointer(config.talker_config.hidden_size, config.talker_config.embedding_size)
         if self.parts is not None:
-            load_first(self.parts, SOURCES["thinker"], model["thinker"])
-            load_first(self.parts, self.starts_from, model["talker"])
+            # What `joint` has made of the thinker is where it ends, not where anything begins.
+            need_first(self.parts, SOURCES["thinker"][1:], model["thinker"], self.name)
+            if self.starts_from:
+                need_first(self.parts, self.starts_from, model["talker"], self.name)
         if self.settings.start:
             need_part(Path(self.settings.start), "talker", model["talker"], self.name)
         return model

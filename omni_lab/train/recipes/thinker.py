@@ -317,8 +317,11 @@ def has_talking_film(sample: Sample) -> bool:
 def conversation(samples: list[Sample]) -> Sample:
     """Several samples as the turns of one conversation; the last one's answer is left open.
 
-    A video with sound stands alone: the format says for a whole conversation whether sounds belong to its videos.
+    A video with sound stands alone: the format says for a whole conversation whether sounds belong to its videos. A
+    page to be read stands last, and no second one with it: the last answer alone is spelled.
     """
+    pages = [sample for sample in samples if sample.task in SPELLED]
+    samples = [*(sample for sample in samples if sample.task not in SPELLED), *pages[:1]]
     alone = next((sample for sample in samples if has_talking_film(sample)), None)
     if alone is not None:
         return alone
