@@ -240,7 +240,17 @@ def attention(
     In 16 bits torch's kernel for a CPU takes two to seven times as long for its backward pass as plain products do."""
     if spelled_out(query) and key.shape[2] <= SPELLED_UP_TO:
         return spelled_attention(query, key, value, bias, causal)
+    if grouped and query.device.type == "cuda" and not (bias is None and flashes(query)):
+        # What else keeps no scores takes no groups, and torch would write them all down.
+        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+        grouped = False
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, is_causal=causal, enable_gqa=grouped)
+
+
+def flashes(query: Tensor) -> bool:
+    """Whether flash attention takes this on its card: in 16 bits, from compute capability 8.0 on."""
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query.dtype
+    return dtype != torch.float32 and torch.cuda.get_device_properties(query.device).major >= 8
 
 
 def spelled_out(query: Tensor) -> bool:

