@@ -112,9 +112,11 @@ def document(checkpoint: str, results: dict[str, dict[str, Any]], seed: int, **o
 
 
 def weights_stamp(folder: str | Path) -> str:
-    """A short name for the weights in a folder as they are now: of the files' names, sizes and times; "" elsewhere."""
-    files = sorted(Path(folder).glob("*.safetensors"))
-    told = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
+    """A short name for the weights in a folder, of its files' names and contents; "" elsewhere."""
+    told = []
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        with path.open("rb") as file:
+            told.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}")
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:12] if told else ""
 
 
