@@ -15,6 +15,7 @@ from omni_lab.config import preset
 from omni_lab.data import music, recordings
 from omni_lab.errors import ConfigError, DataError
 from omni_lab.talker import Talker
+from omni_lab.thinker import Thinker
 from omni_lab.train import parts, phoneme_bank, speech_bank, transcripts
 from omni_lab.train.nano import processor
 from omni_lab.train.recipes import find
@@ -243,6 +244,9 @@ def test_a_recipe_goes_on_from_parts_with_a_schedule_of_its_own(coded: Path, tmp
     torch.manual_seed(7)
     talker, dit = Talker(NANO.talker_config), DiT(NANO.token2wav_config.dit_config)
     encoder = SpeakerEncoder(NANO.token2wav_config.dit_config)
+    with pytest.raises(ConfigError, match="talker needs a trained part 'thinker_3' or"):
+        at("talker", coded).build()
+    parts.save_part(coded, "language", Thinker(NANO.thinker_config))
     with pytest.raises(ConfigError, match="talker needs the trained part 'talker'"):
         at("talker", coded, start=str(tmp_path)).build()
     for name, part in (("talker", talker), ("dit", dit), ("speaker_encoder", encoder)):
@@ -265,8 +269,6 @@ def test_a_tokenizer_goes_on_from_the_codes_of_another(coded: Path, tmp_path: Pa
 
 
 def test_hearing_can_listen_to_the_source_voice_more_often(tmp_path: Path) -> None:
-    from omni_lab.thinker import Thinker
-
     parts.save_part(tmp_path, "hearing", Thinker(NANO.thinker_config))
     shares = dict.fromkeys([*BESIDE, "timed"], 0.0)
     hearing = at("hearing", tmp_path, start=str(tmp_path), source=1.0, hidden=0, batch_size=3, **shares)
