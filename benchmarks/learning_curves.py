@@ -209,7 +209,7 @@ def entry(run: Path, name: str, folder: Path) -> tuple[str, str]:
         for row in rows
         if row["name"].startswith("held-out") and row["step"] == rows[-1]["step"]
     ]
-    last = last if len(last) <= 9 else [f"{len(last)} tasks, see the mini suite"]
+    last = last if len(last) <= 9 else [f"{len(last)} tasks, see its curve below"]
     cells = (name, rows[-1]["step"], f"{seconds / 60:.1f}", ", ".join(last), command(run, name))
     return "| " + " | ".join(map(str, cells)) + " |", f"![{text}](training/{name}.png)\n"
 

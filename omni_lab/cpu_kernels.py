@@ -46,8 +46,9 @@ def kept(owner: nn.Module, make: Callable[..., Any], *how: Any) -> Any:
     """`make(owner, *how)`, something computed from a module's weights alone, made again only when they have changed.
 
     A change is seen by the weights' addresses and version counters; one behind the back of both
-    (`weight.data.mul_(2)`) is not. how: hashable. The oldest of more than PACKED_LIMIT are forgotten."""
-    state = [(p.data_ptr(), p._version) for p in owner.parameters()]
+    (`weight.data.mul_(2)`) is not, nor one to weights that came into being under inference_mode, which count nothing.
+    how: hashable. The oldest of more than PACKED_LIMIT are forgotten."""
+    state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in owner.parameters()]
     copies = PACKED.setdefault(owner, {})
     known = copies.pop((make, how), None)
     if known is None or known[0] != state:

@@ -21,6 +21,13 @@ def doubled(linear: nn.Linear, times: int = 2) -> torch.Tensor:
     return linear.weight * times
 
 
+def test_weights_made_under_inference_mode_are_packed_as_well():
+    with torch.inference_mode():
+        linear = torch.nn.Linear(3, 2)
+    assert torch.equal(cpu_kernels.kept(linear, doubled), 2 * linear.weight)
+    assert cpu_kernels.kept(linear, doubled) is cpu_kernels.kept(linear, doubled)
+
+
 def test_a_copy_is_kept_until_the_weights_change():
     linear = nn.Linear(3, 2)
     first = cpu_kernels.kept(linear, doubled)

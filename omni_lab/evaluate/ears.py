@@ -134,7 +134,8 @@ def voice_encoder():
     try:
         from resemblyzer import VoiceEncoder
     except ImportError as error:
-        raise OmniLabError("no judge of voices: `pip install resemblyzer`") from error
+        needed = "pip install webrtcvad-wheels librosa`, then `pip install --no-deps resemblyzer"
+        raise OmniLabError(f"no judge of voices: `{needed}`") from error
     return VoiceEncoder("cpu", verbose=False)
 
 

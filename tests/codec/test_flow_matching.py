@@ -119,3 +119,14 @@ def test_a_velocity_points_at_the_mel_and_a_second_loss_sees_it() -> None:
     loss = flow_matching.training_loss(exact, mel, None, 1.0, draw, beside)
     ((pointed, drop),) = seen
     assert torch.allclose(pointed, mel, atol=1e-5) and drop.all() and abs(loss.item() - 7.0) < 1e-5
+
+
+def test_the_point_reached_by_oneself_is_that_of_euler_at_each_rows_time() -> None:
+    torch.manual_seed(0)
+    noise, time = torch.randn(3, 5, 2), torch.tensor([0.0, 0.4, 1.0])
+    found = flow_matching.own_point(lambda now, state: now[:, None, None] - state, noise, time, 4)
+    assert torch.equal(found[0], noise[0])
+    for row in (1, 2):
+        times = torch.linspace(0, time[row].item(), 5)
+        alone = flow_matching.integrate(lambda now, state: now - state, noise[row], times, flow_matching.euler_step)
+        assert torch.allclose(found[row], alone, atol=1e-6)

@@ -140,6 +140,57 @@ def test_pushing_along_that_gradient_makes_words_readable(taught: Path) -> None:
     assert left[1] < 0.9 * left[0], left
 
 
+def test_words_may_be_read_off_what_the_dit_makes_by_itself(taught: Path) -> None:
+    torch.manual_seed(0)
+    recipe = at("dit", taught, words=0.5, own=0.5, source=1.0, batch_size=4, guidance_dropout=0.0)
+    model, batch = recipe.build().train(), recipe.batch(0)
+    losses = []
+    for own in (0.0, 0.5, 1.0):
+        recipe.settings = replace(recipe.settings, own=own)
+        torch.manual_seed(1)
+        losses.append(recipe.loss(model, batch, "main"))
+    (lines, of_lines), (half, of_both), (alone, of_own) = losses
+    assert "own phonemes" not in of_lines and of_both["phonemes"] == of_lines["phonemes"]
+    assert torch.allclose(lines - half, 0.25 * (of_both["phonemes"] - of_both["own phonemes"]))
+    assert torch.allclose(alone, of_own["flow matching"] + 0.5 * of_own["own phonemes"])
+    assert all(torch.allclose(figures["flow matching"], of_lines["flow matching"]) for _, figures in losses)
+    assert of_own["own phonemes"] != of_both["own phonemes"]  # of twice as many rows
+    alone.backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model["dit"].parameters())
+    assert all(p.grad is None for p in recipe.reader.parameters())
+
+
+def test_the_dit_goes_its_own_way_guided_and_without_the_real_mel(taught: Path) -> None:
+    recipe = at("dit", taught, words=1.0, source=1.0, batch_size=2)
+    model, batch = recipe.build().eval(), recipe.batch(0)
+    seen = (batch["codes"], model["speaker_encoder"](batch["cond"]), batch["reference"])
+    asked: list[tuple[int, bool]] = []
+    watched = model["dit"].register_forward_hook(lambda _, given, out: asked.append((len(out), out.requires_grad)))
+    mel = recipe.own_mel(model["dit"], seen, batch["mask"])
+    watched.remove()
+    assert mel.shape == batch["mel"].shape and mel.requires_grad
+    assert asked == [(4, False), (4, False), (2, True)]  # guided twice, and then where that points
+
+
+def test_the_gradient_of_its_own_mels_makes_them_readable(taught: Path) -> None:
+    left = []
+    for weight in (0.0, 3.0):
+        recipe = at("dit", taught, words=weight, own=1.0, source=1.0, batch_size=4, guidance_dropout=0.0)
+        torch.manual_seed(0)
+        model, batch = recipe.build().train(), recipe.batch(0)
+        optimiser = torch.optim.Adam(model.parameters(), 2e-3)
+        for _ in range(25):
+            torch.manual_seed(2)
+            loss, _ = recipe.loss(model, batch, "main")
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        recipe.settings = replace(recipe.settings, words=1.0)
+        torch.manual_seed(2)
+        left.append(recipe.loss(model, batch, "main")[1]["own phonemes"].item())
+    assert left[1] < 0.9 * left[0], left
+
+
 def test_a_missing_reader_is_one_line(tmp_path: Path, taught: Path) -> None:
     part = parts.part_path(taught, "speech_tokenizer")
     parts.part_path(tmp_path, "speech_tokenizer").write_bytes(part.read_bytes())

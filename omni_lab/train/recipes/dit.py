@@ -5,7 +5,8 @@ they can carry the voice and not the words. Other speakers' clips often come wit
 rendition of the sentence, which has the same timing: so the DiT learns to take the timbre from its conditions when it
 speaks the talker's codes, which are the source voice's. That voice's own clips keep their own codes: it had lost words
 while they too came with anybody's. What a reader cannot read off the mels made of them is a second loss (`words`,
-train/mel_reader.py).
+train/mel_reader.py): off those at which a velocity points from the line to the real mel, or (`own`) from where the DiT
+has come by itself, as in a reply, where no real mel helps it on.
 """
 
 from collections.abc import Mapping
@@ -26,11 +27,13 @@ from ...config import preset
 from ...data.splits import generator
 from .. import speech_bank
 from ..mel_reader import MelReader, unread
-from ..parts import frozen_tokenizer, need_part, save_part
+from ..parts import TEMPERATURE, frozen_tokenizer, need_part, save_part
 from ..recipe import Batch, Recipe, Settings
-from ..speech_bank import Clip
+from ..speech_bank import IGNORED, Clip
 
 MEL_MEAN = -5.7  # of log-mel frames of speech: where the output's bias starts
+GUIDANCE = 0.5  # with which replies are made (DiT.sample)
+OWN_STEPS = 2  # of Euler, to where the DiT comes by itself
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class DiTSettings(Settings, speech_bank.Supply):
     lent: float = 0.0  # share of batches in which all codes are the source voice's, as a talker's are
     source: float = 0.0  # share of batches of the source voice alone, from its own shards
     words: float = 0.0  # weight of what the mel reader cannot read, in nats, of that voice's sentences
+    own: float = 0.0  # share of the rows whose words are read off what the DiT makes from its own noise on
     start: str = ""  # folder of parts to go on from, with a schedule of its own; "": fresh weights
 
 
@@ -151,7 +155,7 @@ class DiTRecipe(Recipe):
         return {
             "mel": mel,
             "mask": mask,
-            "phonemes": speech_bank.pad(phonemes, speech_bank.IGNORED)[0],
+            "phonemes": speech_bank.pad(phonemes, IGNORED)[0],
             "codes": speech_bank.pad(codes)[0],
             "cond": torch.stack(conds),
             "reference": torch.stack(references),
@@ -159,7 +163,7 @@ class DiTRecipe(Recipe):
         }
 
     def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
-        dit, cond = model["dit"], model["speaker_encoder"](batch["cond"])
+        dit, cond, settings = model["dit"], model["speaker_encoder"](batch["cond"]), self.settings
 
         def network(noisy: Tensor, time: Tensor, drop: Tensor) -> Tensor:
             return dit(noisy, time, batch["codes"], cond, batch["reference"], drop, batch["mask"])
@@ -168,18 +172,47 @@ class DiTRecipe(Recipe):
 
         def words(mel: Tensor, drop: Tensor) -> Tensor:
             # Rows without codes are left out: nothing tells them what is said.
-            labels = batch["phonemes"].masked_fill(drop[:, None], speech_bank.IGNORED)
-            # In the log that of batches by other voices counts as 0.
-            # Behind a clip's end the reader has learned silence, and nothing is asked of the velocity there.
-            figures["phonemes"] = unread(self.reader(mel.masked_fill(~batch["mask"][..., None], 0.0)), labels)
-            return self.settings.words * figures["phonemes"]
+            figures["phonemes"] = self.missed(mel, batch["phonemes"].masked_fill(drop[:, None], IGNORED), batch["mask"])
+            return settings.words * (1 - settings.own) * figures["phonemes"]
 
-        dropout = self.settings.guidance_dropout if model.training else 0.0
-        beside = words if self.settings.words and bool((batch["phonemes"] != speech_bank.IGNORED).any()) else None
-        loss = flow_matching.training_loss(network, batch["mel"], batch["mask"], dropout, beside=beside)
-        if self.settings.words:
-            figures["flow matching"] = loss.detach() - self.settings.words * figures.get("phonemes", loss * 0).detach()
+        dropout = settings.guidance_dropout if model.training else 0.0
+        readable = settings.words > 0 and bool((batch["phonemes"] != IGNORED).any())
+        loss = flow_matching.training_loss(
+            network, batch["mel"], batch["mask"], dropout, beside=words if readable else None
+        )
+        if settings.words:
+            # In the log what is read of batches by other voices counts as 0.
+            told = settings.words * (1 - settings.own) * figures.get("phonemes", loss * 0)
+            figures["flow matching"] = loss.detach() - told.detach()
+        if settings.own and readable:
+            rows = slice(max(1, round(settings.own * len(cond))))
+            mask, labels = batch["mask"][rows], batch["phonemes"][rows]
+            seen = (batch["codes"][rows], cond[rows], batch["reference"][rows])
+            figures["own phonemes"] = self.missed(self.own_mel(dit, seen, mask), labels, mask)
+            loss = loss + settings.words * settings.own * figures["own phonemes"]
         return loss, figures
+
+    def missed(self, mel: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        """What the reader cannot read off mels, in nats a frame. Behind a clip's end it has learned silence, and
+        nothing is asked of the DiT there."""
+        return unread(self.reader(mel.masked_fill(~mask[..., None], 0.0)), labels)
+
+    def own_mel(self, dit: Any, seen: tuple[Tensor, Tensor, Tensor], mask: Tensor) -> Tensor:
+        """The mel at which the DiT points from where it comes by itself, at a time drawn for each row: as in a reply
+        from less noise than training's, and guided. The gradient is of the last velocity alone."""
+        codes, cond, reference = seen
+        noise = TEMPERATURE * torch.randn(*mask.shape, dit.config.mel_dim, device=mask.device)
+        time, drop = torch.rand(len(mask), device=mask.device), torch.arange(2 * len(mask), device=mask.device)
+        both, drop = [torch.cat((x, x)) for x in (codes, cond, reference, mask)], drop >= len(mask)
+
+        def guided(now: Tensor, state: Tensor) -> Tensor:
+            out = dit(torch.cat((state, state)), torch.cat((now, now)), *both[:3], drop, both[3])
+            conditional, unconditional = out.chunk(2)
+            return flow_matching.guided_velocity(conditional, unconditional, GUIDANCE)
+
+        with torch.no_grad():
+            state = flow_matching.own_point(guided, noise, time, OWN_STEPS)
+        return flow_matching.destination(state, dit(state, time, *seen, None, mask), time)
 
     def blocks(self, model: Any) -> list[nn.Module]:
         """None: the DiT asks all its layers for their modulations before it calls the first one."""
