@@ -4,8 +4,10 @@
 
 Random weights of the published shape go to disk in shards and are loaded by both, so that the path of a released
 checkpoint is the one that is measured. All in bf16. Writes gpu_published.md and gpu_published.json into
-benchmarks/results, or another folder. Without a GPU that holds it, it says so and measures nothing; --smoke runs the
-same code on the nano shape, for a minute, on whatever machine there is.
+benchmarks/results, or another folder, after each line that was measured. A run that was cut short is gone on with when
+card, versions and settings are the same: both models are loaded again, and what is missing is measured. After a whole
+one the next begins anew. Without a GPU that holds it, it says so and measures nothing; --smoke runs the same code on
+the nano shape, for a minute, on whatever machine there is.
 """
 
 import argparse
@@ -14,7 +16,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,14 @@ from torch import Tensor, nn
 from benchmarks.thinker import seconds
 from omni_lab.config import OmniConfig, TextConfig, preset
 from omni_lab.errors import InputError
+from omni_lab.evaluate.page import write
 from omni_lab.omni import OmniModel
 from omni_lab.runtime import free_memory, hardware
 from omni_lab.train import memory, utilisation
 
 RESULTS = Path(__file__).parent / "results"
+Found = dict[str, Any]  # what has been measured so far
+Keep = Callable[[], None]  # writes it
 NEEDED = 75e9  # bytes of GPU memory: weights twice, gradients and moments of one, activations
 BARS = {"MFU": 0.40, "training, ours over theirs": 1.3, "share of the bandwidth": 0.70, "decoding, ours over theirs": 2}
 
@@ -156,42 +161,45 @@ def training(plan: Plan, model: nn.Module, ids: Tensor, **options: object) -> di
     return found | {"mfu": utilisation.mfu(speed, flops, plan.flops)}
 
 
-def trained(plan: Plan, ours: Any, theirs: Any) -> dict[str, dict[str, Any]]:
+def trained(plan: Plan, ours: Any, theirs: Any, found: Found, keep: Keep) -> None:
     """Both as they are, both compiled, and ours on the longest row with its layers recomputed, if that fits."""
-    ids, found = plan.ids(plan.rows, plan.length), {}
+    ids, done = plan.ids(plan.rows, plan.length), found.setdefault("trained", {})
+    long = "ours, one long row, recomputed"
 
     def add(name: str, model: nn.Module, ids: Tensor, **options: object) -> None:
-        found[name] = training(plan, model, ids, **options)
+        done[name] = training(plan, model, ids, **options)
         gc.collect()  # the optimiser's moments go before the next model's come
         if plan.device.type == "cuda":
             torch.cuda.empty_cache()
-        print(name, found[name], flush=True)
+        print(name, done[name], flush=True)
+        keep()
 
-    add("ours", ours, ids, logits_to_keep=0)
-    add("transformers", theirs, ids, use_cache=False)
+    if "ours" not in done:
+        add("ours", ours, ids, logits_to_keep=0)
+    if "transformers" not in done:
+        add("transformers", theirs, ids, use_cache=False)
     need = memory.training_memory(plan.text, 1, plan.longest, "bfloat16", checkpointed=True)
-    if need.peak - need.weights < free_memory(hardware(plan.device)):
+    if long not in done and need.peak - need.weights < free_memory(hardware(plan.device)):
         ours.gradient_checkpointing(True)
-        add("ours, one long row, recomputed", ours, plan.ids(1, plan.longest), logits_to_keep=0)
+        add(long, ours, plan.ids(1, plan.longest), logits_to_keep=0)
         ours.gradient_checkpointing(False)
-    else:
+    elif long not in done:
         print(f"a row of {plan.longest} tokens needs {(need.peak - need.weights) / 1e9:.0f} GB more: left out")
-    if plan.compiled:
+    if plan.compiled and "ours, compiled" not in done:
         ours.model.compile()
         add("ours, compiled", ours, ids, logits_to_keep=0)
+    if plan.compiled and "transformers, compiled" not in done:
         theirs.model.compile()
         add("transformers, compiled", theirs, ids, use_cache=False)
-    return found
 
 
-def decoded(plan: Plan, ours: Any, theirs: Any) -> list[dict[str, Any]]:
+def decoded(plan: Plan, ours: Any, theirs: Any, found: Found, keep: Keep) -> None:
     """Tokens a second at batch 1 and 8: of whole replies, and between their second and last token."""
     fixed = dict(do_sample=False, eos_token_id=None, pad_token_id=0)
-    found = []
+    rows = found.setdefault("decoded", [])
     for batch in (1, 8):
         ids = plan.ids(batch, 64)
         mask = torch.ones_like(ids)
-        limit = utilisation.decoder_limit(plan.text, 64 + plan.new // 2, plan.bandwidth, batch)
         runs = {
             "ours": lambda n, ids=ids: ours.generate(n, input_ids=ids),
             "transformers": lambda n, ids=ids, mask=mask: theirs.generate(
@@ -199,17 +207,22 @@ def decoded(plan: Plan, ours: Any, theirs: Any) -> list[dict[str, Any]]:
             ),
         }
         for name, run in runs.items():
-            run(plan.new)  # warm
-            peak = peak_since(plan.device)
-            whole, start = (
-                statistics.median(seconds(lambda run=run, n=n: run(n), plan.device) for _ in range(plan.rounds))
-                for n in (plan.new, 2)
-            )
-            flow = batch * (plan.new - 2) / max(whole - start, 1e-9)
-            row = {"batch": batch, "name": name, "whole": batch * plan.new / whole, "flow": flow, "peak": peak()}
-            found.append(row | {"share": flow / limit})
-            print(found[-1], flush=True)
-    return found
+            if not any(row["batch"] == batch and row["name"] == name for row in rows):
+                rows.append({"batch": batch, "name": name} | decoding(plan, run, batch))
+                print(rows[-1], flush=True)
+                keep()
+
+
+def decoding(plan: Plan, run: Callable[[int], object], batch: int) -> dict[str, Any]:
+    """One line of `decoded`; run: makes as many tokens in each of the batch's rows as it is told."""
+    run(plan.new)  # warm
+    peak = peak_since(plan.device)
+    whole, start = (
+        statistics.median(seconds(lambda n=n: run(n), plan.device) for _ in range(plan.rounds)) for n in (plan.new, 2)
+    )
+    flow = batch * (plan.new - 2) / max(whole - start, 1e-9)
+    limit = utilisation.decoder_limit(plan.text, 64 + plan.new // 2, plan.bandwidth, batch)
+    return {"whole": batch * plan.new / whole, "flow": flow, "peak": peak(), "share": flow / limit}
 
 
 def verdicts(train: dict[str, dict[str, Any]], decode: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -234,33 +247,36 @@ def ratios(train: dict[str, dict[str, Any]]) -> str:
     told = [
         f"{how} {train[b]['seconds'] / train[a]['seconds']:.2f}" for how, a, b in pairs if a in train and b in train
     ]
-    return f"Speed, ours over theirs: {'; '.join(told)}."
+    return f"Speed, ours over theirs: {'; '.join(told) or 'not yet measured'}."
 
 
 def gigabytes(size: int | None) -> str:
     return "-" if size is None else f"{size / 1e9:.1f} GB"
 
 
-def page(found: dict[str, Any]) -> str:
-    """The results as Markdown."""
+def page(found: Found) -> str:
+    """The results as Markdown; of a run that was cut short, those that are there."""
     made, agreed, count = found["written"], found["agreement"], found["counted"]
+    calls = "" if found["calls"] == 1 else f"; measured in {found['calls']} calls"
     loads = [f"| {n} | {r['seconds']:.1f} | {gigabytes(r['peak'])} |" for n, r in found["loaded"].items()]
     steps = [
         f"| {n} | {r['rows']} x {r['length']} | {r['seconds']:.3f} | {r['tokens_per_second']:.0f} | {r['mfu']:.1%} | "
         f"{gigabytes(r['peak'])} |"
-        for n, r in found["trained"].items()
+        for n, r in found.get("trained", {}).items()
     ]
     replies = [
         f"| {r['batch']} | {r['name']} | {r['whole']:.0f} | {r['flow']:.0f} | {r['share']:.1%} | "
         f"{gigabytes(r['peak'])} |"
-        for r in found["decoded"]
+        for r in found.get("decoded", [])
     ]
-    asked = [f"| {n} | {v['asked']:g} | {v['measured']:.2f} |" for n, v in found["verdicts"].items()]
+    asked = [f"| {n} | {v['asked']:g} | {v['measured']:.2f} |" for n, v in found.get("verdicts", {}).items()]
+    if not found["whole"]:
+        asked.append("| cut short: called again, it goes on | | |")
     return "\n".join([
         f"# The thinker of {found['shape']} on one machine, beside transformers",
         "",
-        f"{found['hardware']}, {found['date']}, bf16, torch {torch.__version__}, transformers "
-        f"{transformers.__version__}. Random weights: {made['parameters'] / 1e9:.2f} billion parameters in "
+        f"{found['hardware']}, {found['date']}, bf16, torch {found['torch']}, transformers "
+        f"{found['transformers']}{calls}. Random weights: {made['parameters'] / 1e9:.2f} billion parameters in "
         f"{made['shards']} shards, written in {made['seconds']:.1f} s. Logits on {agreed['tokens']} tokens differ by "
         f"{agreed['apart']:.2%} (norm; bf16 rounds to {2**-8:.2%}); the most likely token is the same at "
         f"{agreed['same_token']:.1%} of the places.",
@@ -272,27 +288,51 @@ def page(found: dict[str, Any]) -> str:
         "", "## Training, AdamW, all in bf16", "",
         "| | rows | seconds a step | tokens a second | MFU | peak memory, all weights apart |",
         "|---|---|---|---|---|---|", *steps,
-        "", f"{ratios(found['trained'])} Counted before the run for the first line: {gigabytes(count)}.", "",
+        "", f"{ratios(found.get('trained', {}))} Counted before the run for the first line: {gigabytes(count)}.", "",
     ])  # fmt: skip
 
 
-def measure(plan: Plan) -> dict[str, Any]:
-    """All of it."""
+def settings(plan: Plan) -> Found:
+    """What must be the same for one run to go on with another's figures."""
+    told = {name: value for name, value in asdict(plan).items() if name != "device"}
+    if plan.shape == "nano":  # whose roofs were measured, and are never the same twice
+        told |= {"flops": None, "bandwidth": None}
+    here = {"hardware": hardware().name, "torch": torch.__version__, "transformers": transformers.__version__}
+    return {"shape": plan.shape, **here, "plan": told}
+
+
+def begun(path: Path, plan: Plan) -> Found:
+    """What an earlier run with these settings has measured and did not end; else an empty record."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    if known and not known.get("whole", True) and all(known.get(n) == told for n, told in settings(plan).items()):
+        print(f"goes on with {path}, begun on {known['date']}", flush=True)
+        return known
+    roofs = {"flops": plan.flops, "bandwidth": plan.bandwidth}
+    return {**settings(plan), "roofs": roofs, "date": date.today().isoformat(), "calls": 0, "whole": False}
+
+
+def measure(plan: Plan, found: Found, keep: Keep) -> None:
+    """All that is not yet in `found`; `keep` is called whenever a line is there."""
     transformers.logging.set_verbosity_error()
     torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as scratch:
-        about = written(plan, Path(scratch) / "checkpoint")
-        ours, theirs, load = loaded(plan, Path(scratch) / "checkpoint")
-        agreed = agreement(ours, theirs, plan.ids(1, min(plan.length, 512)))
-        print(about, load, agreed, sep="\n", flush=True)
-        decode = decoded(plan, ours, theirs)
-        train = trained(plan, ours, theirs)
+    plan = replace(plan, **found["roofs"])
     need = memory.training_memory(plan.text, plan.rows, plan.length, "bfloat16")
-    return {
-        "shape": plan.shape, "hardware": hardware().name, "date": date.today().isoformat(), "written": about,
-        "loaded": load, "agreement": agreed, "decoded": decode, "trained": train, "verdicts": verdicts(train, decode),
-        "counted": need.peak - need.weights,
-    }  # fmt: skip
+    found["counted"] = need.peak - need.weights
+    with tempfile.TemporaryDirectory() as scratch:
+        found["calls"] += 1
+        found.setdefault("written", written(plan, Path(scratch) / "checkpoint"))
+        keep()
+        ours, theirs, load = loaded(plan, Path(scratch) / "checkpoint")
+        found.setdefault("loaded", load)
+        keep()
+        if "agreement" not in found:
+            found["agreement"] = agreement(ours, theirs, plan.ids(1, min(plan.length, 512)))
+        print(*(found[name] for name in ("written", "loaded", "agreement")), sep="\n", flush=True)
+        keep()
+        decoded(plan, ours, theirs, found, keep)
+        trained(plan, ours, theirs, found, keep)
+    found |= {"verdicts": verdicts(found["trained"], found["decoded"]), "whole": True}
+    keep()
 
 
 def main() -> None:
@@ -304,11 +344,15 @@ def main() -> None:
     if isinstance(plan, str):
         print(f"gpu_published: {plan}: nothing measured")
         return
-    found = measure(plan)
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    name = "gpu_smoke" if chosen.smoke else "gpu_published"
-    (chosen.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-    (chosen.out / f"{name}.md").write_text(page(found))
+    path = chosen.out / ("gpu_smoke.json" if chosen.smoke else "gpu_published.json")
+    found = begun(path, plan)
+
+    def keep() -> None:
+        write(path, json.dumps(found, indent=1) + "\n")
+        if "agreement" in found:  # before there is no table
+            write(path.with_suffix(".md"), page(found))
+
+    measure(plan, found, keep)
     print(page(found))
 
 

@@ -5,7 +5,9 @@
 Each line is a process of its own. Its peak is measured twice: what torch's allocator gave at most (on a GPU
 torch.cuda.max_memory_allocated), and by how much the process grew (the kernel's figure, resource.getrusage), which
 also sees fragmentation and the libraries' workspaces. Writes benchmarks/results/memory.md and .json (on a GPU
-memory_gpu.*), and tells how far off the count is.
+memory_gpu.*) after each line, and tells how far off the count is. A run that was cut short is gone on with on the same
+machine with the same torch; after a whole one the next begins anew. --rows measures the lines named, and keeps the
+others.
 """
 
 import argparse
@@ -24,10 +26,12 @@ from typing import Any
 import psutil
 import torch
 
+from benchmarks.machine import processor
 from benchmarks.thinker import peak_bytes
 from omni_lab import decoding
 from omni_lab.config import ThinkerConfig, preset
 from omni_lab.errors import OmniLabError
+from omni_lab.evaluate.page import write
 from omni_lab.runtime import free_memory, hardware
 from omni_lab.thinker import Thinker
 from omni_lab.train import memory
@@ -186,17 +190,18 @@ def alone(name: str, on_card: bool) -> dict[str, Any]:
             told = pipe.read()
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code:
-        sys.exit(f"memory: {name} failed, see above")
+        raise OmniLabError(f"{name} failed, see above")
     return json.loads(told.splitlines()[-1])
 
 
 def page(found: dict[str, dict[str, Any]]) -> str:
     """The table."""
+    machines = dict.fromkeys(row.get("on", "machine not noted") for row in found.values())
+    days = sorted({row["date"] for row in found.values() if "date" in row})
     lines = [
         "# Memory: counted before, measured after",
         "",
-        f"{hardware().name}, {date.today().isoformat()}, torch {torch.__version__}. Decoder with embedding and head, "
-        "AdamW; each line is a process of its own.",
+        f"{', '.join([*machines, *days])}. Decoder with embedding and head, AdamW; each line is a process of its own.",
         "",
         "| | counted | torch's allocator, peak | counted / allocator | process grew by | counted / process |",
         "|---|---|---|---|---|---|",
@@ -204,16 +209,38 @@ def page(found: dict[str, dict[str, Any]]) -> str:
     for row in found.values():
         count, own, grown = row["counted"], row["allocated"], row["grown"]
         process = f"{grown / MB:.0f} MB | {count / grown:.2f}" if grown else "-"
-        title = Case(**row["case"]).title
+        title = Case(**row["case"]).title + (f" ({row.get('on', 'machine not noted')})" if len(machines) > 1 else "")
         lines.append(f"| {title} | {count / MB:.0f} MB | {own / MB:.0f} MB | {count / own:.2f} | {process} |")
     lines += ["", WHY]
     return "\n".join(lines) + "\n"
 
 
+def here() -> str:
+    """On what a line is measured. Lines of one machine and torch may stand in one table."""
+    name = hardware().name if hardware().device.type == "cuda" else f"{hardware().name} ({processor()})"
+    return f"{name}, torch {torch.__version__}"
+
+
 def keep(found: dict[str, dict[str, Any]], path: Path) -> None:
     """Write what has been measured so far."""
-    path.write_text(json.dumps(found, indent=1) + "\n")
-    path.with_suffix(".md").write_text(page(found))
+    write(path, json.dumps(found, indent=1) + "\n")
+    write(path.with_suffix(".md"), page(found))
+
+
+def fits(case: Case) -> bool:
+    """Whether there is memory for it; says so if not."""
+    need, there = counted(case, hardware().device), free_memory(hardware())
+    if need > there:
+        print(f"{case.title}: needs {need / 1e9:.1f} GB and {there / 1e9:.1f} GB are there: left out")
+    return need <= there
+
+
+def begun(known: dict[str, dict[str, Any]], cases: dict[str, Case]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Of `cases`, lines that an earlier run measured here, and those to be measured: what is missing, or all anew."""
+    kept = {n: r for n, r in known.items() if n in cases and r.get("on") == here() and r["case"] == asdict(cases[n])}
+    wanted = [name for name, case in cases.items() if name in kept or fits(case)]
+    missing = [name for name in wanted if name not in kept]
+    return (kept, missing) if missing else ({}, wanted)
 
 
 def main() -> None:
@@ -229,19 +256,30 @@ def main() -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     path = chosen.out / ("memory_gpu.json" if on_card else "memory.json")
     cases = {**CASES, **ON_A_GPU} if on_card else CASES
-    found = json.loads(path.read_text()) if chosen.rows is not None and path.exists() else {}
+    known = json.loads(path.read_text()) if path.exists() else {}
+    if chosen.rows is None:
+        found, missing = begun(known, cases)
+    else:
+        found, missing = known, [name for name in chosen.rows if fits(cases[name])]
     for row in found.values():  # measured before; the count may have changed
         row["counted"] = counted(Case(**row["case"]), hardware().device)
-    for name in cases if chosen.rows is None else chosen.rows:
-        need, there = counted(cases[name], hardware().device), free_memory(hardware())
-        if need > there:
-            print(f"{cases[name].title}: needs {need / 1e9:.1f} GB and {there / 1e9:.1f} GB are there: left out")
+    if found:
+        print(f"measured before: {', '.join(found)}")
+    failed = []
+    for name in missing:
+        try:
+            found[name] = alone(name, on_card) | {"on": here(), "date": date.today().isoformat()}
+        except OmniLabError as error:  # the other lines can still be had
+            failed.append(str(error))
             continue
-        found[name] = alone(name, on_card)
         print(name, found[name], flush=True)
-        keep({known: found[known] for known in cases if known in found}, path)
-    keep(found, path)
-    print(page(found))
+        found = {line: found[line] for line in cases if line in found}
+        keep(found, path)
+    if found:
+        keep(found, path)
+        print(page(found))
+    if failed:
+        sys.exit(f"memory: {'; '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from omni_lab.lab import synchrony
 from omni_lab.sampling import Sampling
 from omni_lab.streaming import AudioChunk, Session, TextDelta, simulate
 from omni_lab.train import utilisation
-from tests.pretend_card import CUDA, L4, T4, on_card, pretend_card
+from tests.pretend_card import CUDA, L4, T4, Card, on_card, pretend_card
 
 SAMPLES = Path(__file__).parents[1] / "data_samples"
 NANO = SAMPLES / "checkpoints" / "nano"
@@ -253,3 +253,14 @@ def test_what_labs_measure_and_train_on_the_card(card) -> None:
     assert utilisation.measured_flops(CUDA, size=64) > 0 and utilisation.measured_bandwidth(CUDA, 1) > 0
     watcher, losses = synchrony.train("tmrope", 2, batch=2, seed=0, device=CUDA)
     assert all(map(on_card, watcher.parameters())) and np.isfinite(losses).all()
+
+
+def test_a_cards_bandwidth_is_measured_on_more_than_its_launches_hide(monkeypatch) -> None:
+    """4 GB, or a quarter of what is free; a CPU reads 64 MB."""
+    monkeypatch.setattr(utilisation, "best_seconds", lambda run, device: 1.0)
+    assert utilisation.measured_bandwidth(torch.device("cpu")) == 64e6
+    with pretend_card(Card("Pretend", 8, 0, 10**9 + 480 * 10**6)):  # a thousand million are taken
+        assert utilisation.measured_bandwidth(CUDA) == 120e6
+        assert utilisation.measured_bandwidth(CUDA, 8) == 8e6
+    with pretend_card(Card("Pretend H200", 9, 0, 141 * 10**9)):
+        assert utilisation.enough_to_read(CUDA) == 4000

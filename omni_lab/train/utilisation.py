@@ -16,6 +16,7 @@ import torch
 from ..config import TextConfig
 from ..cpu_kernels import Linear
 from ..errors import InputError
+from ..runtime import free_memory, hardware
 from .memory import cache_bytes
 
 
@@ -28,23 +29,34 @@ class Card:
     memory: float  # bytes
 
 
-# Data sheets of NVIDIA: T4 (2019), L4 (2023), A100 (2021), H100 (2023), H200 (2024), SXM form where there are several.
+# Data sheets of NVIDIA: T4 (2019), L4 (2023), A100 (2021), H100 (2023), H200 (2024). The name of an H100 or H200 in SXM
+# form does not say so ("NVIDIA H100 80GB HBM3").
 CARDS = {
     "T4": Card(65e12, 320e9, 16e9),
     "L4": Card(121e12, 300e9, 24e9),
     "A100-SXM4-40GB": Card(312e12, 1555e9, 40e9),
     "A100-SXM4-80GB": Card(312e12, 2039e9, 80e9),
+    "A100-PCIE-40GB": Card(312e12, 1555e9, 40e9),
+    "A100 80GB PCIe": Card(312e12, 1935e9, 80e9),
     "H100": Card(989e12, 3350e9, 80e9),
+    "H100 PCIe": Card(756e12, 2000e9, 80e9),
+    "H100 NVL": Card(835e12, 3900e9, 94e9),
     "H200": Card(989e12, 4800e9, 141e9),
+    "H200 NVL": Card(835e12, 4800e9, 141e9),
 }
+
+
+def words(name: str) -> set[str]:
+    """The words of a card's name. Whole ones: an L40 is no L4. Drivers write "80GB PCIe" and "PCIE-40GB"."""
+    return set(re.split(r"[ -]+", name.upper()))
 
 
 def card(name: str) -> Card:
     """The data sheet of the GPU that torch calls `name` ("NVIDIA H200"). Raises InputError for one not in the table."""
-    for known, sheet in CARDS.items():
-        if re.search(rf"(?i)\b{re.escape(known)}\b", name):  # an L40 is no L4
-            return sheet
-    raise InputError(f"no data sheet for {name!r}: add its dense FLOP/s and bandwidth to CARDS")
+    fitting = [known for known in CARDS if words(known) <= words(name)]
+    if not fitting:
+        raise InputError(f"no data sheet for {name!r}: add its dense FLOP/s and bandwidth to CARDS")
+    return CARDS[max(fitting, key=lambda known: len(words(known)))]  # an H100 NVL is an H100 too
 
 
 def flops_per_token(matrices: int, layers: int, heads: int, head_dim: int, length: int) -> int:
@@ -117,7 +129,15 @@ def measured_flops(device: torch.device, dtype: torch.dtype = torch.float32, siz
         return 2 * size**3 / best_seconds(lambda: layer(rows), device)
 
 
-def measured_bandwidth(device: torch.device, megabytes: int = 64) -> float:
-    """Bytes a second that reading a large tensor reaches here (its sum)."""
-    values = torch.ones(megabytes * 250_000, device=device)
+def enough_to_read(device: torch.device) -> int:
+    """Megabytes whose reading takes so long that starting it does not show: on a card 4 GB (a millisecond on an H200),
+    or a quarter of what is free."""
+    if device.type != "cuda":
+        return 64
+    return min(4000, free_memory(hardware(device)) // 4_000_000)
+
+
+def measured_bandwidth(device: torch.device, megabytes: int | None = None) -> float:
+    """Bytes a second that reading a large tensor reaches here (its sum). Default: as many as `enough_to_read`."""
+    values = torch.ones((megabytes or enough_to_read(device)) * 250_000, device=device)
     return values.nbytes / best_seconds(lambda: values.sum(), device)
