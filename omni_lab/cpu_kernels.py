@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.modules import module as modules
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 # Below so many rows MKL, which repacks nothing, is faster than oneDNN.
 ONEDNN_ROWS = 48
@@ -45,9 +47,11 @@ PACKED_LIMIT = 16  # copies of one module
 def kept(owner: nn.Module, make: Callable[..., Any], *how: Any) -> Any:
     """`make(owner, *how)`, something computed from a module's weights alone, made again only when they have changed.
 
-    A change is seen by the weights' addresses and version counters; one behind the back of both
-    (`weight.data.mul_(2)`) is not, nor one to weights that came into being under inference_mode, which count nothing.
-    how: hashable. The oldest of more than PACKED_LIMIT are forgotten."""
+    A change is seen by the weights' addresses and version counters. Fused optimisers raise no counter: copies are
+    forgotten after the step of any torch optimiser that holds the module's weights, and when the module runs with
+    gradients (`forget`), after which it may be moved by any means. Not seen is what else goes behind the back of the
+    counters: `weight.data.mul_(2)` between two replies, or weights that came into being under inference_mode, which
+    count nothing. how: hashable. The oldest of more than PACKED_LIMIT are forgotten."""
     state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in owner.parameters()]
     copies = PACKED.setdefault(owner, {})
     known = copies.pop((make, how), None)
@@ -58,6 +62,38 @@ def kept(owner: nn.Module, make: Callable[..., Any], *how: Any) -> Any:
     while len(copies) > PACKED_LIMIT:
         del copies[next(iter(copies))]
     return known[1]
+
+
+def forget(owner: nn.Module) -> None:
+    """Drop the copies of a module that runs with gradients, hence may learn: for its `forward` to call."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or owner not in PACKED:
+        return
+    if any(p.requires_grad for p in owner.parameters()):
+        PACKED.pop(owner, None)
+
+
+def forget_moved(optimiser: Optimizer, *_: Any) -> None:
+    """Drop the copies of all modules whose weights an optimiser has moved. Called after each step of each."""
+    if not PACKED:
+        return
+    moved = {id(p) for group in optimiser.param_groups for p in group["params"]}
+    for reference in PACKED.keyrefs():
+        owner = reference()
+        if owner is not None and any(id(p) in moved for p in owner.parameters()):
+            PACKED.pop(owner, None)
+
+
+register_optimizer_step_post_hook(forget_moved)
+
+
+def listened(module: nn.Module) -> bool:
+    """Whether somebody wants to be told when the module is called: what stands for it must then step aside."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or modules._global_forward_hooks
+        or modules._global_forward_pre_hooks
+    )
 
 
 class Linear(nn.Linear):
@@ -127,6 +163,9 @@ class Joint(NamedTuple):
     bias: Tensor | None
     widths: tuple[int, ...]
 
+    def __deepcopy__(self, memo: dict) -> None:
+        """Nothing: the copied weights are views of nothing, and their module joins them anew."""
+
 
 class Joined(nn.Module):
     """A module with several DecoderLinears that multiply the same input, named in `JOINED`.
@@ -134,6 +173,10 @@ class Joined(nn.Module):
     In eval mode on a CPU their weights are views into one matrix, and one product stands for all of them: when a single
     token is decoded, most of a product's time is that of calling it. Names, values and shapes stay those of separate
     layers; in train mode they are separate, and so they are wherever a gradient is wanted.
+
+    Weights that lie so are not contiguous, nor do they own their storage, and `state_dict` gives them as they are: it
+    must, since who loads or resumes writes into its tensors. What flattens by `view` or wants a storage for each
+    (`nn.utils.parameters_to_vector`, `safetensors.torch.save_file`) takes them after `train()`, or made `contiguous()`.
     """
 
     JOINED: ClassVar[tuple[str, ...]] = ()
@@ -151,14 +194,21 @@ class Joined(nn.Module):
         self.join()
         return self
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What `copy.deepcopy` and unpickling call: a copy of joined weights is joined."""
+        super().__setstate__(state)
+        self.join()
+
     def members(self) -> list[DecoderLinear] | None:
         """The layers, where each is still a plain DecoderLinear that nobody replaced or listens to."""
         found = [getattr(self, name) for name in self.JOINED]
-        plain = all(type(part) is DecoderLinear and not part._forward_hooks and part.movable() for part in found)
+        plain = all(type(part) is DecoderLinear and not listened(part) and part.movable() for part in found)
         return found if plain else None
 
     def join(self) -> None:
-        """Put the weights side by side where they are to lie columns first; else forget that they were."""
+        """Put the weights side by side where they are to lie columns first; else forget that they were.
+
+        They are then not contiguous: see the class."""
         parts = self.members()
         if self.whole(parts) is not None:
             return
@@ -197,7 +247,8 @@ class Joined(nn.Module):
         """What each of the layers makes of x, (..., in) -> (..., out) each; apart, each is made when it is taken."""
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))  # once, not in each product
-        joint = None if torch.is_grad_enabled() else self.whole(self.members())
+        plain = self.joint is None or torch.is_grad_enabled() or torch.compiler.is_compiling()
+        joint = None if plain else self.whole(self.members())
         if joint is None or not applies(x, joint.columns):
             return (getattr(self, name)(x) for name in self.JOINED)
         product = onednn_product if x.numel() >= ONEDNN_ROWS * x.shape[-1] and has_onednn() else F.linear

@@ -2,7 +2,8 @@
 
 Rotary tables and masks are made for many tokens at once, and on a CPU the layers are run with few calls on the modules'
 own weights, which lie columns first there (`cpu_kernels.DecoderLinear`): no weight is held twice. The rotation of a
-token's queries and keys is one small matrix for all layers. The result is the same up to rounding.
+token's queries and keys is one small matrix for all layers. The result is the same up to rounding. Layers that somebody
+has replaced, or listens to by a hook, are called one by one as they are.
 """
 
 import math
@@ -13,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import layers
-from .cpu_kernels import DecoderLinear, Joined, Linear, applies
+from .cpu_kernels import DecoderLinear, Joined, Linear, applies, listened
 from .errors import InputError
-from .layers import Decoder, KVCache
+from .layers import Attention, Decoder, DecoderLayer, KVCache, RMSNorm, SwiGLU
 
 ROOM = 256  # tokens for which a reply makes room in the cache at once
 
@@ -94,15 +95,34 @@ class Stepper:
             self.bias = self.bias.masked_fill_(~cache.key_mask, -math.inf)[:, None, None]  # (batch, 1, 1, capacity)
 
 
+def as_built(decoder: Decoder) -> bool:
+    """Whether layers and norms are still what `Decoder` makes, and nobody listens to any part of them. Their matrices
+    may be others' (quantised ones are)."""
+    layer: Any  # ModuleList hides its type
+    for layer in decoder.layers:
+        if type(layer) is not DecoderLayer:
+            return False
+        parts = layer.self_attn, layer.mlp, layer.input_layernorm, layer.post_attention_layernorm
+        if tuple(map(type, parts)) != (Attention, SwiGLU, RMSNorm, RMSNorm):
+            return False
+    return type(decoder.norm) is RMSNorm and not any(map(listened, (decoder.norm, *decoder.layers.modules())))
+
+
 def runs_directly(decoder: Decoder, head: nn.Linear) -> bool:
-    """Whether `DirectLayer` may stand for the layers: float32 on a CPU, joined weights, and linear layers that nobody
-    has replaced."""
-    linear: list[Any] = [head]
-    linear += [m for name, m in decoder.layers.named_modules() if name.endswith("_proj")]
-    joined = [m for m in decoder.layers.modules() if isinstance(m, Joined)]
-    return all(
-        type(m) in (DecoderLinear, Linear) and not m._forward_hooks and applies(m.weight, m.weight) for m in linear
-    ) and all(m.whole(m.members()) is not None for m in joined)
+    """Whether `DirectLayer` may stand for the layers: float32 on a CPU, joined weights, and nothing that somebody has
+    replaced or listens to."""
+    if not as_built(decoder):
+        return False
+    for module in (head, decoder.norm, *decoder.layers.modules()):
+        if isinstance(module, Joined):
+            known = module.whole(module.members()) is not None
+        elif isinstance(module, (nn.Linear, RMSNorm)):
+            known = type(module) in (DecoderLinear, Linear, RMSNorm) and applies(module.weight, module.weight)
+        else:
+            known = isinstance(module, (DecoderLayer, nn.ModuleList))
+        if not known:
+            return False
+    return True
 
 
 def normed(x: Tensor, norm: Any) -> tuple[Tensor, float]:
@@ -246,6 +266,7 @@ class StaticStepper(Stepper):
 
 
 def stepper(decoder: Decoder, head: nn.Linear, cache: KVCache) -> Stepper:
-    """The way to step that suits the device. Not recorded under autocast: its casts of the weights live too briefly."""
-    recorded = head.weight.device.type == "cuda" and not torch.is_autocast_enabled("cuda")
+    """The way to step that suits the device. Not recorded under autocast: its casts of the weights live too briefly.
+    Nor are layers that somebody has replaced or listens to: a replay calls nothing."""
+    recorded = head.weight.device.type == "cuda" and not torch.is_autocast_enabled("cuda") and as_built(decoder)
     return StaticStepper(decoder, head, cache) if recorded else Stepper(decoder, head, cache)

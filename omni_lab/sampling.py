@@ -19,7 +19,7 @@ from .errors import ConfigError, InputError
 class Sampling:
     """How the next token is chosen. The defaults are greedy."""
 
-    temperature: float = 0.0  # 0: take the most likely token
+    temperature: float = 0.0  # 0, or below GREEDY_BELOW: take the most likely token
     top_k: int = 0  # keep the k most likely; 0: all
     top_p: float = 1.0  # keep the most likely whose probabilities sum to p
     repetition_penalty: float = 1.0  # > 1: tokens seen before become less likely
@@ -37,6 +37,7 @@ class Sampling:
 
 
 GREEDY = Sampling()
+GREEDY_BELOW = 1e-6  # temperatures that leave the most likely token alone; logits over still smaller ones overflow
 CONFIGURED = ("temperature", "top_k", "top_p", "repetition_penalty")  # what a generation_config.json may set
 
 
@@ -102,7 +103,7 @@ def next_token(
         logits = repetition_penalty(logits, seen, sampling.repetition_penalty)
     if sampling.suppress:
         logits = logits.masked_fill(token_table(tuple(sampling.suppress), logits.shape[-1], logits.device), -math.inf)
-    if sampling.temperature == 0:
+    if sampling.temperature < GREEDY_BELOW:
         return logits.argmax(dim=-1)
     logits = logits / sampling.temperature
     ids = None

@@ -3,18 +3,25 @@
 import copy
 import gc
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from benchmarks.thinker import peak_bytes
-from omni_lab import cpu_kernels
+from omni_lab import cpu_kernels, decoding
 from omni_lab.config import preset
-from omni_lab.cpu_kernels import DecoderLinear
-from omni_lab.layers import Attention
+from omni_lab.cpu_kernels import DecoderLinear, Linear
+from omni_lab.decoding import StaticStepper, Stepper
+from omni_lab.layers import Attention, Decoder, KVCache, RMSNorm
 from omni_lab.thinker import Thinker
+from tests.comparison import relative
+from tests.thinker_reference import CONFIGS
+
+TEXT = CONFIGS["odd heads, 3:1, untied"].text_config
 
 
 def doubled(linear: nn.Linear, times: int = 2) -> torch.Tensor:
@@ -40,6 +47,33 @@ def test_a_copy_is_kept_until_the_weights_change():
     assert torch.equal(cpu_kernels.kept(linear, doubled), torch.full((2, 3), 2.0))
     linear.weight = nn.Parameter(torch.zeros(2, 3))
     assert torch.equal(cpu_kernels.kept(linear, doubled), torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+def test_a_fused_step_makes_a_copy_anew_though_it_counts_nothing(kind):
+    linear, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    optimiser = kind(linear.parameters(), 0.1, fused=True)
+    linear(torch.ones(1, 3)).sum().backward()
+    before, beside = cpu_kernels.kept(linear, doubled), cpu_kernels.kept(other, doubled)  # between backward and step
+    optimiser.step()
+    after = cpu_kernels.kept(linear, doubled)
+    assert torch.equal(after, 2 * linear.weight) and not torch.equal(after, before)
+    assert cpu_kernels.kept(other, doubled) is beside
+
+
+def test_what_runs_with_gradients_is_forgotten():
+    linear = nn.Linear(3, 2)
+    first = cpu_kernels.kept(linear, doubled)
+    with torch.no_grad():
+        cpu_kernels.forget(linear)
+    assert cpu_kernels.kept(linear, doubled) is first
+    linear.requires_grad_(False)
+    cpu_kernels.forget(linear)
+    assert cpu_kernels.kept(linear, doubled) is first
+    linear.requires_grad_(True)
+    cpu_kernels.forget(linear)
+    linear.weight.data.mul_(3)
+    assert torch.equal(cpu_kernels.kept(linear, doubled), 2 * linear.weight)
 
 
 def test_copies_are_told_apart_and_the_oldest_forgotten():
@@ -122,6 +156,116 @@ def test_joined_weights_are_not_used_where_they_no_longer_hold():
     sum(made.sum() for made in layer.products(x)).backward()  # learns in eval mode, too
     assert all(part.weight.grad is not None for part in layer.members())
     assert layer.to(torch.bfloat16).joint is None and layer.to(torch.float32).joint is not None
+
+
+def test_a_copy_of_joined_weights_is_joined_and_holds_nothing_else(tmp_path):
+    layer = Attention(24, 4, 2, 8).eval()
+    same = copy.deepcopy(layer)
+    joint = same.whole(same.members())
+    assert joint is not None and joint.columns.data_ptr() != layer.joint.columns.data_ptr()
+    for ours, theirs in zip(layer.parameters(), same.parameters(), strict=True):
+        assert torch.equal(ours, theirs) and ours.data_ptr() != theirs.data_ptr()
+    assert copy.deepcopy(layer.train()).joint is None
+    torch.save(layer.eval(), tmp_path / "layer.pt")
+    loaded = torch.load(tmp_path / "layer.pt", weights_only=False)
+    assert loaded.whole(loaded.members()) is not None
+
+
+def test_a_state_dict_is_written_into_and_in_train_mode_contiguous(tmp_path):
+    layer = Attention(24, 4, 2, 8).eval()
+    for tensor in layer.state_dict().values():  # as resuming does
+        tensor.fill_(0.5)
+    assert all(bool((p == 0.5).all()) for p in layer.parameters())
+    layer.train()
+    assert nn.utils.parameters_to_vector(layer.parameters()).numel() == sum(p.numel() for p in layer.parameters())
+    save_file(layer.state_dict(), tmp_path / "layer.safetensors")
+    layer.eval().load_state_dict(load_file(tmp_path / "layer.safetensors"))
+    assert layer.whole(layer.members()) is not None
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+@torch.no_grad()
+def test_who_listens_to_a_joined_layer_hears_it(register):
+    layer, x, heard = Attention(24, 4, 2, 8).eval(), torch.randn(2, 24), []
+    hook = getattr(layer.k_proj, register)(lambda *given: heard.append(given[0]))
+    list(layer.products(x))
+    assert layer.members() is None and heard == [layer.k_proj]
+    hook.remove()
+    assert layer.members() is not None
+    hook = getattr(nn.modules.module, register.replace("register", "register_module"))(lambda *_: heard.append(0))
+    assert layer.members() is None and cpu_kernels.listened(layer)
+    hook.remove()
+    assert not cpu_kernels.listened(layer)
+
+
+@torch.no_grad()
+def test_a_compiler_takes_the_decoder_in_one_piece():
+    decoder = Decoder(TEXT).eval()
+    assert decoder.layers[0].mlp.joint is not None
+    torch._dynamo.reset()
+    seen = torch._dynamo.explain(decoder)(torch.randn(1, 5, TEXT.hidden_size))
+    torch._dynamo.reset()
+    assert seen.graph_count == 1 and seen.graph_break_count == 0, seen.break_reasons
+
+
+class Louder(RMSNorm):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Wrapped(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *given):
+        return 0.5 * self.inner(*given)
+
+
+def halved(module, given, made):
+    return 0.5 * made
+
+
+def tripled(module, given):
+    return (3 * given[0], *given[1:])
+
+
+CHANGES = {
+    "a layer's hook": lambda d: d.layers[0].register_forward_hook(halved),
+    "a layer's pre-hook": lambda d: d.layers[0].register_forward_pre_hook(tripled),
+    "attention's hook": lambda d: d.layers[0].self_attn.register_forward_hook(halved),
+    "the mlp's pre-hook": lambda d: d.layers[0].mlp.register_forward_pre_hook(tripled),
+    "a norm's hook": lambda d: d.layers[1].input_layernorm.register_forward_hook(halved),
+    "a matrix' hook": lambda d: d.layers[0].self_attn.v_proj.register_forward_hook(halved),
+    "a matrix' pre-hook": lambda d: d.layers[1].mlp.down_proj.register_forward_pre_hook(tripled),
+    "the last norm's hook": lambda d: d.norm.register_forward_hook(halved),
+    "the last norm": lambda d: setattr(d, "norm", Louder(TEXT.hidden_size, TEXT.rms_norm_eps)),
+    "a norm": lambda d: setattr(d.layers[0], "post_attention_layernorm", Louder(TEXT.hidden_size)),
+    "an mlp": lambda d: setattr(d.layers[0], "mlp", Wrapped(d.layers[0].mlp)),
+    "a layer": lambda d: d.layers.__setitem__(0, Wrapped(d.layers[0])),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@torch.no_grad()
+def test_what_someone_replaced_or_listens_to_is_run_as_it_is(change, monkeypatch):
+    torch.manual_seed(0)
+    decoder, head = Decoder(TEXT).eval(), Linear(TEXT.hidden_size, 10, bias=False)
+    x = torch.randn(1, 6, TEXT.hidden_size)
+    before = decoder(x)
+    CHANGES[change](decoder)
+    whole, cache = decoder(x), KVCache(TEXT, 1, 6)
+    assert relative(whole, before) > 1e-2
+    decoder(x[:, :3], cache=cache)
+    cache.next_position = torch.tensor([3])
+    step = Stepper(decoder, head, cache)
+    assert step.direct is None
+    for i in range(3, 6):
+        assert relative(step(x[:, i]), whole[:, i]) < 1e-5
+    monkeypatch.setattr(Stepper, "__init__", lambda *_: None)
+    card = SimpleNamespace(weight=SimpleNamespace(device=torch.device("cuda")))
+    assert type(decoding.stepper(decoder, card, cache)) is Stepper
+    assert type(decoding.stepper(Decoder(TEXT).eval(), card, cache)) is StaticStepper
 
 
 def test_decoding_holds_little_beside_keys_and_values():

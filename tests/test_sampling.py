@@ -49,6 +49,14 @@ def test_frequencies_follow_the_probabilities():
     assert torch.allclose(shares, torch.tensor([0.0, 2.0, 4.0]).softmax(0), atol=0.01)
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-40, 1e-30, 1e-7])
+def test_next_to_no_temperature_is_none(logits, temperature):
+    cold = Sampling(temperature, top_k=40, top_p=0.8)
+    for scale in (1, 1e4):
+        assert torch.equal(sampling.next_token(scale * logits, cold), logits.argmax(1))
+    assert torch.equal(sampling.next_token(logits, Sampling(sampling.GREEDY_BELOW)), logits.argmax(1))
+
+
 def test_suppressed_tokens_are_never_taken(logits):
     best = logits.argmax(1).tolist()
     assert not set(sampling.next_token(logits, Sampling(suppress=tuple(best))).tolist()) & set(best)

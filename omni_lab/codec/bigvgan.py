@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import cpu_kernels
 from ..config import BigVGANConfig
 from ..errors import ConfigError, InputError
 
@@ -173,6 +174,7 @@ class BigVGAN(nn.Module):
             raise InputError(f"mel is {tuple(mel.shape)}, expected (batch, frames, {self.config.mel_dim})")
         if mel.shape[1] == 0:
             return mel.new_zeros(mel.shape[0], 0)
+        cpu_kernels.forget(self)
         x = self.conv_pre(normalise_mel(mel).transpose(1, 2))  # (batch, channels, frames)
         kinds = len(self.config.resblock_kernel_sizes)
         for i, ups in enumerate(self.ups):

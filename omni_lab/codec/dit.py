@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import cpu_kernels
 from ..config import DiTConfig
 from ..errors import ConfigError, InputError
 from . import flow_matching, packed_dit
@@ -185,6 +186,7 @@ class DiT(nn.Module):
 
         With n = 2 (guidance) both halves see the same noisy mel. Returns (n * batch, frames, mel_dim).
         """
+        cpu_kernels.forget(self)
         x = self.input_embed.mel(noisy)
         x = x.repeat(fixed.shape[0] // x.shape[0], 1, 1) + fixed
         frames = x.shape[1]

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import cpu_kernels
-from .dit_layers import Attention, DiTLayer, FeedForward, rotary_tables
+from .dit_layers import AdaLayerNorm, Attention, DiTLayer, FeedForward, rotary_tables
 
 if TYPE_CHECKING:  # it imports this file
     from .dit import DiT
@@ -29,16 +29,24 @@ Past = dict[tuple[int, int], Tensor]
 
 
 def packable(dit: "DiT", x: Tensor) -> bool:
-    """Whether a copy may stand for the layers: float32 on a CPU with oneDNN, without gradients, nothing replaced."""
+    """Whether a copy may stand for the layers: float32 on a CPU with oneDNN, without gradients, nothing replaced or
+    listened to."""
     layers: Any = dit.transformer_blocks
-    if torch.is_grad_enabled() or not cpu_kernels.applies(x, dit.proj_out.weight):
+    if torch.is_grad_enabled() or type(dit.proj_out) is not nn.Linear:
         return False
-    inner = [module for layer in layers for module in (layer, layer.attn, layer.ff, *linears(layer))]
-    ours = (DiTLayer, Attention, FeedForward, cpu_kernels.Linear)
-    near = all(max(layer.attn.reach) <= 1 for layer in layers)
-    return (
-        near and torch.backends.mkldnn.is_available() and all(type(m) in ours and not m._forward_hooks for m in inner)
-    )
+    if not cpu_kernels.applies(x, dit.proj_out.weight) or not torch.backends.mkldnn.is_available():
+        return False
+    if not all(type(m) in OURS for m in layers.modules()):
+        return False
+    # What the times do is computed once, so of those parts, too, nobody may wait for a call.
+    heard = (layers, dit.proj_out, dit.norm_out, dit.time_embed)
+    if any(cpu_kernels.listened(m) for part in heard for m in part.modules()):
+        return False
+    return all(max(layer.attn.reach) <= 1 for layer in layers)
+
+
+LINEAR = (cpu_kernels.Linear, nn.Linear)
+OURS = (nn.ModuleList, DiTLayer, AdaLayerNorm, Attention, FeedForward, *LINEAR, nn.GELU, nn.Dropout)
 
 
 def linears(layer: Any) -> list[Any]:

@@ -44,10 +44,11 @@ def vocode(vocoder: BigVGAN, mel: Tensor, first: int = 0, last: int | None = Non
 
 
 def packable(vocoder: BigVGAN, mel: Tensor) -> bool:
-    """Whether a copy may stand for the vocoder: float32 on a CPU with oneDNN, without gradients, nothing replaced."""
-    if torch.is_grad_enabled() or not isinstance(vocoder, BigVGAN):  # lab 07 has Griffin and Lim speak in its place
+    """Whether a copy may stand for the vocoder: float32 on a CPU with oneDNN, without gradients, nothing replaced or
+    listened to."""
+    if torch.is_grad_enabled() or type(vocoder) is not BigVGAN:  # lab 07 has Griffin and Lim speak in its place
         return False
-    if not cpu_kernels.applies(mel, vocoder.conv_post.weight):
+    if not cpu_kernels.applies(mel, vocoder.conv_post.weight) or cpu_kernels.listened(vocoder):
         return False
     return torch.backends.mkldnn.is_available() and all(map(untouched, vocoder._modules.values()))
 
@@ -59,7 +60,8 @@ def untouched(module: Any) -> bool:
     """Whether a part and all within it are of the vocoder's own kinds, without hooks.
 
     Asked before every chunk, hence not by `modules()`, which takes several times as long."""
-    return type(module) in OURS and not module._forward_hooks and all(map(untouched, module._modules.values()))
+    known = type(module) in OURS and not cpu_kernels.listened(module)
+    return known and all(map(untouched, module._modules.values()))
 
 
 @lru_cache(maxsize=2)

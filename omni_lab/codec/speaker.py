@@ -19,11 +19,11 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-import torchaudio
 from torch import Tensor, nn
 
 from ..config import DiTConfig
 from ..errors import CheckpointError, ConfigError, InputError
+from ..processing.audio import rate_ratio, resample
 from . import mel as mels
 
 REFERENCE_FRAMES = 400  # 4 s of mel, as in the released speakers
@@ -184,21 +184,20 @@ class Speaker:
     disclosed: bool = False  # whether its speech carries the audible mark of `disclosure`
 
 
-def enrol(wave: Tensor, sample_rate: int, encoder: SpeakerEncoder, bos_token: int, disclose: bool = True) -> Speaker:
+def enrol(wave: Tensor, sample_rate: float, encoder: SpeakerEncoder, bos_token: int, disclose: bool = True) -> Speaker:
     """Make a speaker from a recording: wave (samples,) or (channels, samples) in [-1, 1] at `sample_rate` Hz.
 
-    At least half a second; 4 s or more are better. The reference is the 4 s with the most speech in them; a shorter
-    recording is repeated. The same recording gives the same speaker. Whatever is said in the new voice carries an
-    audible mark (`disclosure.mark`), unless `disclose` is False: for voices that are no person's. Raises InputError.
+    At least half a second, at 1000 Hz or more; 4 s are better. The reference is the 4 s with the most speech in them; a
+    shorter recording is repeated. The same recording gives the same speaker. Whatever is said in the new voice carries
+    an audible mark (`disclosure.mark`), unless `disclose` is False: for voices that are no person's. Raises InputError.
     """
     if wave.ndim not in (1, 2) or not wave.is_floating_point():
         raise InputError(f"enrolment: wave is {tuple(wave.shape)} {wave.dtype}, expected floats of shape (samples,)")
-    if sample_rate <= 0:
-        raise InputError(f"enrolment: sample rate is {sample_rate} Hz, expected a positive number")
+    rate_ratio(sample_rate, mels.SAMPLE_RATE)  # raises for what is no rate
     wave = wave.float().mean(0) if wave.ndim == 2 else wave.float()
     if wave.shape[0] < sample_rate / 2:
         raise InputError(f"enrolment: got {wave.shape[0] / sample_rate:.2f} s of sound, expected at least 0.5 s")
-    wave = torchaudio.functional.resample(wave, sample_rate, mels.SAMPLE_RATE)
+    wave = torch.from_numpy(resample(wave.detach().cpu().numpy(), sample_rate, mels.SAMPLE_RATE))
     mel = mels.mel_spectrogram(wave, encoder.ecapa.mel_dim)  # (frames, bands)
     if bool(mel.max() <= math.log(mels.LOG_FLOOR)):
         raise InputError("enrolment: the recording is silent")

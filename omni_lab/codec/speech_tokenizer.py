@@ -20,7 +20,9 @@ to predict.
 """
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -90,13 +92,15 @@ class SpeechTokenizer(nn.Module):
         if config.window < FRAMES_PER_CODE:
             raise ConfigError(f"speech tokenizer: window is {config.window}, expected at least {FRAMES_PER_CODE}")
         self.config = config
-        entries = torch.randn(config.codebook_size, FRAMES_PER_CODE * config.mel_dim)
+        # Empty and then filled: a model that is made to be loaded allocates nothing.
+        entries = nn.init.normal_(torch.empty(config.codebook_size, FRAMES_PER_CODE * config.mel_dim))
         self.codebook = nn.Parameter(entries * MEL_DEVIATION + MEL_MEAN)  # natural-log mel, as what it stands for
         self.discriminants: nn.Linear | None = None
         if config.window > FRAMES_PER_CODE:
             # Found by counting (train/discriminants.py), and frozen but where its recipe has them learn on.
             self.discriminants = nn.Linear(config.window * config.mel_dim, config.discriminants).requires_grad_(False)
-            self.centres = nn.Parameter(torch.randn(config.codebook_size, config.discriminants))
+            centres = torch.empty(config.codebook_size, config.discriminants)
+            self.centres = nn.Parameter(nn.init.normal_(centres))
 
     def codes(self, mel: Tensor) -> Tensor:
         """Natural-log mel (..., frames, mel_dim) -> codes (..., frames // 2), int64."""
@@ -131,13 +135,18 @@ class SpeechTokenizer(nn.Module):
         return self.codebook[codes].unflatten(-1, (FRAMES_PER_CODE, -1)).flatten(-3, -2)
 
     @torch.no_grad()
-    def encode(self, wave: Tensor) -> Tensor:
+    def encode(self, wave: Any) -> Tensor:
         """A 24 kHz wave in [-1, 1] -> its codes at exactly 50 a second: (samples,) -> (samples // 480,), int64.
 
-        A batch (batch, samples) of one length works too. Raises InputError for less than one code's worth of samples,
-        for samples that are no finite numbers, and for a wave of another shape.
+        wave: a tensor, or what becomes one. A batch (batch, samples) of one length works too. Raises InputError for
+        less than one code's worth of samples, for samples that are no finite numbers, and for a wave of another shape.
         """
         hop = FRAMES_PER_CODE * mels.HOP
+        try:
+            wave = wave if torch.is_tensor(wave) else torch.as_tensor(np.array(wave))  # a copy: it may be read-only
+        except (TypeError, ValueError, RuntimeError) as error:
+            given = type(wave).__name__
+            raise InputError(f"speech tokenizer: wave is a {given}, expected samples at 24 kHz ({error})") from None
         if wave.ndim not in (1, 2):
             raise InputError(f"speech tokenizer: wave is {tuple(wave.shape)}, expected (samples,) at 24 kHz")
         if wave.shape[-1] < hop:

@@ -50,7 +50,7 @@ class Token2Wav(nn.Module):
         if not torch.is_tensor(codes) or codes.ndim not in (1, 2):
             given = tuple(codes.shape) if torch.is_tensor(codes) else type(codes).__name__
             raise InputError(f"codes are {given}, expected a tensor (codes,) or (batch, codes)")
-        if speaker is not None and (conditioning is None or reference_mel is None):
+        if speaker is not None and conditioning is None and reference_mel is None:
             speaker = self.named_speaker(speaker)
             conditioning, reference_mel = speaker.cond, speaker.ref_mel
         elif speaker is not None or conditioning is None or reference_mel is None:

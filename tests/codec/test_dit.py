@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.thinker import peak_bytes
-from omni_lab.codec import dit, flow_matching
+from omni_lab.codec import dit, flow_matching, packed_dit
 from omni_lab.codec.dit import DiT
 from omni_lab.config import DiTConfig, preset
 from omni_lab.errors import ConfigError, InputError
@@ -232,6 +232,47 @@ def test_it_holds_no_more_at_once_than_the_reference():
         peak_bytes(lambda: reference.sample(*voice, codes, num_steps=2), torch.device("cpu")),
     ]
     assert peaks[0] <= peaks[1], [f"{peak / 2**20:.1f} MB" for peak in peaks]
+
+
+def test_its_packed_copy_follows_weights_that_learn():
+    """By a fused optimiser, which counts no change, and by hand, behind the back of the counter."""
+    torch.manual_seed(0)
+    model = DiT(DIT_CONFIGS["nano's proportions"]).eval()
+    inputs = case(model.config, 9, batch=1)
+    how = (inputs["codes"], inputs["conditioning"], inputs["reference_mel"], inputs["noisy_mel"], 2)
+    with torch.no_grad():
+        before = model.sample(*how)
+    for fused in (True, False):
+        model.zero_grad()
+        model(**inputs).square().sum().backward()
+        if fused:
+            torch.optim.SGD(model.parameters(), 1e-3, fused=True).step()
+        else:
+            for parameter in model.parameters():
+                parameter.data.sub_(1e-3 * parameter.grad)
+        plain = model.sample(*how).detach()  # with gradients
+        model.zero_grad()
+        with torch.no_grad():
+            after = model.sample(*how)
+        assert relative(after, plain) < 1e-5 < relative(after, before)
+        before = after
+
+
+@pytest.mark.parametrize("part", ["transformer_blocks.1", "transformer_blocks.0.attn.to_out.1", "proj_out", "norm_out"])
+@torch.no_grad()
+def test_its_packed_copy_steps_aside_for_whoever_listens(part):
+    model = DiT(DIT_CONFIGS["nano's proportions"]).eval()
+    inputs, heard = case(model.config, 9, batch=1), []
+    how = (inputs["codes"], inputs["conditioning"], inputs["reference_mel"], inputs["noisy_mel"], 2)
+    model.sample(*how)
+    for register in ("register_forward_hook", "register_forward_pre_hook"):
+        assert packed_dit.packable(model, inputs["noisy_mel"])
+        hook = getattr(model.get_submodule(part), register)(lambda *given: heard.append(given[0]))
+        assert not packed_dit.packable(model, inputs["noisy_mel"])
+        heard.clear()
+        model.sample(*how)
+        assert heard
+        hook.remove()
 
 
 @torch.no_grad()

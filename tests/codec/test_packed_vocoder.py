@@ -72,6 +72,43 @@ def test_it_follows_weights_that_change():
         assert relative(after, model(mel)) < 1e-5 < relative(after, before)
 
 
+def a_fused_step(model):
+    torch.optim.SGD(model.parameters(), 1e-3, fused=True).step()
+
+
+def a_step_by_hand(model):
+    for parameter in model.parameters():
+        parameter.data.sub_(1e-3 * parameter.grad)
+
+
+@pytest.mark.parametrize("move", [a_fused_step, a_step_by_hand])
+def test_it_follows_weights_that_learn_behind_the_back_of_their_counters(move):
+    model = our_bigvgan("other rates and kernels")
+    mel = mel_of(model.config, 9, batch=1)
+    with torch.no_grad():
+        before = vocode(model, mel)
+    model(mel).square().sum().backward()
+    move(model)
+    with torch.no_grad():
+        assert packable(model, mel)
+        after = vocode(model, mel)
+        assert relative(after, model(mel)) < 1e-5 < relative(after, before)
+
+
+@pytest.mark.parametrize("part", [lambda m: m, lambda m: m.resblocks[0].convs2[1], lambda m: m.activation_post.act])
+@torch.no_grad()
+def test_it_steps_aside_for_whoever_listens(part):
+    model = our_bigvgan("other rates and kernels")
+    mel, heard = mel_of(model.config, 9, batch=1), []
+    for register in ("register_forward_hook", "register_forward_pre_hook"):
+        heard.clear()
+        hook = getattr(part(model), register)(lambda *given: heard.append(given[0]))
+        vocode(model, mel)
+        assert heard == [part(model)] and not packable(model, mel)
+        hook.remove()
+    assert packable(model, mel)
+
+
 def test_it_steps_aside(monkeypatch):
     model = our_bigvgan("other rates and kernels")
     mel = mel_of(model.config, 9, batch=1)

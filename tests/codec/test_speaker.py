@@ -82,6 +82,15 @@ def test_enrolment_from_any_rate_and_channel_count():
     assert torch.equal(short.ref_mel[0, :50], short.ref_mel[0, 50:100])  # half a second, eight times
 
 
+@pytest.mark.parametrize("rate", [44_101, 24_000.5, 15_999.9])
+def test_enrolment_at_odd_rates(rate):
+    """Filters for the exact ratio would take gigabytes, or cannot be made at all."""
+    encoder, near = SpeakerEncoder(CONFIG).eval(), round(rate, -2)
+    wave = voice(150.0, 1.0, near)
+    odd, even = speaker.enrol(wave, rate, encoder, 7), speaker.enrol(wave, near, encoder, 7)
+    assert relative(odd.cond, even.cond) < 0.05
+
+
 def test_the_reference_is_the_loudest_stretch():
     mel = torch.full((900, 3), -10.0)
     mel[333:733] = 0.0
@@ -98,6 +107,9 @@ def test_the_reference_is_the_loudest_stretch():
         (torch.rand(2, 3, 24_000), 24_000, "wave is"),
         (torch.ones(24_000, dtype=torch.int16), 24_000, "wave is"),
         (torch.rand(24_000), 0, "sample rate"),
+        (torch.rand(24_000), 500, "sample rate"),
+        (torch.rand(24_000), math.nan, "sample rate"),
+        (torch.rand(24_000), "24 kHz", "sample rate"),
         (torch.full((24_000,), math.nan), 24_000, "finite"),
     ],
 )

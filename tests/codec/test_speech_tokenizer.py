@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from omni_lab.checkpoints import EmptyOnMeta
 from omni_lab.codec import mel as mels
 from omni_lab.codec import speech_tokenizer
 from omni_lab.codec.speech_tokenizer import SpeechTokenizer, nearest, pairs, windows
@@ -182,6 +184,21 @@ def test_a_batch_is_its_rows(tokenizer: SpeechTokenizer) -> None:
     assert torch.equal(tokenizer.encode(waves), torch.stack([tokenizer.encode(wave) for wave in waves]))
 
 
+def test_an_array_is_encoded_as_the_tensor_is(tokenizer: SpeechTokenizer) -> None:
+    wave = 0.1 * draw(4800, seed=9)
+    expected, array = tokenizer.encode(wave), wave.numpy().copy()
+    array.flags.writeable = False
+    for given in (array, array.astype(np.float64), array[::-1].copy()[::-1], wave.tolist()):
+        assert torch.equal(tokenizer.encode(given), expected)
+
+
+def test_one_that_is_made_to_be_loaded_allocates_nothing() -> None:
+    config = SpeechTokenizerConfig(codebook_size=9, window=8, discriminants=5)
+    with EmptyOnMeta():
+        made = SpeechTokenizer(config)
+    assert len(list(made.parameters())) == 4 and all(p.is_meta for p in made.parameters())
+
+
 def test_bad_input_is_named(tokenizer: SpeechTokenizer) -> None:
     for wave, words in (
         (torch.zeros(479), "479 samples"),
@@ -189,6 +206,10 @@ def test_bad_input_is_named(tokenizer: SpeechTokenizer) -> None:
         (torch.full((4800,), float("nan")), "finite"),
         (torch.zeros(1, 1, 4800), "expected"),
         (torch.zeros(4800, dtype=torch.int64), "floating"),
+        (np.zeros(4800, dtype=np.int16), "floating"),
+        ("a.wav", "wave is a str"),
+        (None, "wave is a NoneType"),
+        ([[0.0], [0.0, 1.0]], "wave is a list"),
     ):
         with pytest.raises(InputError, match=words):
             tokenizer.encode(wave)

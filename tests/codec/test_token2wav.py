@@ -111,6 +111,8 @@ def test_no_codes_give_an_empty_wave():
         (dict(codes=torch.tensor([40])), "code 40 is not in the table"),
         (dict(conditioning=None), "give a speaker"),
         (dict(speaker="Ada"), "give a speaker"),
+        (dict(speaker="Ada", conditioning=None), "give a speaker"),
+        (dict(speaker="Ada", reference_mel=None), "give a speaker"),
         (dict(conditioning=None, reference_mel=None, speaker="Ada"), "no speaker named 'Ada'"),
         (dict(conditioning=torch.zeros(7)), "conditioning is"),
         (dict(reference_mel=torch.zeros(20, 80)), "reference mel is"),
