@@ -14,6 +14,8 @@ UV := $(shell command -v uv 2>/dev/null)
 ifeq ($(UV),)
 UV := build/uv/$(notdir $(BIN))/uv$(EXE)
 endif
+# Kept byte code spares every process seconds.
+unexport PYTHONDONTWRITEBYTECODE
 LOCK := --quiet --universal --python-version 3.11 --no-annotate --no-header --no-emit-package omni-lab
 PAIR := printf "torch==2.11.0\ntorchaudio==2.11.0\n"
 NBVAL := --nbval-lax --nbval-cell-timeout=240 --nbval-kernel-name=python3 --timeout=900

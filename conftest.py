@@ -19,6 +19,9 @@ SETTINGS = {
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
 }
 os.environ.update(SETTINGS)
+# Where byte code is not kept, every process that is started here compiles torch and transformers anew: seconds each.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 if str(NO_NETWORK) not in os.environ.get("PYTHONPATH", ""):
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(NO_NETWORK), os.environ.get("PYTHONPATH")]))
     runpy.run_path(str(NO_NETWORK / "sitecustomize.py"))  # this process has started already

@@ -24,6 +24,7 @@ from .recipe import Recipe, Settings
 from .recipes import GROUPS, RECIPES, find
 
 GRACE = 300.0  # seconds that a codec which was told to stop has for its checkpoint
+SHORT_GRACE = 40.0  # where the run has a time limit
 
 
 def train(
@@ -48,7 +49,7 @@ def train(
 
     with (
         processes(device or None) as (group, _),
-        codec_beside(recipe == "all" and scale == "gpu", options, out, resume) as codec,
+        codec_beside(recipe == "all" and scale == "gpu", options, out, resume, minutes) as codec,
     ):
         for name, kind in zip(names, kinds, strict=True):
             shared = codec is not None and name in GROUPS["codec"]
@@ -88,6 +89,7 @@ class Beside:
 
     process: subprocess.Popen
     heard: list[int]
+    grace: float  # seconds to save in, once told to stop
 
     def ended(self, deadline: float) -> bool:
         """Whether the process ends before a signal is heard here and before `deadline`, of `time.monotonic`."""
@@ -98,16 +100,18 @@ class Beside:
         return False
 
     def stop(self) -> None:
-        """Let it save and leave. One that takes longer than GRACE is killed: its last checkpoint is whole."""
+        """Let it save and leave. One that takes longer than `grace` is killed: its last checkpoint is whole."""
         self.process.terminate()
         try:
-            self.process.wait(GRACE)
+            self.process.wait(self.grace)
         except subprocess.TimeoutExpired:
             self.process.kill()
 
 
 @contextmanager
-def codec_beside(wanted: bool, options: list[str], out: Path, resume: bool) -> Iterator[Beside | None]:
+def codec_beside(
+    wanted: bool, options: list[str], out: Path, resume: bool, minutes: float = math.inf
+) -> Iterator[Beside | None]:
     """Train the codec in a process of its own while the thinker trains: neither fills a big GPU, or 16 cores, alone.
 
     It says what it does in `codec.log`, and stops with a checkpoint when this process leaves the block. Ctrl-C and
@@ -126,7 +130,7 @@ def codec_beside(wanted: bool, options: list[str], out: Path, resume: bool) -> I
         subprocess.Popen(command, stdout=log, stderr=log) as process,
     ):
         typer.echo(f"the codec trains beside this: {out / 'codec.log'}")
-        codec = Beside(process, heard)
+        codec = Beside(process, heard, GRACE if math.isinf(minutes) else SHORT_GRACE)
         try:
             yield codec
         finally:

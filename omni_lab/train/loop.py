@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .. import layers
 from ..errors import ConfigError, OmniLabError
-from ..runtime import Hardware, free_memory, seed_everything
+from ..runtime import Hardware, free_memory, seed_everything, set_threads
 from . import checkpoints
 from .distributed import Gathered, Processes, clip_gradients, on_all_weights, processes, reshard, shard, total, union
 from .loader import BadData, indexes, load, to_device
@@ -78,9 +78,7 @@ class Run:
         self.settings = check(recipe.settings, group)
         self.dtype = here.dtype if self.settings.dtype == "auto" else DTYPES[self.settings.dtype]
         if here.device.type == "cuda":
-            torch.set_float32_matmul_precision(
-                "high"
-            )  # TF32: what is left in float32 need not be exact to the last bit
+            for_a_card(self.settings.workers)
         precision = "float32" if self.dtype == torch.float32 else "autocast"
         recipe.need_to_fit(free_memory(here), precision, group.world)
         seed_everything(recipe.seed)
@@ -178,7 +176,9 @@ class Run:
         """Train to the end, or until a signal or the clock says to stop; save, evaluate and log on the way."""
         settings, world = self.settings, self.group.world
         order = indexes(self.step, settings.steps, settings.accumulate, self.group.rank, world)
-        batches = load(self.recipe, order, pin=self.here.device.type == "cuda")
+        batches: Iterator[tuple[int, Batch]] = iter(())
+        if self.step < settings.steps:  # a finished run needs no workers
+            batches = load(self.recipe, order, pin=self.here.device.type == "cuda")
         started = last = time.monotonic()
         while self.step < settings.steps:
             self.one_step(list(islice(batches, settings.accumulate // world)))
@@ -243,7 +243,13 @@ class Run:
         for group in optimiser.param_groups:
             moves = self.step >= group.get("starts", 0.0) * self.settings.steps
             group["lr"] = group["base_lr"] * factor * moves
-            parameters += group["params"]
+            if moves:
+                parameters += group["params"]
+                continue
+            for p in group["params"]:  # Adam's moments wait for it as well, and the norm is of what moves
+                p.grad = None
+        if not parameters:
+            return self.add({"gradient norm": torch.zeros(())}, 1)
         self.scaler.unscale_(optimiser)
         self.add({"gradient norm": clip_gradients(parameters, self.settings.clip)}, 1)
         self.scaler.step(optimiser)
@@ -292,6 +298,15 @@ class Run:
             self.model = whole_model(self.recipe, self.model)
         if self.group.first:
             self.recipe.finish(self.model)
+
+
+def for_a_card(workers: int) -> None:
+    """Settings of torch for training on a CUDA device."""
+    torch.set_float32_matmul_precision("high")  # TF32: what is left in float32 need not be exact to the last bit
+    # cuDNN's attention plans anew for every shape, and packed rows have a new one at each step. torch 2.11 prefers it.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    if workers:
+        set_threads(2)  # the cores are the workers'
 
 
 def batch_seed(seed: int, index: int) -> int:

@@ -5,12 +5,12 @@ Notable: each function takes plain numbers and follows one tensor kind, so that 
 really keeps (`saved_bytes`) and what a GPU's allocator really gave (benchmarks/gpu_published.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import TalkerConfig, TextConfig
 from ..errors import ConfigError, OmniLabError
@@ -19,12 +19,13 @@ PRECISIONS = ("float32", "autocast", "bfloat16")
 GB = 1e9
 
 
-def state_bytes(parameters: int, learning: int, precision: str) -> dict[str, int]:
+def state_bytes(parameters: int, learning: int, precision: str, averaged: bool = False) -> dict[str, int]:
     """Bytes of what stays from step to step, by kind: weights, gradients, optimiser, copies.
 
     parameters: all of them; learning: those that are not frozen. precision: "float32"; "autocast" (float32 weights, and
     a 16-bit copy of each that lives from forward to backward; Micikevicius et al. 2018, section 3.1); "bfloat16" (all
-    in 16 bits). AdamW holds two moments of the type of the weights. Raises ConfigError for another precision.
+    in 16 bits). AdamW holds two moments of the type of the weights, and a running average is of their type, too.
+    Raises ConfigError for another precision.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
@@ -34,7 +35,15 @@ def state_bytes(parameters: int, learning: int, precision: str) -> dict[str, int
         "gradients": size * learning,
         "optimiser": 2 * size * learning,
         "copies": 2 * parameters if precision == "autocast" else 0,
+        "average": size * learning * averaged,
     }
+
+
+def counts(model: nn.Module, groups: Mapping[str, list[dict[str, Any]]]) -> dict[str, int]:
+    """How many numbers a model has and how many of them learn, those in an optimiser's `groups`; a model on "meta" is
+    enough."""
+    learning = {id(p): p.numel() for some in groups.values() for group in some for p in group["params"]}
+    return {"parameters": sum(p.numel() for p in model.parameters()), "learning": sum(learning.values())}
 
 
 def layer_activations(
@@ -85,11 +94,12 @@ class Memory:
     recomputed: int  # of one layer, when the backward pass runs it again; 0 where all are kept
     logits: int  # of the labelled tokens, in the loss
     accumulated: bool  # whether gradients of an earlier micro-batch are held during a forward pass
+    average: int = 0  # of the weights that learn (EMA)
 
     @property
     def states(self) -> int:
         """What is held between steps."""
-        return self.weights + self.optimiser
+        return self.weights + self.optimiser + self.average
 
     @property
     def peak(self) -> int:
@@ -115,14 +125,16 @@ def training_memory(
     processes: int = 1,
     parameters: int | None = None,
     learning: int | None = None,
+    averaged: bool = False,
 ) -> Memory:
     """Count a step of the decoder on `rows` x `length` tokens on each of `processes` (FSDP2: all states are sharded).
 
     checkpointed: layers are recomputed in the backward pass. labelled: tokens with a label (default: all), for only
-    those get logits. parameters, learning: of the whole model, where more than the decoder is there.
+    those get logits. parameters, learning: of the whole model, where more than the decoder is there. averaged: with a
+    running average of what learns.
     """
     parameters = decoder_parameters(config) if parameters is None else parameters
-    states = state_bytes(parameters, parameters if learning is None else learning, precision)
+    states = state_bytes(parameters, parameters if learning is None else learning, precision, averaged)
     compute = 4 if precision == "float32" else 2
     residual = 2 if precision == "bfloat16" else 4
     tokens = rows * length

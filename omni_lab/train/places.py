@@ -7,14 +7,24 @@ question then fetches from a thing it has found, such as the colour behind it, i
 added to the model. As transcripts.py does for sounds, and seeing.py for what lies there.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .nano import processor
+
 # The nearer and the farther end, as answers begin and as they go on: down, then across.
 ENDS = ((("top", "bottom"), ("above", "below")), (("left", "right"), (" left", " right")))
+
+
+@lru_cache(maxsize=1)
+def words() -> list[list[list[int]]]:
+    """The first tokens of ENDS."""
+    tokens = processor().tokenizer
+    return [[[tokens(word)["input_ids"][0] for word in pair] for pair in axis] for axis in ENDS]
 
 
 def behind(thinker: Any) -> int:

@@ -175,17 +175,17 @@ def test_bodies_of_graded_exercises_are_taken_out() -> None:
         without_body(text, "absent", "lab.h", "say")
 
 
-def test_lab_01_gives_all_points_for_its_solution_and_none_for_an_untouched_notebook(tmp_path: Path) -> None:
+def test_lab_04_gives_all_points_for_its_solution_and_none_for_an_untouched_notebook(tmp_path: Path) -> None:
     root, folder = Path(__file__).parents[2], tmp_path / "in"
     folder.mkdir()
-    shutil.copy(root / "solutions" / "01_clip.ipynb", folder / "solved.ipynb")
-    shutil.copy(root / "notebooks" / "01_clip.ipynb", folder / "untouched.ipynb")
-    grading.grade(folder, grading.Settings(root, "01", tmp_path / "out", seed=SEED), progress=False)
+    shutil.copy(root / "solutions" / "04_tmrope.ipynb", folder / "solved.ipynb")
+    shutil.copy(root / "notebooks" / "04_tmrope.ipynb", folder / "untouched.ipynb")
+    grading.grade(folder, grading.Settings(root, "04", tmp_path / "out", seed=SEED), progress=False)
     book = json.loads((tmp_path / "out" / "gradebook.json").read_text())
     assert {name: (entry["points"], entry["max_points"]) for name, entry in book.items()} == {
         "solved": (100, 100),
         "untouched": (0, 100),
     }
     for entry in book.values():
-        assert len(entry["exercises"]) == 10
+        assert len(entry["exercises"]) == 8
         assert all(each.keys() == {"points", "max_points", "status", "message"} for each in entry["exercises"].values())

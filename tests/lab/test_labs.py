@@ -26,10 +26,15 @@ def one_thread():
 
 
 @cache
+def stubs(name):
+    return build.stub_functions(SOURCES[name])
+
+
+@cache
 def checks_from(name, identifier, seed):
     lab = LABS[name]
     exercise = next(e for e in lab.exercises if e.id == identifier)
-    return make_checks(exercise, lab.answers[identifier], seed, build.stub_functions(SOURCES[name])[identifier])
+    return make_checks(exercise, lab.answers[identifier], seed, stubs(name)[identifier])
 
 
 @pytest.mark.parametrize(("name", "exercise"), EXERCISES, ids=lambda v: getattr(v, "id", v))

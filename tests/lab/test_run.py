@@ -27,7 +27,8 @@ def test_a_lab_runs_with_injected_parameters_and_goes_on_record(tmp_path, monkey
     noted = []
     monkeypatch.setattr(measured, "record", lambda *values: noted.append(values))
     [result] = run.run_labs(ROOT, ["00"], "smoke", 7, tmp_path, record=True)
-    assert noted == [("00", "smoke", runtime.hardware("cpu").name, result.cpu_seconds, result.peak, result.figure)]
+    told = (runtime.hardware("cpu").name, result.cpu_seconds, result.peak, result.figure)
+    assert noted == [("00", "smoke", *told, ROOT / "omni_lab" / "lab" / "measured.json")]
     assert 1 < result.cpu_seconds < 4 * result.seconds
     executed = nbformat.read(tmp_path / "00_start_here.ipynb", as_version=4)
     assert not result.fault and result.seconds > 0 and result.peak > 50e6 and "first sound" in result.figure
@@ -85,10 +86,10 @@ def test_what_labs_take_is_kept_by_lab_and_scale(tmp_path):
 
 
 def test_an_untouched_student_notebook_runs_earns_nothing_and_shows_every_plot(tmp_path):
-    source = ROOT / "solutions" / "01_clip.py"
-    result = run.execute(source, tmp_path / "01.ipynb", "smoke", {"SCALE": "smoke"}, solved=False)
+    source = ROOT / "solutions" / "04_tmrope.py"
+    result = run.execute(source, tmp_path / "04.ipynb", "smoke", {"SCALE": "smoke"}, solved=False)
     assert not result.fault
-    student = nbformat.read(tmp_path / "01.ipynb", as_version=4)
+    student = nbformat.read(tmp_path / "04.ipynb", as_version=4)
     printed = "".join(o.get("text", "") for c in student.cells for o in c.get("outputs", []))
     assert "Total: 0 of 100 points" in printed
 
@@ -96,11 +97,15 @@ def test_an_untouched_student_notebook_runs_earns_nothing_and_shows_every_plot(t
         shown = "".join(str(o.get("data", {}).get("text/html", "")) for c in book.cells for o in c.get("outputs", []))
         return shown.count("<img")
 
-    solved = nbformat.read(ROOT / "solutions" / "01_clip.ipynb", as_version=4)
+    solved = nbformat.read(ROOT / "solutions" / "04_tmrope.ipynb", as_version=4)
     assert pictures(student) == pictures(solved) > 5
 
 
 def test_the_table_of_a_run_is_kept_beside_its_pages(tmp_path, capsys):
-    assert cli.main(["notebooks", "run", "00", "--out", str(tmp_path)]) == 0
-    assert (tmp_path / "summary.txt").read_text().strip() in capsys.readouterr().out
-    assert not list(tmp_path.glob("*.part*"))
+    (tmp_path / "solutions").mkdir()
+    (tmp_path / "solutions" / "90_tiny.py").write_text(FAILING.split("import")[0] + "print(1)\n")
+    out = tmp_path / "out"
+    assert cli.main(["notebooks", "run", "90", "--root", str(tmp_path), "--out", str(out)]) == 0
+    table = (out / "summary.txt").read_text().strip()
+    assert "90_tiny" in table and table in capsys.readouterr().out
+    assert not list(out.glob("*.part*"))

@@ -20,6 +20,7 @@ from omni_lab.train.distributed import own_device
 from omni_lab.train.log import read_log
 from omni_lab.train.loop import train
 from omni_lab.train.parts import save_part
+from omni_lab.train.recipes import find
 
 from .sharded import run
 from .toy import TOY, Toy
@@ -126,12 +127,15 @@ def test_processes_whose_batches_hold_different_media_train_together(tmp_path: P
     how = {"steps": 2, "accumulate": 2, "learning_rate": 1e-4, "dtype": "float32", "length": 384}
     changes = [f"--set={name}={value}" for name, value in how.items()]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for world, launcher in ((1, [sys.executable]), (2, torchrun)):
-        save_part(tmp_path / str(world) / "parts", "thinker_1", thinker)
-        command = ["-m", "omni_lab.cli", "train", "thinker_2", "--scale", "smoke", "--out", str(tmp_path / str(world))]
-        done = start([*launcher, *command, *changes])
-        assert done.returncode == 0, done.stderr[-3000:]
-    alone, together = (losses(tmp_path / str(world) / "thinker_2") for world in (1, 2))
+    for world in ("one", "two"):
+        save_part(tmp_path / world / "parts", "thinker_1", thinker)
+    command = ["-m", "omni_lab.cli", "train", "thinker_2", "--scale", "smoke", "--out", str(tmp_path / "two")]
+    done = start([*torchrun, *command, *changes])
+    assert done.returncode == 0, done.stderr[-3000:]
+    recipe = find("thinker_2").at("smoke", parts=tmp_path / "one" / "parts")
+    recipe.settings = replace(recipe.settings, **how)
+    assert train(recipe, tmp_path / "one" / "thinker_2", device="cpu", progress=False).finished
+    alone, together = (losses(tmp_path / world / "thinker_2") for world in ("one", "two"))
     assert len(alone) == 2 and together == pytest.approx(alone, rel=2e-4)
 
 

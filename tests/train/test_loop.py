@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from omni_lab.errors import CheckpointError, ConfigError, DataError, OmniLabError
 from omni_lab.train import checkpoints
@@ -208,3 +209,44 @@ def test_warmup_then_cosine() -> None:
     factors = [warmup_cosine(step, settings) for step in range(100)]
     assert factors[0] == pytest.approx(0.1) and factors[9] == factors[10] == 1
     assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False)) and 0.1 <= factors[-1] < 0.11
+
+
+class Late(Toy):
+    """The first layer learns from half of the run on; the last one learns all the time."""
+
+    def groups(self, model: nn.Module) -> dict:
+        first, last = ([*model[i].parameters()] for i in (0, 3))
+        return {"main": [{"params": first, "starts": 0.5}, {"params": last}]}
+
+
+def test_what_does_not_move_yet_has_no_moments_and_no_part_in_the_norm(tmp_path: Path) -> None:
+    run(tmp_path, Late, steps=8, log_every=1, ema=0.0, save_every=4)
+    early, late = final(tmp_path, 4), final(tmp_path, 8)
+    moments = {name: tensor for name, tensor in early.items() if name.startswith("optimiser/main/0.")}
+    assert len(moments) == 6 and not any(tensor.any() for tensor in moments.values())
+    assert all(early[f"optimiser/main/3.weight/{name}"].any() for name in ("step", "exp_avg", "exp_avg_sq"))
+    assert late["optimiser/main/0.weight/step"] == 4 and late["optimiser/main/3.weight/step"] == 8
+    # The norm is that of the last layer: the first one's gradients would only make it larger.
+    alone, both = (run(tmp_path / kind.__name__, kind, steps=1, log_every=1) for kind in (Late, Toy))
+    assert alone.finished and both.finished
+    norms = [gradient_norm(tmp_path / kind.__name__) for kind in (Late, Toy)]
+    assert 0 < norms[0] < norms[1]
+
+
+def gradient_norm(folder: Path) -> float:
+    (row,) = (row for row in read_log(folder / "log.csv") if row["name"] == "gradient norm")
+    return float(row["value"])
+
+
+class NotYet(TinyGAN):
+    """The discriminator waits, as a critic does until there is something to judge."""
+
+    def groups(self, model: nn.Module) -> dict:
+        groups = super().groups(model)
+        return groups | {"discriminator": [group | {"starts": 0.5} for group in groups["discriminator"]]}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_optimiser_of_which_nothing_moves_yet_waits(tmp_path: Path, dtype: str) -> None:
+    result = run(tmp_path, NotYet, steps=8, dtype=dtype, save_every=4, ema=0.0)
+    assert result.finished and final(tmp_path, 8)["optimiser/discriminator/discriminator.weight/step"] == 4

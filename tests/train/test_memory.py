@@ -11,6 +11,7 @@ from benchmarks.thinker import peak_bytes
 from omni_lab.config import TextConfig, preset
 from omni_lab.errors import ConfigError, InputError, OmniLabError
 from omni_lab.layers import Decoder, KVCache
+from omni_lab.thinker import Thinker
 from omni_lab.train import loop, memory, utilisation
 from omni_lab.train.recipes import find
 
@@ -160,7 +161,50 @@ def test_limits_of_a_card():
             utilisation.card(other)
 
 
+@pytest.mark.parametrize(("name", "flops", "bandwidth", "gigabytes"), [
+    ("NVIDIA H100 80GB HBM3", 989, 3350, 80),
+    ("NVIDIA H100 PCIe", 756, 2000, 80),
+    ("NVIDIA H100 NVL", 835, 3900, 94),
+    ("NVIDIA H200", 989, 4800, 141),
+    ("NVIDIA H200 NVL", 835, 4800, 141),
+    ("NVIDIA A100-SXM4-40GB", 312, 1555, 40),
+    ("NVIDIA A100-SXM4-80GB", 312, 2039, 80),
+    ("NVIDIA A100-PCIE-40GB", 312, 1555, 40),
+    ("A100-PCIE-40GB", 312, 1555, 40),
+    ("NVIDIA A100 80GB PCIe", 312, 1935, 80),
+])  # fmt: skip
+def test_forms_of_one_card_have_data_sheets_of_their_own(name, flops, bandwidth, gigabytes):
+    sheet = utilisation.card(name)
+    assert (sheet.flops, sheet.bandwidth, sheet.memory) == (flops * 1e12, bandwidth * 1e9, gigabytes * 1e9)
+
+
 def test_measured_roofs_are_plausible():
     device = torch.device("cpu")
     assert 1e8 < utilisation.measured_flops(device, size=128) < 1e14
     assert 1e8 < utilisation.measured_bandwidth(device, megabytes=4) < 1e13
+
+
+def test_a_recipe_counts_the_weights_that_learn_their_average_and_the_encoders():
+    stage = {name: find(name).at("gpu") for name in ("thinker_1", "thinker_2")}
+    with torch.device("meta"):
+        model = Thinker(preset("nano").thinker_config)
+    counted = {name: memory.counts(model, recipe.groups(model)) for name, recipe in stage.items()}
+    whole = sum(p.numel() for p in model.parameters())
+    still = sum(p.numel() for p in model.model.layers.parameters())
+    assert counted["thinker_2"] == {"parameters": whole, "learning": whole}
+    assert counted["thinker_1"]["parameters"] == whole and counted["thinker_1"]["learning"] <= whole - still
+    bare, kept = (memory.state_bytes(10, 4, "autocast", averaged) for averaged in (False, True))
+    assert kept == bare | {"average": 16} and bare["average"] == 0
+
+
+def test_frozen_weights_of_7b_need_no_moments_and_an_average_needs_room():
+    """The language model is frozen in stage 1: it fits where all of it could not learn."""
+    card = 141 * 10**9
+    for name, fits in (("thinker_1", True), ("thinker_2", False)):
+        recipe = find(name).at("gpu")
+        recipe.settings = replace(recipe.settings, preset="qwen2_5_omni_7b", checkpoint_activations=True)
+        if fits:
+            recipe.need_to_fit(card, "autocast", 1)
+        else:
+            with pytest.raises(OmniLabError, match="GB are there"):
+                recipe.need_to_fit(card, "autocast", 1)

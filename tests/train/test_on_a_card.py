@@ -19,7 +19,7 @@ from tests.pretend_card import L4, T4, Card, on_card, pretend_card
 
 NANO = Path(__file__).parents[2] / "data_samples" / "checkpoints" / "nano"
 HUB = "llava_hub"  # needs two published models: tests/test_llava.py
-SHORTER = {"clip": {"steps": 2}, "talker_dpo": {"longest": 20}}
+SHORTER = {"clip": {"steps": 2}, "talker_dpo": {"longest": 20, "texts": 1}}
 # For all who have them: few sentences in the speech bank, and no cuts of recordings, which take long to find.
 FEW = {"sentences": 4, "emphasis": "asr_recorded:0"}
 # Recipes whose loss is another's: that one stands for them where a run goes on, and on the second card.

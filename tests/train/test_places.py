@@ -11,7 +11,6 @@ from omni_lab.thinker import Thinker
 from omni_lab.train import packing, places
 from omni_lab.train.nano import processor
 from omni_lab.train.recipes import find
-from omni_lab.train.recipes.thinker import place_words
 
 ENDS = torch.tensor([[[0, 1], [2, 1]], [[3, 4], [5, 6]]])  # of an alphabet of seven
 
@@ -52,7 +51,7 @@ def test_the_gradient_pulls_towards_the_place():
 
 
 def test_words_of_opposite_ends_begin_with_different_tokens():
-    for axis in place_words():
+    for axis in places.words():
         for near, distant in axis:
             assert near != distant
 

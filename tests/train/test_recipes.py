@@ -66,6 +66,13 @@ def test_every_recipe_has_settings_for_every_scale(name: str) -> None:
     assert kind.at("smoke").settings.steps <= 20
 
 
+@pytest.mark.parametrize("scale", ["cpu", "t4", "gpu"])
+def test_preferences_are_learned_from_enough_pairs_and_not_by_heart(scale: str) -> None:
+    settings = find("talker_dpo").scales[scale]
+    pairs = settings.texts / 3
+    assert pairs >= 240 and settings.steps * settings.batch_size * settings.accumulate <= 10 * pairs
+
+
 def test_what_a_recipe_reads_is_written_before() -> None:
     written: set[str] = set()
     for name in ALL:
@@ -280,5 +287,7 @@ def test_a_task_that_is_never_drawn_is_evaluated_all_the_same() -> None:
     recipe = find("language").at("smoke")
     recipe.settings = replace(recipe.settings, emphasis="text_qa:0")
     with torch.no_grad():
-        figures = recipe.evaluate(recipe.build().eval())
-    assert list(figures) == ["text_qa"] and figures["text_qa"] > 0
+        model = recipe.build().eval()
+        figures, again = recipe.evaluate(model), recipe.evaluate(model)
+    assert list(figures) == ["text_qa"] and figures["text_qa"] > 0 and again == figures
+    assert list(recipe.held_out) == ["text_qa"]  # made once

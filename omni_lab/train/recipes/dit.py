@@ -9,6 +9,7 @@ train/mel_reader.py): off those at which a velocity points from the line to the 
 has come by itself, as in a reply, where no real mel helps it on.
 """
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -84,7 +85,7 @@ class DiTRecipe(Recipe):
         ),
         "cpu": CPU,
         "t4": replace(CPU, batch_size=32, shards=60, workers=2, reference_frames=240),
-        "gpu": replace(CPU, steps=6000, batch_size=64, shards=200, workers=3, reference_frames=240),
+        "gpu": replace(CPU, batch_size=64, shards=60, workers=3, reference_frames=240, save_every=500),
     }
     settings: DiTSettings
 
@@ -138,7 +139,7 @@ class DiTRecipe(Recipe):
         """Crops of the first of each (said, coded) pair, the codes of the second, and another clip of that voice."""
         mels, codes, conds, references, phonemes = [], [], [], [], []
         for clip, coded in chosen:
-            code = self.tokenizer.codes(coded.mel)
+            code = self.codes_of(coded)
             mel = clip.mel[: 2 * len(code)]  # rounding may cut the last frame of one of the two
             code = code[: len(mel) // 2]
             start = 2 * int(rng.integers(max(1, (len(mel) - self.settings.frames) // 2 + 1)))
@@ -161,6 +162,18 @@ class DiTRecipe(Recipe):
             "reference": torch.stack(references),
             "samples": len(chosen),
         }
+
+    def codes_of(self, clip: Clip) -> Tensor:
+        """A clip's codes, made once by each process."""
+        key = zlib.crc32(clip.wave.tobytes()), len(clip.wave)
+        if key not in self.coded:
+            self.coded[key] = self.tokenizer.codes(clip.mel)
+        return self.coded[key]
+
+    @cached_property
+    def coded(self) -> dict[tuple[int, int], Tensor]:
+        """Codes of the clips that this process has coded."""
+        return {}
 
     def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
         dit, cond, settings = model["dit"], model["speaker_encoder"](batch["cond"]), self.settings

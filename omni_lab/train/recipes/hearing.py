@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...config import preset
-from ...data import music, recordings, speech, spoken
+from ...data import music, recordings, speech, spoken, unit_selection
 from ...data.sample import Sample
 from ...data.splits import generator, pick
 from ...encoders.audio import token_count
@@ -87,7 +87,7 @@ class Hearing(Recipe):
         ),
         "cpu": CPU,
         "t4": replace(CPU, steps=4000, batch_size=48, shards=60, growth=0.05, workers=2, evaluate_every=1000),
-        "gpu": replace(CPU, steps=2500, batch_size=128, shards=200, growth=0.2, workers=12, evaluate_every=500),
+        "gpu": replace(CPU, steps=2500, batch_size=128, shards=60, growth=0.05, workers=12, evaluate_every=500),
     }
     settings: HearingSettings
 
@@ -112,6 +112,11 @@ class Hearing(Recipe):
 
     def compile(self, model: Any) -> None:
         """Nothing: its clips have many lengths."""
+
+    def warm(self) -> None:
+        """Align the recorded prompts, once: each worker would take 20 seconds of its own for it."""
+        if self.settings.recorded:
+            unit_selection.places()
 
     def batch(self, index: int) -> Batch:
         pairs, rng = speech_bank.drawn(self.settings, self.seed, index)

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -82,7 +82,7 @@ SCALES = {
     "cpu": CPU,
     "t4": replace(CPU, steps=1500, batch_size=16, workers=2, shards=60, growth=0.05),
     "gpu": replace(
-        CPU, steps=1000, batch_size=16, learning_rate=1.5e-3, workers=12, save_every=500, shards=200, growth=0.1
+        CPU, steps=1000, batch_size=16, learning_rate=1.5e-3, workers=12, save_every=500, shards=60, growth=0.05
     ),
 }
 
@@ -116,11 +116,14 @@ class ThinkerRecipe(Recipe):
         return model
 
     def need_to_fit(self, available: int, precision: str, processes: int) -> None:
-        """The decoder's share of a step, which at the published sizes is nearly all of it."""
+        """All that stays from step to step, and the decoder's activations: at the published sizes nearly all."""
         chosen = self.settings
+        with torch.device("meta"):
+            model = Thinker(self.config.thinker_config)
         memory.need_to_fit(
             available, self.config.thinker_config.text_config, chosen.batch_size, chosen.length, precision=precision,
             checkpointed=chosen.checkpoint_activations, accumulate=chosen.accumulate, processes=processes,
+            averaged=chosen.ema > 0, **memory.counts(model, self.groups(model)),
         )  # fmt: skip
 
     @property
@@ -252,7 +255,7 @@ class ThinkerRecipe(Recipe):
         if self.settings.places and media:
             said_at = states[places.behind(model)]
             lying = torch.cat([said_at[given["input_ids"] == token] for token, _ in media])
-            ends = torch.tensor(place_words(), device=lying.device)
+            ends = torch.tensor(places.words(), device=lying.device)
             where = torch.cat([places.of_grid(grid) for _, grid in media])
             losses["places"] = places.place_loss(model, lying, where, ends)
         if looks is not None:
@@ -270,24 +273,23 @@ class ThinkerRecipe(Recipe):
     def evaluate(self, model: Any) -> dict[str, float]:
         """Mean loss of held-out answers (nats a token) of each task, a few rows each."""
         device, figures = model.lm_head.weight.device, {}
-        one_turn = type(self)(replace(self.settings, turns=1, emphasis=""), seed=1)  # also of what is never drawn
-        for task in self.chosen_tasks() if self.settings.steps > 20 else self.chosen_tasks()[:1]:
-            filled = packing.fill(one_turn.drawn((task,), "test", 0, [], []), 2, self.settings.length)
-            packed = packing.pack(filled, self.settings.length, processor().tokenizer.pad_token_id or 0)
+        for task, packed in self.held_out.items():
             figures[task] = self.loss(model, to_device(packed, device), "main")[1]["answers"].item()
         return figures
+
+    @cached_property
+    def held_out(self) -> dict[str, Batch]:
+        """Two packed rows of each task's held-out samples, made once."""
+        one_turn, made = type(self)(replace(self.settings, turns=1, emphasis=""), seed=1), {}  # also of the undrawn
+        for task in self.chosen_tasks() if self.settings.steps > 20 else self.chosen_tasks()[:1]:
+            filled = packing.fill(one_turn.drawn((task,), "test", 0, [], []), 2, self.settings.length)
+            made[task] = packing.pack(filled, self.settings.length, processor().tokenizer.pad_token_id or 0)
+        return made
 
     def finish(self, model: Any) -> None:
         if self.heard:
             balance(model)
         save_part(self.parts, self.name, model)
-
-
-@lru_cache(maxsize=1)
-def place_words() -> list[list[list[int]]]:
-    """The first tokens of places.ENDS."""
-    tokens = processor().tokenizer
-    return [[[tokens(word)["input_ids"][0] for word in pair] for pair in axis] for axis in places.ENDS]
 
 
 def emphasised(text: str) -> dict[str, float]:
