@@ -12,9 +12,10 @@ import torch
 import typer
 
 from . import __version__, config, runtime
-from .errors import OmniLabError
+from .data.folders import samples_folder
+from .errors import DataError, OmniLabError
 
-COURSE = Path(__file__).parents[1]
+COURSE = Path(__file__).resolve().parents[1]
 OPTIONAL = {  # module: what works with it
     "jupyterlab": "make lab",
     "papermill": "omni-lab notebooks run",
@@ -53,13 +54,18 @@ def gpu_line() -> str:
     return f"{here.name}, {here.memory / 1e9:.0f} GB, computing in {dtype}{native}"
 
 
-def folder_line(path: Path) -> tuple[bool, str]:
-    """Whether a folder holds anything, and how much."""
+def folder_line(name: str) -> tuple[bool, str]:
+    """Whether a folder of the shipped data ("": all of it) holds anything, and how much."""
+    try:
+        path = samples_folder() / name
+    except DataError as error:
+        return False, str(error)
+    shown = path.relative_to(COURSE) if path.is_relative_to(COURSE) else path
     files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else []
     if not files:
-        return False, f"{path.relative_to(COURSE)}/ is missing or empty: clone the whole course"
+        return False, f"{shown}/ is missing or empty: clone the whole course"
     size = sum(p.stat().st_size for p in files)
-    return True, f"{path.relative_to(COURSE)}/: {len(files)} files, {size / 1e6:.1f} MB"
+    return True, f"{shown}/: {len(files)} files, {size / 1e6:.1f} MB"
 
 
 def findings() -> list[tuple[str, bool, str]]:
@@ -67,8 +73,8 @@ def findings() -> list[tuple[str, bool, str]]:
     pair_ok, pair = torch_pair()
     python_ok = (3, 11) <= tuple(map(int, platform.python_version_tuple()[:2])) <= (3, 12)
     free, disk = psutil.virtual_memory().available, shutil.disk_usage(COURSE).free
-    data_ok, data = folder_line(COURSE / "data_samples")
-    model_ok, model = folder_line(COURSE / "data_samples" / "checkpoints")
+    data_ok, data = folder_line("")
+    model_ok, model = folder_line("checkpoints")
     return [
         (
             "python",

@@ -1,6 +1,7 @@
 """LLaVA: templates and labels are the library's, the tower stays still, published parts fit, files are checked."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from omni_lab import clip, llava, llava_hub
 from omni_lab.bpe import read_tokenizer
 from omni_lab.clip_config import CLIPConfig, ImageTowerConfig, TextTowerConfig
-from omni_lab.data import instructions, scenes
+from omni_lab.data import instructions, readers, scenes
 from omni_lab.data.folders import samples_folder
 from omni_lab.data.splits import generator
 from omni_lab.errors import CheckpointError, ConfigError, DataError, InputError
@@ -150,6 +151,44 @@ def test_what_is_saved_is_loaded_and_knows_its_tower(model, tower, tmp_path):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("part", "settings", "says"),
+    [
+        ("text", dict(num_attention_heads=0), "num_attention_heads is 0"),
+        ("text", dict(num_attention_heads=7), "num_attention_heads"),
+        ("text", dict(num_key_value_heads=3), "num_key_value_heads"),
+        ("text", dict(hidden_size="160"), "hidden_size is '160', expected int"),
+        ("text", dict(rms_norm_eps="small"), "rms_norm_eps is 'small'"),
+        ("text", dict(mrope_section=[4]), "mrope_section must sum"),
+        ("text", dict(mrope_section="ab"), "mrope_section is 'ab'"),
+        ("text", dict(hidden_act="gelu"), "hidden_act is 'gelu'"),
+        ("text", dict(num_hidden_layers=10**9), "expected 1 to 1000"),
+        ("text", dict(vocab_size=10**7), "far more than the"),
+        ("text", dict(intermediate_size=10**7), "far more than the"),
+        (None, dict(text=[]), "expected a table"),
+        (None, dict(image_size="32"), "image_size is '32'"),
+        (None, dict(image_size=10**6), "image_size is 1000000, expected 1 to 4096"),
+        (None, dict(image_size=1), "holds no readable LLaVA"),
+    ],
+)
+def test_sizes_that_no_llava_has_are_one_line(model, tower, tmp_path, part, settings, says):
+    model.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (config if part is None else config[part]).update(settings)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=says) as caught:
+        llava.LLaVA.load(tmp_path, tower)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[" * 10**5, "[]", "{}", "3", "{"])
+def test_configurations_that_are_none_are_one_line(model, tower, tmp_path, content):
+    model.save(tmp_path)
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match="no readable LLaVA"):
+        llava.LLaVA.load(tmp_path, tower)
+
+
 def test_each_stage_trains_its_own_part(tmp_path):
     parts, before = tmp_path / "parts", None
     for name in ("llava_language", "llava_align", "llava_instruct"):
@@ -208,6 +247,46 @@ def test_published_parts_fit(published):
             llava_hub.from_hub(vision, language)
 
 
+def test_a_whole_clip_has_a_tower_too(published, tmp_path):
+    from transformers import CLIPConfig as Whole
+    from transformers import CLIPImageProcessor, CLIPModel
+
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 48}
+    both = CLIPModel(Whole(text_config=sizes, vision_config={**sizes, "image_size": 28, "patch_size": 14}))
+    both.save_pretrained(tmp_path)
+    CLIPImageProcessor.from_pretrained(published["vision"]).save_pretrained(tmp_path)
+    tower, side = llava_hub.load_tower(str(tmp_path))
+    assert side == 28
+    expected = both.vision_model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in tower.vision.state_dict().items())
+
+
+def test_folders_of_other_models_are_named(published, tmp_path):
+    """Of a plain ViT the library would make a CLIP of random weights, and say nothing."""
+    from transformers import CLIPImageProcessor, GPT2Config, GPT2LMHeadModel, Qwen2ForCausalLM, ViTConfig, ViTModel
+
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 48}
+    vit, gpt, cut, turned = (tmp_path / name for name in ("vit", "gpt", "cut", "turned"))
+    ViTModel(ViTConfig(**sizes, image_size=28, patch_size=14)).save_pretrained(vit)
+    CLIPImageProcessor.from_pretrained(published["vision"]).save_pretrained(vit)
+    with pytest.raises(CheckpointError, match="is no CLIP: it lacks [0-9]+ tensors, first "):
+        llava_hub.load_tower(str(vit))
+    GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2)).save_pretrained(gpt)
+    with pytest.raises(CheckpointError, match="is a gpt2, expected a Qwen2.5"):
+        llava_hub.load_language(str(gpt))
+    qwen = Qwen2ForCausalLM.from_pretrained(published["language"])
+    state = {k: v for k, v in qwen.state_dict().items() if "layers.1.mlp" not in k}
+    qwen.save_pretrained(cut, state_dict=state)
+    with pytest.raises(CheckpointError, match="is no Qwen2.5: it lacks 3 tensors, first model.layers.1.mlp"):
+        llava_hub.load_language(str(cut))
+    qwen.save_pretrained(turned)
+    raw = json.loads((turned / "config.json").read_text())
+    raw["rope_parameters"] = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
+    (turned / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(ConfigError, match="rope_type is 'linear'"):
+        llava_hub.load_language(str(turned))
+
+
 def test_both_stages_run_on_the_fields_data(published, tmp_path):
     from dataclasses import replace
 
@@ -223,3 +302,45 @@ def test_both_stages_run_on_the_fields_data(published, tmp_path):
     (tmp_path / "llava_instruct_150k.json").write_text("[]")
     with pytest.raises(DataError):
         kind(replace(settings, instruct=str(tmp_path))).examples("train", 0)
+
+
+def test_pictures_are_opened_when_their_dialogue_is_drawn(published, tmp_path, monkeypatch):
+    """All at once they would be 140 GB of LLaVA-Instruct's. One that is broken is skipped and counted."""
+    from dataclasses import replace
+
+    folder = shutil.copytree(published["instruct"], tmp_path / "set")
+    file, opened = folder / "llava_instruct_150k.json", []
+    kind = find("llava_hub")
+    settings = replace(kind.scales["smoke"], batch_size=16, **published | {"instruct": str(folder)})
+    original = readers.open_picture
+    monkeypatch.setattr(readers, "open_picture", lambda path: [opened.append(path), original(path)][1])
+    recipe = kind(settings)
+    assert sum(map(len, recipe.samples.values())) == 4 and not opened
+    whole = recipe.batch(0)
+    assert whole["samples"] == len(opened) == 16 and whole["skipped"] == []
+    assert whole["weight"] == (whole["labels"] != llava.IGNORED).sum() > 16
+    (folder / "1.jpg").write_bytes(b"no picture")
+    records = json.loads(file.read_text())
+    records[2]["conversations"] = [records[2]["conversations"][0], *records[2]["conversations"]]
+    file.write_text(json.dumps(records))
+    bad = kind(settings).batch(0)
+    assert bad["samples"] == 16 and len(bad["ids"]) + len(bad["skipped"]) == 16 and len(bad["ids"]) > 0
+    assert {line.split(":")[0] for line in bad["skipped"]} == {str(folder / "1.jpg"), "dialogue 2"}
+    for picture in folder.glob("*.jpg"):
+        picture.unlink()
+    with pytest.raises(DataError, match="none can be read"):
+        kind(replace(settings, batch_size=1)).batch(0)
+
+
+def test_micro_batches_weigh_by_their_answers_tokens():
+    """Means of unequal numbers of tokens, added up alike, are not the mean of a step."""
+    recipe = find("llava_language").at("smoke")
+    batches = [recipe.batch(i) for i in range(3)]
+    weights = [batch["weight"] for batch in batches]
+    assert weights == [float((batch["labels"] != llava.IGNORED).sum()) for batch in batches] and len(set(weights)) > 1
+    model = recipe.build()
+    with torch.no_grad():
+        means = [float(recipe.loss(model, batch, "main")[0]) for batch in batches]
+        joined = recipe.collate([example for i in range(3) for example in recipe.examples("train", i)])
+        together = float(recipe.loss(model, joined, "main")[0])
+    assert together == pytest.approx(np.average(means, weights=weights), rel=1e-4)

@@ -9,15 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
+from ..data.folders import samples_folder
 from ..errors import ConfigError
 from .address import LOOPBACK, check_address
 from .terminal import HELP, Terminal
 
-NANO = Path(__file__).parents[2] / "data_samples" / "checkpoints" / "nano"
-
 
 def chat(
-    model: Annotated[str, typer.Option(help="Folder or hub id of a checkpoint.")] = str(NANO),
+    model: Annotated[str, typer.Option(help="Folder or hub id of a checkpoint (default: the shipped nano).")] = "",
     web: Annotated[bool, typer.Option(help="Serve a web page instead of talking here.")] = False,
     host: Annotated[str, typer.Option(help="Address to serve on; any but the loopback needs a token.")] = LOOPBACK[0],
     port: Annotated[int, typer.Option(help="Port to serve on.")] = 7860,
@@ -35,6 +34,7 @@ def chat(
             raise ConfigError("the web page needs more: pip install 'omni_lab[chat]'")
     from ..omni import OmniModel
 
+    model = model or str(samples_folder() / "checkpoints" / "nano")
     print(f"loading {model}", flush=True)
     loaded = OmniModel.from_pretrained(model, device=device or None)
     how: dict[str, Any] = {"speaker": speaker or None, "speak": speak}

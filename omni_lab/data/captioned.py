@@ -47,9 +47,9 @@ def from_parquet(path: Path):
     """(picture, captions) of each row."""
     for place, row in parquet_rows(path):
         told = [text for name, value in row.items() if name.startswith(CAPTION_COLUMNS) for text in as_list(value)]
-        raw = row["image"]["bytes"] if isinstance(row.get("image"), dict) else row.get("image")
-        if not raw or not told:
-            raise DataError(f"{place} has no image or no caption")
+        raw = row["image"].get("bytes") if isinstance(row.get("image"), dict) else row.get("image")
+        if not isinstance(raw, bytes) or not raw or not told:
+            raise DataError(f"{place} has no image (its bytes) or no caption")
         try:
             yield readers.open_picture(raw), told
         except (OSError, DataError) as error:
@@ -76,7 +76,8 @@ def from_coco(path: Path):
 
 def as_list(value: Any) -> list[str]:
     """Captions of one column: a text or a list of texts."""
-    return [value] if isinstance(value, str) else [v for v in value or () if isinstance(v, str)]
+    values = value if isinstance(value, list) else [value]
+    return [v for v in values if isinstance(v, str)]
 
 
 def square(picture: Image.Image) -> np.ndarray:

@@ -50,7 +50,7 @@ def build_part(part: str, root: Path, work: Path) -> str:
 
 
 @app.command("check")
-def check(count: Annotated[int, typer.Option(help="samples to make of each task")] = 3) -> None:
+def check(count: Annotated[int, typer.Option(min=1, help="samples to make of each task")] = 3) -> None:
     """Read all shipped data and make some samples of every task; raises the first fault in one line."""
     everyone = scenes.emoji_set()
     print(f"emoji: {len(everyone)} concepts in {len(everyone.sheets)} styles")
@@ -73,7 +73,7 @@ def check(count: Annotated[int, typer.Option(help="samples to make of each task"
 @app.command("show")
 def show(
     task: Annotated[str | None, typer.Argument(help="a task; default: the table of tasks")] = None,
-    count: Annotated[int, typer.Option(help="how many samples")] = 5,
+    count: Annotated[int, typer.Option(min=0, help="how many samples")] = 5,
     split: Annotated[str, typer.Option(help="train or test")] = "train",
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:

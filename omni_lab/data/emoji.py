@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError
+from .folders import samples_folder
 
 SIZE = 72  # pixels of a side
 FAINT = 8  # alpha so near to nothing, or to all, is the codec's noise about a clear or an opaque pixel
@@ -107,8 +108,8 @@ class EmojiSet:
 
 
 def default_root() -> Path:
-    """`data_samples/emoji` of this checkout."""
-    return Path(__file__).resolve().parents[2] / "data_samples" / "emoji"
+    """The emoji of the shipped data. Raises DataError when there is none."""
+    return samples_folder() / "emoji"
 
 
 def load(root: str | Path | None = None) -> EmojiSet:

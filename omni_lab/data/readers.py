@@ -6,6 +6,7 @@ sound) is skipped, counted and listed in a `Report`; more than one percent of ba
 
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 from PIL import Image
 
 from ..errors import DataError, OmniLabError
 from . import video_files
-from .bank import read_wave
+from .bank import package, read_wave
 from .sample import HEARING_RATE, SPEAKING_RATE, Sample, assistant, audio, check, image, user
 from .speech import resample
 
@@ -55,7 +55,7 @@ def each(
     for name, raw in records:
         try:
             sample = check(make(raw))
-        except (OmniLabError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+        except (OmniLabError, OSError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             report.bad.append(f"{name}: {' '.join(str(error).split()) or type(error).__name__}")
         else:
             report.good += 1
@@ -78,6 +78,7 @@ def open_sound(source: str | Path | bytes, rate: int = HEARING_RATE) -> np.ndarr
     """A sound file, or its bytes, as float32 (samples,) at `rate` Hz. Raises MediaError or ValueError."""
     if not isinstance(source, bytes):
         return read_wave(source, rate)
+    soundfile = package("soundfile")
     try:
         wave, found = soundfile.read(io.BytesIO(source), dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
@@ -95,16 +96,35 @@ def load_json(path: str | Path) -> Any:
         raise DataError(f"{path}: not JSON") from error
 
 
-def llava(path: str | Path, folder: str | Path, report: Report | None = None) -> Iterator[Sample]:
+def lines_of(path: str | Path) -> list[bytes]:
+    """The lines of a file, ended by newlines alone: JSON may hold whatever else `str.splitlines` cuts at.
+
+    They are not decoded yet: one that is no UTF-8 is one bad record. Raises DataError naming the file."""
+    try:
+        return [line.removesuffix(b"\r") for line in Path(path).read_bytes().split(b"\n")]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def shown(line: bytes) -> str:
+    """The beginning of a line, by which a report names it."""
+    return re.sub(r"\s+", " ", line.decode("utf-8", "replace"))[:40]
+
+
+def llava(path: str | Path, folder: str | Path, report: Report | None = None, opened: bool = True) -> Iterator[Sample]:
     """LLaVA-Instruct: a JSON list of {"id", "image", "conversations": [{"from": "human" | "gpt", "value"}]}.
 
-    folder: where the pictures lie. `<image>` in a turn says where the picture stands; it is put first."""
+    folder: where the pictures lie. `<image>` in a turn says where the picture stands; it is put first. opened: hold
+    the pictures; False: their paths, since a large set's pictures are more than the memory takes."""
 
     def make(record: dict[str, Any]) -> Sample:
         turns = record["conversations"]
         if len(turns) < 2 or turns[-1]["from"] != "gpt":
             raise DataError("the last turn is not the assistant's")
-        media = [image(open_picture(Path(folder) / record["image"]))] if record.get("image") else []
+        media = []
+        if record.get("image"):
+            file = Path(folder) / record["image"]
+            media = [image(open_picture(file)) if opened else {"type": "image", "image": file}]
         messages = []
         for number, turn in enumerate(turns[:-1]):
             text = turn["value"].replace("<image>", "").strip()
@@ -114,8 +134,14 @@ def llava(path: str | Path, folder: str | Path, report: Report | None = None) ->
                 messages.append(user(text, *(media if number == 0 else [])))
         return Sample(messages, "dialogue", turns[-1]["value"].strip(), meta={"key": str(record["id"])})
 
-    records = ((str(r.get("id", n)), r) for n, r in enumerate(load_json(path)))
-    return each(str(path), records, make, report)
+    return each(str(path), named(load_json(path), path), make, report)
+
+
+def named(records: Any, path: str | Path) -> Iterator[tuple[str, Any]]:
+    """(id, or the number of its place, record) of a list. Raises DataError naming the file for what is no list."""
+    if not isinstance(records, list):
+        raise DataError(f"{path}: holds a {type(records).__name__}, expected a list of records")
+    return ((str(r.get("id", n)) if isinstance(r, dict) else str(n), r) for n, r in enumerate(records))
 
 
 def coco(path: str | Path, folder: str | Path, report: Report | None = None) -> Iterator[Sample]:
@@ -136,12 +162,14 @@ def coco(path: str | Path, folder: str | Path, report: Report | None = None) -> 
             return Sample([user(CAPTION, picture)], "caption", entry["caption"].strip(), meta=meta)
         x, y, width, height = entry["bbox"]
         across, down = about["width"], about["height"]
+        if min(across, down) <= 0 or not all(map(math.isfinite, entry["bbox"])):
+            raise DataError(f"the box {entry['bbox']} in a picture of {across} by {down}")
         box = (x / across, y / down, (x + width) / across, (y + height) / down)
         told = ",".join(str(round(100 * edge)) for edge in box)
         question = f"Box of the {names[entry['category_id']]}?"
         return Sample([user(question, picture)], "grounding", told, meta=meta | {"box": box})
 
-    return each(str(path), ((str(a.get("id")), a) for a in annotations), make, report)
+    return each(str(path), named(annotations, path), make, report)
 
 
 def librispeech(folder: str | Path, report: Report | None = None, rate: int = HEARING_RATE) -> Iterator[Sample]:
@@ -153,16 +181,16 @@ def librispeech(folder: str | Path, report: Report | None = None, rate: int = HE
     if not lists:
         raise DataError(f"{folder}: no *.trans.txt below it, so no LibriSpeech folder")
 
-    def records() -> Iterator[tuple[str, tuple[Path, str]]]:
+    def records() -> Iterator[tuple[str, tuple[Path, bytes]]]:
         for listing in lists:
-            for line in listing.read_text(encoding="utf-8").splitlines():
-                name, _, text = line.strip().partition(" ")
-                if name:
-                    yield name, (listing.parent / f"{name}.flac", text)
+            for line in lines_of(listing):
+                if line.strip():
+                    yield shown(line.split()[0]), (listing.parent, line)
 
-    def make(record: tuple[Path, str]) -> Sample:
-        path, text = record
-        text = text.strip().lower().capitalize()
+    def make(record: tuple[Path, bytes]) -> Sample:
+        beside, line = record
+        name, _, text = line.decode("utf-8").strip().partition(" ")
+        path, text = beside / f"{name}.flac", text.strip().lower().capitalize()
         speaker = path.stem.split("-")[0]
         meta = {"key": path.stem, "voice": speaker}
         return Sample([user(TRANSCRIBE, audio(open_sound(path, rate)))], "asr", text, meta=meta)
@@ -177,13 +205,14 @@ def ljspeech(folder: str | Path, report: Report | None = None) -> Iterator[Sampl
     if not listing.is_file():
         raise DataError(f"{folder}: no metadata.csv in it, so no LJSpeech folder")
 
-    def make(fields: list[str]) -> Sample:
+    def make(line: bytes) -> Sample:
+        fields = line.decode("utf-8").split("|")
         text = fields[-1].strip()
         wave = open_sound(folder / "wavs" / f"{fields[0]}.wav", SPEAKING_RATE)
         return Sample([user(f"Say: {text}")], "say_this", text, wave, meta={"key": fields[0], "voice": "ljspeech"})
 
-    lines = listing.read_text(encoding="utf-8").splitlines()
-    return each(str(folder), ((line.split("|")[0], line.split("|")) for line in lines if line.strip()), make, report)
+    records = ((shown(line.split(b"|")[0]), line) for line in lines_of(listing) if line.strip())
+    return each(str(folder), records, make, report)
 
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
@@ -194,6 +223,8 @@ def from_fields(fields: dict[str, Any], name: str, rate: int = HEARING_RATE) -> 
     """A sample from named bytes: a picture or a sound (at `rate` Hz), and text (txt; or json: text, question, answer).
 
     Raises DataError when there is neither picture nor sound."""
+    if strange := [kind for kind in (*PICTURES, *SOUNDS) if not isinstance(fields.get(kind, b""), bytes)]:
+        raise DataError(f"the {strange[0]} is no bytes but a {type(fields[strange[0]]).__name__}")
     about = json.loads(fields["json"]) if "json" in fields else {}
     text = fields["txt"].decode("utf-8") if "txt" in fields else about.get("answer", about.get("text", ""))
     meta = {"key": name}
@@ -243,16 +274,14 @@ def parquet(
 def videos(folder: str | Path, report: Report | None = None) -> Iterator[Sample]:
     """A folder with metadata.jsonl, a line a clip: {"file", "question", "answer"}; the clips are MP4."""
     folder = Path(folder)
-    try:
-        lines = (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"{folder}: no metadata.jsonl in it") from error
+    if not (folder / "metadata.jsonl").is_file():
+        raise DataError(f"{folder}: no metadata.jsonl in it")
 
-    def make(line: str) -> Sample:
-        about = json.loads(line)
+    def make(line: bytes) -> Sample:
+        about = json.loads(line.decode("utf-8"))
         clip = {"type": "video", "video": video_files.read(folder / about["file"])}
         meta = {"key": about["file"], **about.get("meta", {})}
         return Sample([user(about["question"], clip)], about.get("task", "video"), about["answer"], meta=meta)
 
-    names = (re.sub(r"\s+", " ", line)[:40] for line in lines)
-    return each(str(folder), ((n, line) for n, line in zip(names, lines, strict=True) if line.strip()), make, report)
+    records = ((shown(line), line) for line in lines_of(folder / "metadata.jsonl") if line.strip())
+    return each(str(folder), records, make, report)

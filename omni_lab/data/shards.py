@@ -42,9 +42,11 @@ def grouped(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def parquet_rows(path: Path, rank: int = 0, world: int = 1) -> Iterator[tuple[str, dict[str, Any]]]:
     """(name, row) of every world-th row group of a Parquet file. Raises DataError when it cannot be read."""
-    import pyarrow
-    import pyarrow.parquet
-
+    try:
+        import pyarrow  # only those need it who read Parquet
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError(f"{path}: to read Parquet takes pyarrow (pip install pyarrow)") from None
     try:
         with pyarrow.parquet.ParquetFile(path) as table:
             for group in range(rank, table.num_row_groups, world):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..data.folders import samples_folder
-from ..errors import DataError, OmniLabError
+from ..errors import DataError, InputError, OmniLabError
 from . import backends, page, suite, workers
 
 
@@ -25,6 +25,13 @@ def evaluate(
     """Run the mini suite on a model: a task for every family that the report measures."""
     chosen = suite.choose(None if tasks is None else [name.strip() for name in tasks.split(",")])
     ours = backend == "ours"
+    if checkpoint is not None and not ours:
+        raise InputError(f"--checkpoint is for our own models, and --backend {backend} names another: give one of them")
+    for path in (json, plot):
+        if path is not None:
+            page.make_room(path)
+    if plot is not None:
+        page.check_picture(plot)
     source = checkpoint or str(samples_folder() / "checkpoints" / "nano")
     name = (checkpoint or "shipped nano") if ours else backend
     origin = {"items": items, "weights": suite.weights_stamp(source) if ours else ""}
@@ -85,6 +92,9 @@ def results(
 ) -> None:
     """Set several models' figures side by side, with the published ones: a page with a table and a radar plot."""
     documents = [page.read(file) for file in files]
+    if out.suffix.lower() == ".png":
+        raise InputError(f"{out}: the radar plot goes there; give the page another ending, such as .md")
+    page.make_room(out)
     picture = out.with_suffix(".png")
     drawn = page.drawable(documents)
     page.write(out, page.page(documents, picture.name if drawn else None))

@@ -45,11 +45,14 @@ def same_answer(answer: str, reply: str) -> bool:
 
 
 def essence(text: str) -> str:
-    """A short answer without what does not matter: case, punctuation, English articles, thoughts between think tags."""
+    """A short answer without what does not matter: case, punctuation, English articles, thoughts between think tags.
+
+    An article that stands alone is the answer: the "A" of an option."""
     text = without_thoughts(text).lower()
     found = re.findall(r"[^\W_]+", text)
     found = [str(NUMBERS.index(word)) if word in NUMBERS else word for word in found]
-    return " ".join(word for word in found if word not in ("the", "a", "an"))
+    kept = [word for word in found if word not in ("the", "a", "an")]
+    return " ".join(kept or found)
 
 
 def read_box(text: str) -> tuple[float, float, float, float] | None:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import read_json
-from ..errors import DataError
+from ..errors import DataError, InputError
 
+FIGURES = ("value", "chance", "report")  # of a task: numbers, or None
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00")  # Okabe and Ito, for the colour-blind
 
 
@@ -22,7 +23,40 @@ def read(path: str | Path) -> dict[str, Any]:
     document = read_json(Path(path))
     if not isinstance(document, Mapping) or not isinstance(document.get("tasks"), Mapping):
         raise DataError(f"{path}: not a results file of `omni-lab eval --json`")
+    if missing := [key for key in ("checkpoint", "hardware", "seed") if key not in document]:
+        raise DataError(f"{path}: not a results file of `omni-lab eval --json`: no {missing[0]!r} in it")
+    for task, result in document["tasks"].items():
+        check_result(result, f"{path}: task {task!r}")
     return dict(document)
+
+
+def check_result(result: Any, where: str) -> None:
+    """Raise DataError, which begins with `where`, for what is no task's result."""
+    if not isinstance(result, Mapping):
+        raise DataError(f"{where}: got {result!r}, expected a table of figures")
+    if missing := [key for key in (*FIGURES, "metric", "report_set", "lower_is_better") if key not in result]:
+        raise DataError(f"{where}: no {missing[0]!r} in it")
+    for key in FIGURES:
+        if result[key] is not None and not isinstance(result[key], int | float):
+            raise DataError(f"{where}: {key} is {result[key]!r}, expected a number")
+
+
+def make_room(path: Path) -> None:
+    """Make the folder of a file that is to be written, before the work for it. Raises InputError when it cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: its folder cannot be made ({error.strerror})") from error
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give the name of a file")
+
+
+def check_picture(path: Path) -> None:
+    """Raise InputError for a name whose ending is none of a picture that can be drawn."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    if path.suffix.lower().removeprefix(".") not in FigureCanvasBase.get_supported_filetypes():
+        raise InputError(f"{path}: no ending of a picture; give .png, .svg or .pdf")
 
 
 def goodness(result: Mapping[str, Any], value: float | None) -> float | None:

@@ -50,13 +50,7 @@ def omnibench(path: str | Path, folder: str | Path, report: readers.Report | Non
 
 def rows(path: str | Path) -> Iterator[tuple[int, dict]]:
     """Line numbers and records of a JSON-lines file. Raises DataError naming the file and the line."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({type(error).__name__})") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in written(path):
         try:
             record = json.loads(line)
         except ValueError:
@@ -64,6 +58,17 @@ def rows(path: str | Path) -> Iterator[tuple[int, dict]]:
         if not isinstance(record, dict):
             raise DataError(f"{path}: line {number} holds a {type(record).__name__}, expected a record")
         yield number, record
+
+
+def written(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Line numbers and lines of a text file, without the blank ones. Raises DataError naming the file."""
+    for number, line in enumerate(readers.lines_of(path), 1):
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError:
+            raise DataError(f"{path}: cannot be read (line {number} is not UTF-8)") from None
+        if text.strip():
+            yield number, text
 
 
 def chosen_letter(reply: str, options: Sequence[str] = ()) -> str:
@@ -115,11 +120,7 @@ def seed_tts(path: str | Path) -> list[Utterance]:
     Raises DataError naming the file and the line.
     """
     path, found = Path(path), []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({type(error).__name__})") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in written(path):
         parts = line.strip().split("|")
         if len(parts) not in (4, 5):
             raise DataError(f"{path}: line {number} has {len(parts)} fields, expected 4 or 5 with | between")

@@ -20,7 +20,7 @@ from . import lint
 from .authoring import Lab, load_lab
 from .bootstrap import cell_source
 from .check import Checks, make_checks
-from .stored import FOLDER, differs, read_checks, replace_file, write_checks
+from .stored import differs, folder_of, read_checks, replace_file, write_checks
 
 SEED = 20250326  # of the stored cases: the day of the report
 MAX_BYTES = 1_500_000  # of an executed notebook
@@ -205,8 +205,13 @@ def up_to_date(source: Path, solved: bool) -> bool:
 
 def notebook_path(source: Path, solved: bool) -> Path:
     """solutions/NN_name.py -> its solved or student notebook."""
-    folder = source.parent if solved else source.parent.parent / "notebooks"
+    folder = source.parent if solved else course_of(source) / "notebooks"
     return folder / f"{source.stem}.ipynb"
+
+
+def course_of(source: Path) -> Path:
+    """The course's folder: solutions/NN_name.py lies in it."""
+    return source.parent.parent
 
 
 def number_of(source: Path) -> str:
@@ -214,8 +219,11 @@ def number_of(source: Path) -> str:
     return source.stem.split("_")[0]
 
 
-def problems(source: Path, folder: Path = FOLDER) -> list[str]:
-    """Everything that `notebooks check` has to say about one lab; empty when all is up to date."""
+def problems(source: Path, folder: Path | None = None) -> list[str]:
+    """Everything that `notebooks check` has to say about one lab; empty when all is up to date.
+
+    folder: of the checks; None: its course's own."""
+    folder = folder or folder_of(course_of(source))
     found = []
     for solved in (False, True):
         path = notebook_path(source, solved)
@@ -234,10 +242,10 @@ def problems(source: Path, folder: Path = FOLDER) -> list[str]:
     return [f"{line}: run `omni-lab notebooks build`" for line in found]
 
 
-def build_unexecuted(source: Path, folder: Path = FOLDER) -> None:
-    """Write the checks and the student notebook of one lab."""
+def build_unexecuted(source: Path, folder: Path | None = None) -> None:
+    """Write the checks (into `folder`; None: its course's own) and the student notebook of one lab."""
     checks = checks_of(source)
     if checks:
-        write_checks(number_of(source), checks, folder)
+        write_checks(number_of(source), checks, folder or folder_of(course_of(source)))
         read_checks.cache_clear()
     write_notebook(notebook_path(source, solved=False), notebook(source, solved=False))

@@ -149,7 +149,7 @@ def bits(value: Any) -> Any:
         form, arrays = pack(value)
     except InputError:
         return None
-    return form, {name: array.tobytes() for name, array in arrays.items()}
+    return form, {name: (str(array.dtype), array.shape, array.tobytes()) for name, array in arrays.items()}
 
 
 def in_words(error: BaseException) -> str:

@@ -44,12 +44,15 @@ def clips(source: str = "", held_out: int = 12) -> tuple[list[Clip], list[Clip]]
     """Sentences to train on, and the last `held_out`, which nothing here is trained on.
 
     source: "" for the shipped ones; a folder or hub name for 400 of another set (`data/spoken_sets.py`). Raises
-    DataError."""
+    DataError, and InputError where none would be left to train on."""
     made = []
     for sound in spoken_sets.load(source, mels.SAMPLE_RATE, 400) if source else speech.shipped():
         samples = len(sound.wave) // (FRAMES_PER_CODE * mels.HOP) * FRAMES_PER_CODE * mels.HOP
         made.append(Clip(sound.about["text"], sound.about["speaker"], torch.from_numpy(sound.wave[:samples].copy())))
-    return made[:-held_out], made[-held_out:]
+    trained_on = len(made) - held_out
+    if not 0 < trained_on <= len(made):
+        raise InputError(f"{source or 'the shipped set'}: of {len(made)} sentences {held_out} cannot be held out")
+    return made[:trained_on], made[trained_on:]
 
 
 class GriffinLim(nn.Module):
@@ -129,9 +132,10 @@ def teach_tokenizer(
     """Entries start as moments of `heard`, drawn at random, and move to the middle of the moments nearest to them.
 
     Returns the loss of every step, in nats^2. Raises InputError for fewer moments than entries."""
-    moments = torch.cat([pairs(clip.mel) for clip in heard])
-    if len(moments) < len(tokenizer.codebook):
-        raise InputError(f"{len(moments)} moments of speech cannot make {len(tokenizer.codebook)} codes")
+    found = [pairs(clip.mel) for clip in heard]
+    if sum(map(len, found)) < len(tokenizer.codebook):
+        raise InputError(f"{sum(map(len, found))} moments of speech cannot make {len(tokenizer.codebook)} codes")
+    moments = torch.cat(found)
     chosen = torch.randperm(len(moments), generator=torch.Generator().manual_seed(seed))[: len(tokenizer.codebook)]
     with torch.no_grad():
         tokenizer.to(device).codebook.copy_(moments[chosen])

@@ -206,15 +206,20 @@ def affine_relation(expected: Array, got: Array) -> str:
     largest = np.unravel_index(np.argmax(np.abs(expected)), expected.shape)
     if np.abs(expected[largest]) > 1e-12:
         ratio = got[largest] / expected[largest]
-        # Of one number anything is a multiple: only a round ratio says something then.
-        telling = expected.size > 1 or any(abs(ratio * k - round(float(np.real(ratio * k)))) < 1e-4 for k in (1, 2, 3))
-        telling = telling and f"{ratio:.4g}" != "1"
-        if abs(ratio) > 1e-6 and abs(ratio) < 1e6 and telling and alike(expected * ratio, got):
+        # Of one number anything is a multiple: only a round ratio says something then. An infinite one has no nearest.
+        telling = 1e-6 < abs(ratio) < 1e6 and f"{ratio:.4g}" != "1"
+        telling = telling and (expected.size > 1 or any(is_whole(ratio * k) for k in (1, 2, 3)))
+        if telling and alike(expected * ratio, got):
             return f"yours is {ratio:.4g} times the expected"
     offset = got.reshape(-1)[0] - expected.reshape(-1)[0]
     if alike(expected + offset, got) and (expected.size > 1 or abs(offset) in (1.0, 2.0)):
         return f"yours is off by {offset:.4g} everywhere" if expected.size > 1 else f"yours is off by {offset:.4g}"
     return "all values are zero" if not got.any() else ""
+
+
+def is_whole(number: Any) -> bool:
+    """Whether a number, real or complex, is nearly a whole one."""
+    return bool(abs(number - round(float(np.real(number)))) < 1e-4)
 
 
 def alike(a: Array, b: Array) -> bool:

@@ -10,9 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from .stored import replace_file
+from .stored import folder_of, replace_file
 
 FILE = Path(__file__).parent / "measured.json"
+
+
+def file_of(course: Path) -> Path:
+    """Where the record of the course in that folder lies: in its own copy of the package, else in this one."""
+    return folder_of(course).parent / FILE.name
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,11 @@ def freeze(value: Any, depth: int = 0) -> Any:
     """
     if depth > MAX_DEPTH:
         raise InputError(f"nested more than {MAX_DEPTH} deep")
+    if isinstance(value, np.generic):  # first: numpy's texts and doubles are Python's too, by inheritance
+        plain = value.item()
+        if isinstance(plain, np.generic):  # a number that Python has not
+            raise InputError(f"a numpy number of type {value.dtype}, expected an ordinary one")
+        return freeze(plain, depth)
     if value is None or isinstance(value, (bool, int, float, complex, str, Named)):
         return value
     if isinstance(value, torch.Tensor):
@@ -53,8 +58,6 @@ def freeze(value: Any, depth: int = 0) -> Any:
         if value.dtype.kind not in "biufc":
             raise InputError(f"a numpy array of type {value.dtype}, expected numbers")
         return np.array(value)
-    if isinstance(value, np.generic):
-        return freeze(value.item(), depth)
     if isinstance(value, Mapping):
         return {freeze(k, depth + 1): freeze(v, depth + 1) for k, v in value.items()}
     if isinstance(value, tuple):

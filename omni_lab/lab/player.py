@@ -20,7 +20,8 @@ def play(wave: torch.Tensor | np.ndarray, rate: int, alt: str, spectrogram: bool
 
     alt: what is heard, in words. The sound is kept as MP3 (about 4 kB a second), so that a notebook stays small.
     Raises InputError for a wave that is empty, not finite or of another shape, or a rate that MP3 does not have."""
-    samples = np.asarray(wave.detach().cpu() if isinstance(wave, torch.Tensor) else wave, dtype=np.float32)
+    given = wave.detach().cpu().float() if isinstance(wave, torch.Tensor) else wave  # numpy has no bfloat16
+    samples = np.asarray(given, dtype=np.float32)
     if samples.ndim != 1 or samples.size == 0 or not np.isfinite(samples).all():
         raise InputError(f"play: expected finite samples of shape (samples,), got shape {samples.shape}")
     if len(alt.split()) < 3:
@@ -53,7 +54,8 @@ def spectrogram_of(samples: np.ndarray, rate: int) -> object:
     made, axis = figure(width=6.0, height=1.6)
     size = min(512, samples.size)
     window = torch.hann_window(size)
-    power = torch.stft(torch.from_numpy(samples.copy()), size, size // 4, window=window, return_complex=True).abs() ** 2
+    hop = max(1, size // 4)
+    power = torch.stft(torch.from_numpy(samples.copy()), size, hop, window=window, return_complex=True).abs() ** 2
     level = 10 * torch.log10(power + 1e-10)  # (frequencies, frames), dB
     top = float(level.max())
     extent = (0.0, samples.size / rate, 0.0, rate / 2000)

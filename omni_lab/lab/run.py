@@ -16,7 +16,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from .. import runtime
 from ..errors import OmniLabError
 from . import measured
-from .build import MAX_BYTES, clean, lab_sources, notebook, notebook_path, number_of, write_notebook
+from .build import MAX_BYTES, clean, course_of, lab_sources, notebook, notebook_path, number_of, write_notebook
 from .lint import check_outputs
 from .scales import KEY_FIGURE
 from .stored import replace_file
@@ -163,9 +163,10 @@ def run_labs(
 
 
 def keep(source: Path, scale: str, result: Result) -> None:
-    """Put what a run took, and what came of it, on record, for the lab's header."""
+    """Put what a run took, and what came of it, on its course's record, for the lab's header."""
     here = runtime.hardware("cpu" if scale in ("smoke", "cpu") else None)
-    measured.record(number_of(source), scale, here.name, result.cpu_seconds, result.peak, result.figure)
+    record = measured.file_of(course_of(source))
+    measured.record(number_of(source), scale, here.name, result.cpu_seconds, result.peak, result.figure, record)
 
 
 def table(results: list[Result]) -> str:

@@ -1,8 +1,10 @@
 """The checks of a lab on disk: `checks/NN.json` and `checks/NN.npz`, made by `omni-lab notebooks build`.
 
 They hold cases, expected outcomes and what known mistakes give, never a function. The same lab gives the same bytes.
+The JSON names the hash of its arrays: of a build that was killed between the two files nothing is read.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -15,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, InputError
+from ..errors import DataError
 from .authoring import Exercise
 from .check import Checks, Outcome, StoredCase
 from .compare import compare
@@ -61,6 +63,12 @@ def from_plain(raw: Mapping[str, Any]) -> Checks:
     return Checks(Exercise(**fields), parameters, stored, messages, raw["stub"], raw["removed"])
 
 
+def folder_of(course: Path) -> Path:
+    """Where the checks of the course in that folder lie: in its own copy of the package, else in this one."""
+    own = course / "omni_lab" / "lab"
+    return own / FOLDER.name if own.is_dir() else FOLDER
+
+
 def write_checks(number: str, checks: Iterable[Checks], folder: Path = FOLDER) -> None:
     """Write `NN.json` and `NN.npz` (each atomically)."""
     form, arrays = pack({"format": FORMAT, "exercises": [to_plain(c) for c in checks]})
@@ -71,6 +79,7 @@ def write_checks(number: str, checks: Iterable[Checks], folder: Path = FOLDER) -
             part = io.BytesIO()
             np.lib.format.write_array(part, array, allow_pickle=False)
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), part.getvalue())
+    form = {"arrays": hashlib.sha256(buffer.getvalue()).hexdigest(), **form}
     replace_file(folder / f"{number}.npz", buffer.getvalue())
     replace_file(folder / f"{number}.json", (json.dumps(form, indent=1, ensure_ascii=False) + "\n").encode())
 
@@ -88,16 +97,22 @@ def read_checks(number: str, folder: Path = FOLDER) -> dict[str, Checks]:
     path = folder / f"{number}.json"
     try:
         form = json.loads(path.read_text(encoding="utf-8"))
-        with np.load(path.with_suffix(".npz"), allow_pickle=False) as archive:
+        packed = path.with_suffix(".npz").read_bytes()
+        own = hashlib.sha256(packed).hexdigest()
+        if form.get("arrays", own) != own:  # files from before the hash have none
+            raise DataError(
+                f"{number}.npz does not belong to {path}: run `omni-lab notebooks build` to make both again"
+            )
+        with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
             raw = unpack(form, {name: archive[name] for name in archive.files})
         if raw["format"] != FORMAT:
             raise DataError(f"{path}: format {raw['format']}, expected {FORMAT}: run `omni-lab notebooks build`")
         found = [from_plain(r) for r in raw["exercises"]]
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file; run `omni-lab notebooks build` to make it") from error
-    except (InputError, KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile) as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: damaged checks ({error}); run `omni-lab notebooks build` to make it again") from error
     return {checks.exercise.id: checks for checks in found}
 

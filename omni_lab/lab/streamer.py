@@ -188,8 +188,9 @@ def examine(stream: Stream, block: int = 4, ahead: int = 1, blocks: int = 6) -> 
     codec = new_codec(range(count), block, ahead, sound)
     chunks, first = [], 0
     for chunk in stream(codec):
-        first = first or len(codec.pulled)
-        chunks.append(chunk)
+        if len(chunk):  # an empty one is no sound, early or late
+            first = first or len(codec.pulled)
+            chunks.append(chunk)
     if not chunks:
         return Findings(False, 0, (1 + ahead) * block, 0, False, float("inf"))
     jumps = torch.cat(chunks).diff().abs()

@@ -93,3 +93,10 @@ def test_the_command_says_in_one_line_what_is_wrong(tmp_path, capsys):
         assert cli.main(["chat", *arguments]) == 1
         said = capsys.readouterr().err
         assert words in said and said.count("\n") == 1
+
+
+def test_the_shipped_model_lies_in_the_chosen_data_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OMNI_LAB_DATA", str(tmp_path))
+    assert cli.main(["chat"]) == 1
+    said = capsys.readouterr()
+    assert f"loading {tmp_path / 'checkpoints' / 'nano'}" in said.out and said.err.count("\n") == 1

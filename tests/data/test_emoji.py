@@ -132,3 +132,14 @@ def test_build_without_npm_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DataError, match="the build needs npm"):
         emoji_build.fetch("openmoji@17.0.0", tmp_path / "cache")
+
+
+def test_they_lie_in_the_chosen_data_folder(copy, monkeypatch):
+    monkeypatch.setenv("OMNI_LAB_DATA", str(copy.parent))
+    (copy / "noto.avif").unlink()
+    assert emoji.default_root() == copy
+    with pytest.raises(DataError, match="noto.avif"):
+        emoji.load()
+    monkeypatch.setenv("OMNI_LAB_DATA", str(copy / "nowhere"))
+    with pytest.raises(DataError, match="OMNI_LAB_DATA"):
+        emoji.load()

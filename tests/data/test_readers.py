@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import tarfile
 from unittest import mock
 
@@ -174,3 +175,105 @@ def test_what_is_not_there_gives_one_line(tmp_path, reader):
     with pytest.raises(DataError) as caught:
         list(getattr(readers, reader)(*arguments.get(reader, (missing,))))
     assert "\n" not in str(caught.value) and "missing" in str(caught.value)
+
+
+def written(path, content):
+    """A file in the folder of a test."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    return path
+
+
+def coco_table(**changed):
+    about = {"id": 1, "file_name": "one.png", "width": 60, "height": 40}
+    box = {"id": 5, "image_id": 1, "category_id": 2, "bbox": [15, 10, 30, 20]}
+    parts = {name: {k: changed.get(k, v) for k, v in part.items()} for name, part in (("i", about), ("b", box))}
+    return {"images": [parts["i"]], "annotations": [parts["b"]], "categories": [{"id": 2, "name": "square"}]}
+
+
+@pytest.mark.parametrize(
+    ("reader", "content", "words"),
+    [
+        ("llava", {"a": 1}, "holds a dict, expected a list"),
+        ("llava", 3, "expected a list"),
+        ("llava", [None], "1 of 1 records cannot be read"),
+        ("coco", {"images": [], "annotations": [None]}, "1 of 1 records cannot be read"),
+        ("coco", {"images": [], "annotations": 3}, "expected a list"),
+        ("coco", coco_table(width=0), "in a picture of 0 by 40"),
+        ("coco", coco_table(bbox=[0, 0, float("inf"), 1]), "the box"),
+        ("coco", coco_table(bbox=[0, 0, float("nan"), 1]), "the box"),
+        ("coco", coco_table(bbox=[0, 0, "wide", 1]), "1 of 1 records cannot be read"),
+    ],
+)
+def test_json_of_another_form_is_one_line(tmp_path, reader, content, words):
+    written(tmp_path / "one.png", picture())
+    path = written(tmp_path / "set.json", content)
+    with pytest.raises(DataError, match=words) as caught:
+        list(getattr(readers, reader)(path, tmp_path))
+    assert "\n" not in str(caught.value) and "set.json" in str(caught.value)
+
+
+def test_one_malformed_record_is_a_bad_record(tmp_path):
+    written(tmp_path / "one.png", picture())
+    said = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A square."}]
+    dialogues = [{"id": i, "image": "one.png", "conversations": said} for i in range(150)]
+    boxes, report = coco_table(), readers.Report()
+    boxes["annotations"] = [boxes["annotations"][0] | {"id": i} for i in range(150)]
+    boxes["annotations"][70]["bbox"] = [0, 0, float("inf"), 1]
+    assert len(list(readers.llava(written(tmp_path / "a.json", [*dialogues, None]), tmp_path, report))) == 150
+    assert len(list(readers.coco(written(tmp_path / "b.json", boxes), tmp_path, report))) == 149
+    assert [line.split(":")[0] for line in report.bad] == ["150", "70"]
+
+
+def listings(tmp_path, text):
+    """Folders of 120 records each whose listings hold one line that is no UTF-8."""
+    for i in range(120):
+        written(tmp_path / "libri" / f"1-1-{i}.flac", sound())
+        written(tmp_path / "lj" / "wavs" / f"L{i}.wav", sound("WAV"))
+    for name, line in (("libri/1-1.trans.txt", "1-1-{} {}"), ("lj/metadata.csv", "L{}|{}|{}")):
+        lines = [line.format(i, text, text).encode("latin-1" if i == 119 else "utf-8") for i in range(120)]
+        written(tmp_path / name, b"\r\n".join([*lines, b""]))
+
+
+def test_a_line_that_is_no_utf8_is_a_bad_record(tmp_path):
+    listings(tmp_path, "CAFÉ")
+    for reader, folder, name in ((readers.librispeech, "libri", "1-1-119"), (readers.ljspeech, "lj", "L119")):
+        report = readers.Report()
+        assert {s.answer.lower() for s in reader(tmp_path / folder, report)} == {"café"} and report.good == 119
+        assert len(report.bad) == 1 and report.bad[0].startswith(f"{name}: 'utf-8'")
+    written(tmp_path / "videos" / "metadata.jsonl", '{"file": "x.mp4", "question": "café"}\n'.encode("latin-1"))
+    with pytest.raises(DataError, match="1 of 1 records cannot be read.*utf-8"):
+        list(readers.videos(tmp_path / "videos"))
+
+
+def test_only_newlines_end_a_line_of_json(tmp_path, monkeypatch):
+    """JSON may hold a line separator as it is; `str.splitlines` cut there."""
+    monkeypatch.setattr(video_files, "read", lambda path: {"frames": np.zeros((1, 2, 2, 3), np.uint8), "audio": None})
+    line = json.dumps({"file": "x.mp4", "question": "one\u2028two\x85three", "answer": "yes"}, ensure_ascii=False)
+    written(tmp_path / "metadata.jsonl", f"{line}\r\n\r\n{line}\n".encode())
+    asked = [sample.messages[0]["content"][-1]["text"] for sample in readers.videos(tmp_path)]
+    assert asked == ["one\u2028two\x85three"] * 2
+
+
+def test_pictures_can_stay_in_their_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "open_picture", lambda path: pytest.fail("opened"))
+    said = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A square."}]
+    path = written(tmp_path / "set.json", [{"id": 1, "image": "one.png", "conversations": said}])
+    (sample,) = readers.llava(path, tmp_path, opened=False)
+    assert part(sample, "image") == tmp_path / "one.png"
+
+
+def test_media_of_parquet_are_bytes(tmp_path):
+    """Never a path, which would read whatever file a set from elsewhere names."""
+    written(tmp_path / "one.png", picture())
+    for value in (str(tmp_path / "one.png"), 5):
+        table = pyarrow.table({"image": [value], "caption": ["A square."]})
+        pyarrow.parquet.write_table(table, tmp_path / "set.parquet")
+        with pytest.raises(DataError, match="the png is no bytes"):
+            list(readers.parquet(tmp_path / "set.parquet"))
+
+
+def test_parquet_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match="pip install pyarrow"):
+        list(readers.parquet(tmp_path / "set.parquet"))

@@ -20,7 +20,8 @@ def test_wer_counts_words_not_spelling_of_numbers():
 @pytest.mark.parametrize("answer, reply, same", [
     ("yes", "Yes.", True), ("7", "seven", True), ("der Hund", "Der Hund.", True), ("der Hund", "die Hund", False),
     ("16", "<think>8 + 8 = 16.</think>16", True), ("16", "<think>8 + 8", False), ("a mammal", "mammal", True),
-    ("el ratón", "el raton", False), ("left", "", False),
+    ("el ratón", "el raton", False), ("left", "", False), ("A", "a.", True), ("the cat", "Cat", True),
+    ("A", "", False), ("A", "the", False), ("A", "...", False), ("A", "<think> cow, mammal", False),
 ])  # fmt: skip
 def test_short_answers_are_compared_by_what_matters(answer, reply, same):
     assert metrics.same_answer(answer, reply) is same

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from omni_lab.cli import main
 from omni_lab.errors import CheckpointError, DataError
 from omni_lab.evaluate import page
 
@@ -57,3 +58,33 @@ def test_other_files_are_refused_in_a_line(tmp_path):
         page.page([])
     with pytest.raises(DataError, match="needs three tasks"):
         page.radar([SMALL])
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"checkpoint": ...}, "no 'checkpoint' in it"),
+        ({"seed": ...}, "no 'seed' in it"),
+        ({"tasks": {"ocr": None}}, "task 'ocr': got None"),
+        ({"tasks": {"ocr": {"value": 1.0}}}, "task 'ocr': no 'chance' in it"),
+        ({"tasks": {"ocr": result("high")}}, "value is 'high', expected a number"),
+    ],
+)
+def test_a_damaged_results_file_is_one_line(tmp_path, capsys, changed, words):
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps({k: v for k, v in (NANO | changed).items() if v is not ...}))
+    assert main(["results", str(path), "--out", str(tmp_path / "page.md")]) == 1
+    said = capsys.readouterr().err
+    assert words in said and str(path) in said and said.count("\n") == 1
+
+
+def test_the_page_is_not_overwritten_by_its_picture(tmp_path, capsys):
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(NANO))
+    for out, words in ((tmp_path / "x.png", "another ending"), (tmp_path, "is a folder")):
+        assert main(["results", str(path), "--out", str(out)]) == 1
+        assert words in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+    assert main(["results", str(path), "--out", str(tmp_path / "new" / "page.md")]) == 0
+    assert (tmp_path / "new" / "page.md").read_text().startswith("# Results")
+    assert (tmp_path / "new" / "page.png").read_bytes().startswith(b"\x89PNG")

@@ -56,6 +56,16 @@ def test_broken_sets_are_one_line(bench, tmp_path):
         list(published.rows(path))
     with pytest.raises(DataError, match="cannot be read"):
         list(published.rows(tmp_path / "nowhere"))
+    path.write_bytes('{"index": "café"}'.encode("latin-1"))
+    with pytest.raises(DataError, match="line 1 is not UTF-8"):
+        list(published.rows(path))
+
+
+def test_only_newlines_end_a_record(tmp_path):
+    """JSON may hold a line separator as it is; `str.splitlines` cut there."""
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes('{"text": "one\u2028two\x85three"}\r\n\r\n{"text": "four"}\r\n'.encode())
+    assert list(published.rows(path)) == [(1, {"text": "one\u2028two\x85three"}), (3, {"text": "four"})]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +110,7 @@ def test_seed_tts_is_a_mean_over_utterances(tmp_path):
         soundfile.write(tmp_path / f"u{i}.wav", wave * (i + 1), RATE)
         lines.append(f"u{i}|said before|prompt-wavs/p{i}.wav|{text}")
     meta = tmp_path / "meta.lst"
-    meta.write_text("\n".join([lines[0], lines[1] + "|wavs/u1.wav"]))
+    meta.write_text("\n".join([lines[0], "", lines[1] + "|wavs/u1.wav", " ", ""]))
     utterances = published.seed_tts(meta)
     assert utterances[1].text == "big dogs sing well" and utterances[0].prompt.is_file()
     heard = iter(["red", "big dogs sing well"])

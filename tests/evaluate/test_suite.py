@@ -1,7 +1,7 @@
 """The suite on an untrained nano model: every task runs; what they report has the promised form."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from omni_lab.data.folders import samples_folder
 from omni_lab.data.sample import Sample, user
 from omni_lab.errors import CheckpointError, DataError, InputError
 from omni_lab.evaluate import asking, commands, dpo_change, suite
-from omni_lab.evaluate.outcome import accuracy
+from omni_lab.evaluate.outcome import Outcome, accuracy
 from omni_lab.evaluate.tasks import hearing, seeing, speaking
 from omni_lab.omni import OmniModel
 from omni_lab.processing.processor import OmniProcessor
@@ -184,8 +184,9 @@ def test_a_task_that_fails_costs_no_other_and_is_done_again(model, tmp_path, mon
 def test_results_of_another_run_are_not_taken_over(tmp_path):
     file, origin = tmp_path / "r.json", {"items": 5, "weights": "abc"}
     assert commands.earlier(file, suite.document("nano", {}, 0, **origin)) == {}
-    suite.write_json(file, suite.document("nano", {"ocr": {"failed": True}, "asr": {"value": 1}}, 0, **origin))
-    assert commands.earlier(file, suite.document("nano", {}, 0, **origin)) == {"asr": {"value": 1}}
+    good = {"metric": "m", "value": 1, "chance": 0, "report": None, "report_set": "", "lower_is_better": False}
+    suite.write_json(file, suite.document("nano", {"ocr": good | {"failed": True}, "asr": good}, 0, **origin))
+    assert commands.earlier(file, suite.document("nano", {}, 0, **origin)) == {"asr": good}
     for changed in ({"items": 6}, {"weights": "new"}):
         with pytest.raises(DataError, match=f"is of {next(iter(changed))}"):
             commands.earlier(file, suite.document("nano", {}, 0, **origin | changed))
@@ -206,3 +207,29 @@ def test_several_processes_find_what_one_finds(model, tmp_path, capsys):
     assert found[0] == found[1] and list(found[0]) == ["text_qa", "ocr"]
     assert main([*asked, "--processes", "2", "--items", "0"]) == 1
     assert "0 items a task: at least 1" in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_is_said_before_the_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(commands.backends, "open_backend", lambda *how: pytest.fail("the work has begun"))
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    for options, words in (
+        (["--plot", tmp_path / "x.txt"], "x.txt: no ending of a picture"),
+        (["--plot", tmp_path / "x"], "no ending of a picture"),
+        (["--plot", tmp_path / "folder.png"], "is a folder"),
+        (["--plot", tmp_path / "file" / "x.png"], "its folder cannot be made"),
+        (["--json", tmp_path / "file" / "x.json"], "its folder cannot be made"),
+        (["--backend", "openai:http://host/v1#m", "--checkpoint", tmp_path], "give one of them"),
+    ):
+        assert main(["eval", "--tasks", "ocr", *map(str, options)]) == 1
+        said = capsys.readouterr().err
+        assert words in said and said.count("\n") == 1
+
+
+def test_the_pictures_folder_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(commands.backends, "open_backend", lambda *how: None)
+    outcome = asdict(Outcome("accuracy", 0.5, 0.1, 0.1, 2))
+    beside = {"cpu_seconds": 1.0, "report": None, "report_set": "", "lower_is_better": False, "failed": False}
+    monkeypatch.setattr(suite, "run", lambda *how: {"ocr": outcome | beside})
+    assert main(["eval", "--tasks", "ocr", "--plot", str(tmp_path / "new" / "x.png")]) == 0
+    assert (tmp_path / "new" / "x.png").read_bytes().startswith(b"\x89PNG")

@@ -7,6 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+import pretend_workers
+import pytest
+
+from omni_lab.errors import OmniLabError
+from omni_lab.evaluate import backends, workers
+
 SCRIPT = """
 import multiprocessing, os, time
 from omni_lab.evaluate import workers
@@ -46,3 +52,24 @@ def test_a_killed_suite_leaves_no_worker_behind(tmp_path: Path) -> None:
         if left:
             os.kill(worker, signal.SIGKILL)
     assert not left
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("begin, left", [(pretend_workers.started, 1), (pretend_workers.not_started, 2)])
+def test_a_worker_that_is_killed_or_cannot_start_ends_the_suite_in_a_line(monkeypatch, begin, left):
+    """It went on waiting for ever."""
+    monkeypatch.setattr(backends, "open_backend", lambda *how: None)
+    monkeypatch.setattr(workers, "begin", begin)
+    monkeypatch.setattr(workers, "one", pretend_workers.killed_at_ocr)
+    with pytest.raises(OmniLabError, match=f"{left} of 2 tasks are not done") as caught:
+        list(workers.run(["text_qa", "ocr"], 1, ("ours", "", ""), 1, 0, None))
+    assert "\n" not in str(caught.value) and "--resume" in str(caught.value)
+
+
+@pytest.mark.timeout(60)
+def test_an_error_in_one_worker_does_not_wait_for_the_others(monkeypatch):
+    monkeypatch.setattr(backends, "open_backend", lambda *how: None)
+    monkeypatch.setattr(workers, "begin", pretend_workers.started)
+    monkeypatch.setattr(workers, "one", pretend_workers.fails_at_ocr)
+    with pytest.raises(ValueError, match="no ocr here"):
+        list(workers.run(["text_qa", "ocr"], 2, ("ours", "", ""), 1, 0, None))

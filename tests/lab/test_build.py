@@ -1,13 +1,15 @@
 """One source, two notebooks: stubs, markers, hints, ids, and a lint that lets nothing unknown through."""
 
+import json
 import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
 
+from omni_lab import cli
 from omni_lab.errors import DataError, InputError
-from omni_lab.lab import build, stored
+from omni_lab.lab import build, measured, stored
 from omni_lab.lab.lint import check_outputs
 
 ROOT = Path(__file__).parents[2]
@@ -133,3 +135,42 @@ def test_damaged_checks_are_one_line(tmp_path, content):
     with pytest.raises(DataError, match="omni-lab notebooks build") as error:
         stored.read_checks("42", tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_checks_whose_two_files_are_of_two_builds_are_one_line(course):
+    """A build that is killed has replaced the arrays and not yet what tells of them."""
+    source, folder = course / "solutions" / "00_start_here.py", course / "checks"
+    build.build_unexecuted(source, folder)
+    assert stored.read_checks("00", folder)
+    before = (folder / "00.json").read_bytes()
+    exercises = course / "solutions" / "exercises" / source.name
+    exercises.write_text(exercises.read_text().replace("+ 2.0", "+ 3.0"))
+    build.build_unexecuted(source, folder)
+    (folder / "00.json").write_bytes(before)
+    with pytest.raises(DataError, match=r"00\.npz does not belong to .*omni-lab notebooks build"):
+        stored.read_checks("00", folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"no arrays"])
+def test_damaged_arrays_are_one_line(tmp_path, content):
+    stored.write_checks("42", [], tmp_path)
+    path = tmp_path / "42.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "arrays"}))
+    assert stored.read_checks("42", tmp_path) == {}, "files from before the hash are read"
+    stored.read_checks.cache_clear()
+    (tmp_path / "42.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"42\.json: damaged checks.*omni-lab notebooks build"):
+        stored.read_checks("42", tmp_path)
+
+
+def test_a_course_with_a_package_of_its_own_keeps_its_checks_there(course):
+    """`--root` of another checkout wrote into this one."""
+    own = course / "omni_lab" / "lab"
+    assert stored.folder_of(course) == stored.FOLDER and measured.file_of(course) == measured.FILE
+    own.mkdir(parents=True)
+    assert measured.file_of(course) == own / "measured.json"
+    assert cli.main(["notebooks", "build", "00", "--root", str(course), "--no-execute"]) == 0
+    assert sorted(p.name for p in (own / "checks").iterdir()) == ["00.json", "00.npz"]
+    (own / "checks" / "00.json").unlink()
+    with pytest.raises(DataError, match=str(own / "checks" / "00.json")):
+        build.problems(course / "solutions" / "00_start_here.py")

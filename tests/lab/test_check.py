@@ -92,6 +92,20 @@ def test_right_answers_earn_all_and_their_prints_are_shown(checks):
     assert verdict.solved and verdict.points == 10 and verdict.printed.startswith("look: torch.Size")
 
 
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda x, y: x.unsqueeze_(0), "x"),
+        (lambda x, y: x.squeeze_(), "x"),
+        (lambda x, y: y.resize((2, 1), refcheck=False), "y"),
+    ],
+)
+def test_an_input_changed_in_shape_is_changed(change, name):
+    given = {"x": torch.ones(1, 3), "y": np.ones(2)}
+    assert call(lambda x, y: [change(x, y), 1][1], given, 1).mutated == (name,)
+    assert call(lambda x, y: x.unsqueeze(0).sum() + y.reshape(2, 1).sum(), given, 1).mutated == ()
+
+
 def test_points_by_share_of_cases(checks):
     verdict = check(lambda x: x.mean() if len(x) < 5 else x.sum(), checks)
     assert (verdict.passed, verdict.points) == (3, 6)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from omni_lab.lab.compare import compare
+from omni_lab.lab.plain import freeze
 
 A = torch.tensor([[1.0, 2.0, 4.0], [3.0, 5.0, 9.0]])
 SQUARE = torch.tensor([[1.0, 2.0], [3.0, 5.0]])
@@ -23,10 +24,12 @@ SQUARE = torch.tensor([[1.0, 2.0], [3.0, 5.0]])
         ([1, (2, "x")], [1, (2, "x")]),
         ({"a": A, "b": None}, {"b": None, "a": A}),
         (torch.zeros(0, 3), torch.zeros(0, 3)),
+        (["a", "b"], list(np.unique(["b", "a"]))),
+        (1.5, np.float64(1.5)),
     ],
 )
 def test_equal(expected, got):
-    assert compare(expected, got) is None
+    assert compare(freeze(expected), freeze(got)) is None
 
 
 @pytest.mark.parametrize(
@@ -62,6 +65,10 @@ def test_equal(expected, got):
         (torch.tensor([151_552, 151_553]), torch.tensor([151_553, 151_554]), "yours is off by 1 everywhere"),
         (1.0, True, "expected 1"),
         (0.5, math.nan, "got NaN"),
+        (0.94, 1.7e308, "got 1.7e+308, expected 0.94"),
+        (torch.tensor(0.94), torch.tensor(1.7e308, dtype=torch.float64), "got 1.7e+308, expected 0.94"),
+        (1 + 2j, 1.7e308 + 0j, "got 1.7e+308+0j, expected 1+2j"),
+        (2.0, 3.0, "yours is 1.5 times the expected"),
         (True, 1, "expected True"),
         ((1, 2), [1, 2], "expected a tuple of 2"),
         ([1, 2], [1], "got 1 items, expected 2"),

@@ -95,6 +95,18 @@ def test_what_is_no_sound_is_refused(wave):
         lab.play(wave, 16000, alt="Nothing that sounds at all.")
 
 
+@pytest.mark.parametrize("samples", [1, 2, 3, 4, 5])
+def test_the_shortest_sounds_have_a_picture_too(shown, samples):
+    lab.play(np.full(samples, 0.1, np.float32), 16000, alt="A click, hardly heard.")
+    assert shown[0].count("<img") == 1 and "<audio" in shown[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_sound_in_the_types_that_models_compute_in(shown, dtype):
+    lab.play((0.5 * torch.sin(torch.arange(800) / 5)).to(dtype), 16000, alt="A short steady tone.")
+    assert "level 0.35" in shown[0]
+
+
 def test_scales(capsys):
     run = lab.start("smoke", seed=3, lab="00")
     said = capsys.readouterr().out

@@ -59,6 +59,17 @@ def test_a_function_travels_by_name():
         resolve(Named("os.system"))
 
 
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(np.str_("cat"), str), (np.float64(0.5), float), (np.complex128(1j), complex), (np.int64(3), int),
+     (np.bool_(True), bool), (np.float32(0.5), float)],
+)  # fmt: skip
+def test_numpy_scalars_become_pythons(value, kind):
+    """Three of numpy's are Python's by inheritance, and stayed numpy."""
+    assert type(freeze(value)) is kind and freeze(value) == value
+    assert [type(item) for item in freeze([value, {value: 1}])[1]] == [kind]
+
+
 def test_freezing_lets_go_of_graph_and_generator():
     weight = torch.nn.Parameter(torch.ones(2))
     frozen = freeze((weight * 2, (i for i in range(3)), np.float32(0.5)))
@@ -67,8 +78,9 @@ def test_freezing_lets_go_of_graph_and_generator():
 
 @pytest.mark.parametrize(
     "value",
-    [torch.nn.Linear(1, 1), {1, 2}, np.array([object()]), torch.eye(2).to_sparse(), torch.ones(2, device="meta")],
-)
+    [torch.nn.Linear(1, 1), {1, 2}, np.array([object()]), torch.eye(2).to_sparse(), torch.ones(2, device="meta"),
+     np.longdouble(1), np.bytes_(b"x"), np.datetime64("2025-03-26")],
+)  # fmt: skip
 def test_what_is_not_plain_is_refused(value):
     with pytest.raises(InputError):
         freeze(value)

@@ -51,6 +51,28 @@ def test_the_tests_find_what_is_wrong():
     assert found["seams"].seams > 10 and found["end_is_missing"].codes is False
 
 
+def test_empty_chunks_are_no_sound():
+    def waiting(codec):
+        for place, chunk in enumerate(streamer.packaged(codec)):
+            yield from [torch.empty(0)] * place
+            yield chunk
+        yield torch.empty(0)
+
+    assert streamer.examine(waiting) == streamer.examine(streamer.packaged)
+    assert not streamer.examine(lambda codec: iter([torch.empty(0)])).passed
+
+
+def test_some_sentences_are_held_out_and_some_are_left():
+    heard, unheard = codec_parts.clips(held_out=0)
+    assert len(heard) == 96 and unheard == []
+    assert [len(part) for part in codec_parts.clips(held_out=95)] == [1, 95]
+    for count in (96, 200, -1):
+        with pytest.raises(InputError, match=f"of 96 sentences {count} cannot be held out"):
+            codec_parts.clips(held_out=count)
+    with pytest.raises(InputError, match="0 moments of speech cannot make 8 codes"):
+        codec_parts.teach_tokenizer(codec_parts.small_tokenizer(8), [], 1)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("count", [60, 29, 5])
 def test_student_and_package_stream_the_same_sound_through_dit_and_vocoder(parts, count):

@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[2]
         (["notebooks", "run", "--fast"], "No such option: --fast"),
         (["notebooks", "bake"], "No such command 'bake'"),
         (["parts", "--preset", "huge"], "unknown preset 'huge'"),
+        (["data", "check", "--count", "0"], "Invalid value for '--count'"),
+        (["data", "show", "text_qa", "--count", "-1"], "Invalid value for '--count'"),
     ],
 )
 def test_bad_input_is_one_line(arguments, words, capsys):
@@ -101,6 +103,16 @@ def test_doctor_covers_what_a_lab_needs(capsys):
     assert subjects == ["python", "torch", "gpu", "cores", "memory", "disk", "data", "checkpoint", "scale"]
     assert cli.main(["doctor"]) in (0, 1)
     assert "omni_lab" in capsys.readouterr().out
+
+
+def test_doctor_looks_where_the_data_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMNI_LAB_DATA", str(tmp_path))
+    (tmp_path / "DATA.md").write_text("of the class")
+    found = {subject: (well, words) for subject, well, words in doctor.findings()}
+    assert found["data"] == (True, f"{tmp_path}/: 1 files, 0.0 MB") and not found["checkpoint"][0]
+    monkeypatch.setenv("OMNI_LAB_DATA", str(tmp_path / "nowhere"))
+    found = {subject: (well, words) for subject, well, words in doctor.findings()}
+    assert not found["data"][0] and "OMNI_LAB_DATA" in found["data"][1]
 
 
 def test_doctor_asks_for_modules_by_the_names_that_the_course_imports(monkeypatch, tmp_path, capsys):

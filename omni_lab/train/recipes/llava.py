@@ -90,7 +90,7 @@ class Llava(Recipe):
 
     def collate(self, examples: list[Example]) -> Batch:
         """ids and labels (batch, longest), padded on the right, and "told" (batch, places, WORDS) ids with -1 for none
-        or "pictures" (batch, 3, size, size)."""
+        or "pictures" (batch, 3, size, size). The loss is a mean over answers' tokens, whose number is the weight."""
         side, size = self.side, self.config.image_size
         rows = [self.row(example, side * side) for example in examples]
         longest = max(len(ids) for ids, _ in rows)
@@ -98,6 +98,7 @@ class Llava(Recipe):
         batch["labels"] = torch.full_like(batch["ids"], llava.IGNORED)
         for i, (ids, labels) in enumerate(rows):
             batch["ids"][i, : len(ids)], batch["labels"][i, : len(ids)] = ids, labels
+        batch["weight"] = float((batch["labels"] != llava.IGNORED).sum())
         if self.told:
             batch["told"] = torch.stack([told_ids(self.tokenizer, instructions.told(e.scene, side)) for e in examples])
         else:
