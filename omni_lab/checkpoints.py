@@ -9,7 +9,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .errors import CheckpointError
+from .errors import CheckpointError, ConfigError
+from .runtime import Hardware
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5 << 30
 SMALL, ALIGNMENT = 4 << 20, 64  # bytes
 SHARD = re.compile(r"model((-[0-9a-f]{8})?-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")  # names that saving gives
+TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 STAMP = "saved"  # names one call of save_weights, in the index and in each of its shards
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.jinja", "spk_dict.pt"]  # of a hub repository: nothing else is fetched
@@ -119,9 +121,17 @@ class EmptyOnMeta(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def is_file(path: Path) -> bool:
+    """Whether it is one; a name that the file system cannot even look for is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def weight_files(folder: Path) -> dict[str, Path]:
     """Each tensor's name and the file that the folder says it is in. Raises CheckpointError."""
-    if (folder / INDEX).is_file():
+    if is_file(folder / INDEX):
         index = read_json(folder / INDEX)
         table = index.get("weight_map") if isinstance(index, Mapping) else None
         if not isinstance(table, Mapping) or not all(isinstance(name, str) for name in table.values()):
@@ -129,11 +139,11 @@ def weight_files(folder: Path) -> dict[str, Path]:
         for name in set(table.values()):
             if Path(name).name != name or not name.endswith(".safetensors"):
                 raise CheckpointError(f"{folder / INDEX}: {name!r} is not the name of a safetensors file beside it")
-            if not (folder / name).is_file():
+            if not is_file(folder / name):
                 raise CheckpointError(f"{folder / name}: shard is missing")
         need_one_save(folder, index.get("metadata"), sorted(set(table.values())))
         return {tensor: folder / name for tensor, name in table.items()}
-    if (folder / WEIGHTS).is_file():
+    if is_file(folder / WEIGHTS):
         return tensor_names(folder / WEIGHTS)
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
     pickles = [name for name in pickles if name != "spk_dict.pt"]
@@ -156,7 +166,7 @@ def need_one_save(folder: Path, told: Any, shards: list[str]) -> None:
 
 def tensor_names(path: Path) -> dict[str, Path]:
     """The tensors of one safetensors file, each with that file. Raises CheckpointError."""
-    if not path.is_file():
+    if not is_file(path):
         raise CheckpointError(f"{path}: missing")
     with opened(path) as file:
         return dict.fromkeys(file.keys(), path)
@@ -166,16 +176,53 @@ def tensor_names(path: Path) -> dict[str, Path]:
 def opened(path: Path, device: str = "cpu") -> Any:
     """A safetensors file, memory-mapped. Raises CheckpointError when it is damaged, truncated or none."""
     try:
-        with path.open("rb") as head:
-            if head.read(2) in (b"PK", b"\x80\x02"):
-                raise CheckpointError(f"{path}: a pickle in disguise, expected safetensors")
         file = safe_open(str(path), framework="pt", device=device)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+        if begins_as_pickle(path):
+            raise CheckpointError(f"{path}: a pickle in disguise, expected safetensors") from None
         raise CheckpointError(f"{path}: damaged or no safetensors file ({one_line(error)})") from None
     with file as content:
         yield content
+
+
+def begins_as_pickle(path: Path) -> bool:
+    """Whether the first bytes are a pickle's or a zip's. In a good safetensors file the same two may be its length."""
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(2) in (b"PK", b"\x80\x02")
+    return False
+
+
+def float_type(given: torch.dtype | str | None) -> torch.dtype | None:
+    """The type itself, or the one of that name; None stays None. Raises ConfigError for none that weights can have."""
+    if given is None:
+        return None
+    found = TYPES.get(given) if isinstance(given, str) else given
+    if not isinstance(found, torch.dtype) or not found.is_floating_point or found.itemsize < 2:
+        raise ConfigError(f"dtype {given!r}: expected one of {', '.join(TYPES)}, or a torch type of floats")
+    return found
+
+
+def compute_type(files: Mapping[str, Path], here: Hardware) -> torch.dtype | None:
+    """The type for thinker and talker: None (as stored) for float32, what `here` computes in for 16 bits.
+
+    On a CPU, which is slow in 16 bits, they are widened, unless the wide model would take over half of the memory.
+    Raises CheckpointError for a file that lacks what the index places there."""
+    name = next((name for name in files if name.startswith("thinker.")), None)
+    if name is None:
+        return None
+    with opened(files[name]) as file:
+        need_tensor(file.keys(), files[name], name)
+        stored = file.get_slice(name).get_dtype()
+    if stored not in ("F16", "BF16"):
+        return None
+    size = sum(path.stat().st_size for path in set(files.values()))
+    return None if here.device.type == "cpu" and 2 * size > here.memory / 2 else here.dtype
+
+
+def need_tensor(held: Collection[str], path: Path, name: str) -> None:
+    """Raise CheckpointError unless the file at `path`, of these tensors, holds the one that the index places there."""
+    if name not in held:
+        raise CheckpointError(f"{path}: tensor {name!r} is missing, though {INDEX} places it here")
 
 
 def load_weights(
@@ -213,8 +260,7 @@ def load_weights(
             held = set(file.keys())
             for name in names:
                 owner, old = wanted[name]
-                if name not in held:
-                    raise CheckpointError(f"{path}: tensor {name!r} is missing, though {INDEX} places it here")
+                need_tensor(held, path, name)
                 if id(old) not in done:
                     read = read_tensor(file, path, name, old, device, dtype_of)
                     done[id(old)] = read if kept_as is None else kept_as(name, read)

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from .bpe import read_tokenizer, tokenize
+from .bpe import END, PAD, START, read_tokenizer, tokenize
 from .clip_config import CLIPConfig, ImageTowerConfig, TextTowerConfig
 from .errors import CheckpointError, InputError
 
@@ -375,8 +375,16 @@ class CLIP(nn.Module):
             tokenizer = read_tokenizer(path) if path.exists() else None
         except CheckpointError:
             raise
-        except (OSError, ValueError, SafetensorError) as error:
-            raise CheckpointError(f"{folder} holds no readable CLIP: {str(error).splitlines()[0]}; {REMEDY}") from error
+        except (OSError, ValueError, RecursionError, SafetensorError) as error:
+            raise CheckpointError(f"{folder} holds no readable CLIP: {error}; {REMEDY}") from error
+        lacking = [t for t in (PAD, START, END) if tokenizer is not None and tokenizer.token_to_id(t) is None]
+        if lacking:
+            raise CheckpointError(f"{folder}: tokenizer.json knows no {', '.join(lacking)}; {REMEDY}")
+        if tokenizer is not None and tokenizer.token_to_id(END) != config.text.vocab_size - 1:
+            raise CheckpointError(f"{folder}: tokenizer.json has another vocabulary than the text tower; {REMEDY}")
+        held = sum(tensor.numel() for tensor in state.values())
+        if config.numbers() > 2 * held:
+            raise CheckpointError(f"{folder}: config.json asks for far more than {held} numbers in the file; {REMEDY}")
         model = cls(config, tokenizer)
         own = model.state_dict()
         for name in own.keys() | state.keys():

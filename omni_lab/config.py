@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
+from .config_checks import check_attention, validate
 from .errors import ConfigError
 
 
@@ -221,9 +222,12 @@ class OmniConfig:
 
 
 def read_dataclass(kind: type, raw: Any, where: str) -> Any:
-    """Build the dataclass `kind` from nested plain data, ignoring keys that it does not have. Raises ConfigError."""
+    """Build the dataclass `kind` from nested plain data, ignoring keys that it does not have. Raises ConfigError.
+
+    Keys that it does not have and that would change what is computed are refused (config_checks.py)."""
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{where}: expected a table of settings, got {type(raw).__name__}")
+    check_attention(raw, where, axial=kind is VisionConfig)
     raw = {**raw, **rotary_fields(raw)}
     values = {}
     for entry in fields(kind):
@@ -273,31 +277,6 @@ def written(config: Any) -> dict[str, Any]:
     if "mrope_section" in raw:
         raw["rope_scaling"] = {"mrope_section": raw.pop("mrope_section"), "rope_type": "default", "type": "default"}
     return raw
-
-
-def validate(config: OmniConfig) -> None:
-    """Raise ConfigError for the first setting that no model can have."""
-    text, talker, vision = config.thinker_config.text_config, config.talker_config, config.thinker_config.vision_config
-    audio, dit = config.thinker_config.audio_config, config.token2wav_config.dit_config
-    vocoder = config.token2wav_config.bigvgan_config
-
-    def need(holds: bool, message: str) -> None:
-        if not holds:
-            raise ConfigError(f"config.json: {message}")
-
-    need(text.hidden_size % text.num_attention_heads == 0, "text hidden_size must divide by num_attention_heads")
-    for name, part in (("text", text), ("talker", talker)):
-        pairs, heads, kv = part.head_dim / 2, part.num_attention_heads, part.num_key_value_heads
-        need(sum(part.mrope_section) == pairs, f"{name} mrope_section must sum to head_dim / 2 = {pairs:g}")
-        need(kv > 0 and heads % kv == 0, f"{name} num_attention_heads must divide by num_key_value_heads")
-    need(talker.embedding_size == text.hidden_size, "talker embedding_size must equal the text hidden_size")
-    need(vision.out_hidden_size == text.hidden_size, "vision out_hidden_size must equal the text hidden_size")
-    need(audio.output_dim == text.hidden_size, "audio output_dim must equal the text hidden_size")
-    need(vision.hidden_size % vision.num_heads == 0, "vision hidden_size must divide by num_heads")
-    need(audio.d_model % audio.encoder_attention_heads == 0, "audio d_model must divide by its heads")
-    inner = dit.enc_channels
-    need(len(inner) >= 3 and inner[-1] == sum(inner[1:-1]), "enc_channels[-1] must equal the sum of the inner ones")
-    need(dit.mel_dim == vocoder.mel_dim, "DiT and BigVGAN must agree on mel_dim")
 
 
 # Presets read as tables.

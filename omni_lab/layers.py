@@ -167,7 +167,7 @@ def attention_bias(
     inputs: (batch, new, dim). attention_mask: (batch, new) or (batch, past + new), 1 for real tokens. segment_ids:
     (batch, new), tokens see only their own segment. The mask is (batch, 1, new, past + new), or for long packed rows
     the lengths of each row's segments, for at 32,768 tokens a mask would take gigabytes.
-    Padding on the left sees itself alone: of a row that sees nothing kernels make zeros or NaN, as each likes.
+    Padding on the left sees nothing at all; attention then gives zeros there, as in the reference.
     """
     batch, new = inputs.shape[:2]
     past = cache.length if cache is not None else 0
@@ -198,7 +198,7 @@ def attention_bias(
     places = torch.arange(past + new, device=inputs.device)
     allowed = (places[past:, None] >= places)[None, None]  # (1, 1, new, past + new)
     if real is not None:
-        allowed = allowed & (real[:, None, None, :] | (places[past:, None] == places))
+        allowed = allowed & real[:, None, None, :]
     if segment_ids is not None:
         allowed = allowed & (segment_ids[:, None, :, None] == segment_ids[:, None, None, :])
     bias = torch.zeros(allowed.shape, dtype=dtype, device=inputs.device)

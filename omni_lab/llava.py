@@ -11,7 +11,7 @@ loss, which parts learn in which stage, the model, how it answers, files. Notabl
 import copy
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,12 @@ from torch import Tensor, nn
 
 from . import clip
 from .bpe import read_tokenizer
-from .config import TextConfig
+from .config import TextConfig, read_dataclass
+from .config_checks import check_decoder
 from .errors import CheckpointError, ConfigError, InputError
 from .layers import Decoder
 
+LARGEST_PICTURE = 4096  # pixels of a side
 IGNORED = -100  # label of a token of which no loss is taken
 IMAGE, IMAGE_START, IMAGE_END = "<|IMAGE|>", "<|vision_bos|>", "<|vision_eos|>"
 SYSTEM = "You see a picture."
@@ -148,10 +150,13 @@ class LlavaConfig:
     def from_dict(cls, values: dict[str, Any]) -> "LlavaConfig":
         """Read `asdict`'s form; ConfigError for anything else."""
         try:
-            text = TextConfig(**values["text"] | {"mrope_section": tuple(values["text"]["mrope_section"])})
-            return cls(text, values["image_size"])
+            text, size = read_dataclass(TextConfig, values["text"], "text"), values["image_size"]
         except (TypeError, KeyError) as error:
             raise ConfigError(f"this is no configuration of a LLaVA: {error}") from error
+        check_decoder(text, "text")
+        if type(size) is not int or not 0 < size <= LARGEST_PICTURE:
+            raise ConfigError(f"image_size is {size!r}, expected 1 to {LARGEST_PICTURE} pixels")
+        return cls(text, size)
 
 
 @torch.no_grad()
@@ -282,8 +287,9 @@ class LLaVA(nn.Module):
         folder = Path(folder)
         try:
             config = LlavaConfig.from_dict(json.loads((folder / "config.json").read_text()))
-            model = cls(config, read_tokenizer(folder / "tokenizer.json"), tower)
             state = load_file(folder / "model.safetensors")
+            need_decoder(config.text, state, folder)
+            model = cls(config, read_tokenizer(folder / "tokenizer.json"), tower)
             own = model.state_dict()
             if model.mark not in state or not torch.equal(state[model.mark], own[model.mark].cpu()):
                 raise CheckpointError(f"{folder} was trained with another image tower: train it again with this one")
@@ -291,5 +297,18 @@ class LLaVA(nn.Module):
         except CheckpointError:
             raise
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise CheckpointError(f"{folder} holds no readable LLaVA: {str(error).splitlines()[-1].strip()}") from error
+            raise CheckpointError(f"{folder} holds no readable LLaVA: {last_line(error)}") from error
         return model.eval()
+
+
+def need_decoder(config: TextConfig, state: Mapping[str, Tensor], folder: Path) -> None:
+    """Raise CheckpointError where `config` asks for a far larger decoder than the file holds: memory is not asked."""
+    held = sum(tensor.numel() for tensor in state.values())
+    layer = config.hidden_size * (2 * config.hidden_size + 3 * config.intermediate_size)
+    if config.vocab_size * config.hidden_size + config.num_hidden_layers * layer > 2 * held:
+        raise CheckpointError(f"{folder}: config.json asks for far more than the {held} numbers in the file")
+
+
+def last_line(error: BaseException) -> str:
+    """Where a library says what is wrong; before it stands what it was doing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checkpoints, talker
+from . import arguments, checkpoints, talker
 from . import quantise as quantising
 from . import sampling as samplers
 from .codec import speaker as voices
@@ -26,11 +26,11 @@ from .config import OmniConfig
 from .errors import CheckpointError, ConfigError, InputError
 from .processing import chat
 from .processing.audio import audio_array
-from .processing.processor import OmniProcessor
+from .processing.processor import OmniProcessor, remove_files
 from .processing.thoughts import Spoken
-from .runtime import Hardware, hardware
+from .runtime import hardware
 from .sampling import GREEDY, Sampling
-from .thinker import Thinker, ThinkerOutput
+from .thinker import Thinker, ThinkerOutput, audio_lengths
 
 REFERENCE_PARTS = ("thinker.", "talker.", "token2wav.")
 OWN_PARTS = ("speech_tokenizer.", "speaker_encoder.")
@@ -87,17 +87,19 @@ class OmniModel(nn.Module):
         cls,
         folder: str | Path,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         quantise: str | None = None,
     ) -> "OmniModel":
         """Load a folder or hub id in the reference's layout, in eval mode.
 
-        device: default the one that `runtime.hardware` finds. dtype: of thinker and talker (the other parts stay in
-        float32); by default float32 weights stay so, and 16-bit ones become the type that the device computes in.
+        device: default the one that `runtime.hardware` finds. dtype: of thinker and talker, a torch type or its name
+        (the other parts stay in float32); by default float32 weights stay so, and 16-bit ones become the type that the
+        device computes in.
         quantise: "int8" or "nf4", of the decoders' matrices, for a GPU on which 16 bits do not fit (quantise.py).
         A folder without tokenizer and processor files loads too; `processor` is then None.
         Raises CheckpointError or ConfigError, in one line naming the culprit."""
         quantising.check_kind(quantise)
+        asked = checkpoints.float_type(dtype)
         folder = checkpoints.resolve(folder)
         config = OmniConfig.from_dict(checkpoints.read_json(folder / "config.json"))
         files = checkpoints.weight_files(folder)
@@ -106,7 +108,7 @@ class OmniModel(nn.Module):
         else:  # a folder that the reference saved keeps our configuration, but not our file
             config = replace(config, speech_tokenizer_config=None)
         here = hardware(device)
-        kind = dtype or compute_type(files, here)
+        kind = asked or checkpoints.compute_type(files, here)
         try:
             with checkpoints.EmptyOnMeta():
                 model = cls(config)
@@ -137,14 +139,15 @@ class OmniModel(nn.Module):
         return model.eval()
 
     def save_pretrained(
-        self, folder: str | Path, shard_bytes: int = checkpoints.SHARD_BYTES, dtype: torch.dtype | None = None
+        self, folder: str | Path, shard_bytes: int = checkpoints.SHARD_BYTES, dtype: torch.dtype | str | None = None
     ) -> None:
         """Write the reference's layout: config.json, safetensors, spk_dict.pt, and the processor's files if it has any.
 
+        Files of a processor that was saved there before and is not this model's are taken away.
         `transformers.Qwen2_5OmniForConditionalGeneration.from_pretrained` loads it. Each file is written atomically,
         configuration last. dtype: the type in which floats are stored (default: their own); in bfloat16 a file is half
         as large, and parts that need float32 are widened on loading. Raises CheckpointError when the disk refuses."""
-        folder = Path(folder)
+        folder, kind = Path(folder), checkpoints.float_type(dtype)
         if quantising.is_quantised(self):
             raise CheckpointError(f"{folder}: a quantised model is not saved; save the one that it was loaded from")
         try:
@@ -157,12 +160,14 @@ class OmniModel(nn.Module):
             raw["thinker_config"]["eos_token_id"] = self.processor.end_id
             raw["thinker_config"]["pad_token_id"] = self.processor.tokenizer.pad_token_id
             self.processor.save_pretrained(folder)
-        checkpoints.save_weights(self, folder, shard_bytes, REFERENCE_PARTS, dtype)
+        else:
+            remove_files(folder)
+        checkpoints.save_weights(self, folder, shard_bytes, REFERENCE_PARTS, kind)
         if self.speech_tokenizer is not None:
             own = [(name, tensor) for name, tensor in checkpoints.persistent(self) if name.startswith(OWN_PARTS)]
-            tensors = {name: checkpoints.stored(tensor, dtype) for name, tensor in own}
+            tensors = {name: checkpoints.stored(tensor, kind) for name, tensor in own}
             checkpoints.write_tensors(folder / OWN_WEIGHTS, tensors)
-        voices.save_speakers(folder / SPEAKERS, self.speakers, dtype)
+        voices.save_speakers(folder / SPEAKERS, self.speakers, kind)
         if self.config.enable_audio_output:
             drawn = samplers.to_config(self.talker.default_sampling, "talker")
             drawn["token2wav_temperature"] = self.token2wav.code2wav_dit_model.temperature
@@ -179,7 +184,7 @@ class OmniModel(nn.Module):
         messages: Any = None,
         speaker: str | voices.Speaker | None = None,
         speak: bool = True,
-        seed: int = 0,
+        seed: int | None = 0,
         use_audio_in_video: bool = True,
         fps: float | None = None,
         **how: Any,
@@ -187,8 +192,8 @@ class OmniModel(nn.Module):
         """Answer one turn: text with images, sounds and videos before it, or a conversation as `messages`.
 
         Media as OmniProcessor takes them. speaker: a name in `speakers` or a Speaker (default: the first). speak: also
-        aloud. seed: of whatever is drawn at random. use_audio_in_video: videos that have sound are heard too. fps:
-        frames a second sampled from videos (default 2). how: the other arguments of `respond`.
+        aloud. seed: of whatever is drawn at random (None: a fresh one). use_audio_in_video: videos that have sound are
+        heard too. fps: frames a second sampled from videos (default 2). how: the other arguments of `respond`.
         Raises InputError or MediaError in one line."""
         inputs = self.prepare(text, images, audio, videos, messages, use_audio_in_video, fps)
         return self.respond(inputs, speaker, speak, seed, **how)
@@ -216,10 +221,11 @@ class OmniModel(nn.Module):
                 "load a folder that has them, or give tensors to respond()"
             )
         if messages is None:
-            messages = [chat.user_message(text, listed(images), listed(audio), listed(videos))]
-        elif text is not None or any(map(len, map(listed, (images, audio, videos)))):
+            messages = [chat.user_message(text, *map(arguments.listed, (images, audio, videos)))]
+        elif text is not None or any(map(len, map(arguments.listed, (images, audio, videos)))):
             raise InputError("give either messages, with the media in them, or text and media, not both")
-        return self.processor(messages=messages, use_audio_in_video=use_audio_in_video, fps=fps, longest_audio=True)
+        how: dict[str, Any] = {"use_audio_in_video": use_audio_in_video, "fps": fps, "longest_audio": True}
+        return self.moved(self.processor(messages=messages, **how))
 
     @torch.no_grad()
     def respond(
@@ -227,10 +233,10 @@ class OmniModel(nn.Module):
         inputs: Mapping[str, Any],
         speaker: str | voices.Speaker | None = None,
         speak: bool = True,
-        seed: int = 0,
+        seed: int | None = 0,
         max_new_tokens: int = 512,
         sampling: Sampling = GREEDY,
-        stop_token_ids: Sequence[int] | None = None,
+        stop_token_ids: Sequence[int] | int | None = None,
         max_codes: int = 3000,
         talker_sampling: Sampling | None = None,
         noise: Tensor | None = None,
@@ -240,15 +246,16 @@ class OmniModel(nn.Module):
 
         max_new_tokens, sampling, stop_token_ids: of the thinker (default: greedy, until the tokenizer's end of turn);
         max_codes, talker_sampling: of the talker (default: 60 s, the release's); noise: (1, 2 * codes, 80), from which
-        the DiT starts (default: drawn from `seed`); token2wav: other arguments of Token2Wav (num_steps, solver, ...).
+        the DiT starts (default: drawn from `seed`); token2wav: num_steps, guidance_scale, sway_coefficient, solver.
         Raises InputError."""
+        arguments.check_names(token2wav)
         if max_new_tokens < 1 or max_codes < 1:
             raise InputError(f"max_new_tokens {max_new_tokens} and max_codes {max_codes}: expected at least 1")
+        seed, stops = arguments.seed_of(seed), self.stop_ids(stop_token_ids)
         inputs = self.moved(inputs)
         voice = self.voice(speaker) if speak else None
         generator = torch.Generator(self.device).manual_seed(seed)
         start = self.thinker.prefill(**inputs)
-        stops = self.stop_ids(stop_token_ids)
         seen = None
         if sampling.repetition_penalty != 1.0:
             vocab = self.config.thinker_config.text_config.vocab_size
@@ -284,10 +291,12 @@ class OmniModel(nn.Module):
             moved[name] = value
         return moved
 
-    def stop_ids(self, given: Sequence[int] | None = None) -> tuple[int, ...]:
-        """Tokens that end the thinker's reply: those given, else the tokenizer's (none without one)."""
+    def stop_ids(self, given: Sequence[int] | int | None = None) -> tuple[int, ...]:
+        """Tokens that end the thinker's reply: those given (one or several), else the tokenizer's (none without one).
+
+        Raises InputError."""
         if given is not None:
-            return tuple(given)
+            return arguments.token_ids(given)
         return tuple(self.processor.stop_ids) if self.processor is not None else ()
 
     def voice(self, speaker: str | voices.Speaker | None) -> voices.Speaker:
@@ -312,7 +321,7 @@ class OmniModel(nn.Module):
         if not 0 <= speaker.bos_token < len(vocabulary):
             raise InputError(f"the speaker's token {speaker.bos_token} is not in the vocabulary of {len(vocabulary)}")
         bos, eos, pad = vocabulary[list(special)].unbind(0)
-        heard = inputs.get("feature_attention_mask")
+        sound = (inputs.get(name) for name in ("input_features", "feature_attention_mask", "audio_feature_lengths"))
         return talker.TalkerContext(
             talker.context_vectors(start.last_hidden_state, start.inputs_embeds, ids, config),
             ids,
@@ -322,7 +331,7 @@ class OmniModel(nn.Module):
             inputs.get("attention_mask"),
             inputs.get("image_grid_thw"),
             inputs.get("video_grid_thw"),
-            heard.sum(-1) if heard is not None else inputs.get("audio_feature_lengths"),
+            audio_lengths(*sound),
             inputs.get("video_second_per_grid"),
             bool(inputs.get("use_audio_in_video")),
         )
@@ -354,6 +363,8 @@ class OmniModel(nn.Module):
         audible mark unless `disclose` is False (see `codec.disclosure`). Raises InputError."""
         if self.speaker_encoder is None:
             raise InputError("this checkpoint has no speaker encoder: the released ones come with their speakers alone")
+        if self.token2wav is None:
+            raise InputError("this model has no talker (enable_audio_output is false), so no voice for it to enrol")
         if not isinstance(name, str) or not name:
             raise InputError(f"a speaker needs a name, got {name!r}")
         if bos_token is None:
@@ -362,27 +373,3 @@ class OmniModel(nn.Module):
         samples = torch.from_numpy(audio_array(wave))
         self.speakers[name] = voices.enrol(samples, rate, self.speaker_encoder, bos_token, disclose)
         return self.speakers[name]
-
-
-def listed(media: Any) -> list[Any]:
-    """Media as a list. Raises InputError for a bare picture, sound or path, of which a list is expected."""
-    if media is None:
-        return []
-    if not isinstance(media, (list, tuple)):
-        raise InputError(f"media must come as lists, got {type(media).__name__}: write [...] around it")
-    return list(media)
-
-
-def compute_type(files: Mapping[str, Path], here: Hardware) -> torch.dtype | None:
-    """The type for thinker and talker: None (as stored) for float32, what `here` computes in for 16 bits.
-
-    On a CPU, which is slow in 16 bits, they are widened, unless the wide model would take over half of the memory."""
-    name = next((name for name in files if name.startswith("thinker.")), None)
-    if name is None:
-        return None
-    with checkpoints.opened(files[name]) as file:
-        stored = file.get_slice(name).get_dtype()
-    if stored not in ("F16", "BF16"):
-        return None
-    size = sum(path.stat().st_size for path in set(files.values()))
-    return None if here.device.type == "cpu" and 2 * size > here.memory / 2 else here.dtype

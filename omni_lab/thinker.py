@@ -254,8 +254,10 @@ class Thinker(nn.Module):
         Pieces may end anywhere in text, between media, and within a sound after whole chunks of 2 s; cut elsewhere,
         they equal the whole if they come with its position_ids. logits: (batch, 1, vocab), of each row's last token.
         """
-        ids = inputs.get("input_ids")
-        shape = ids.shape if ids is not None else inputs["inputs_embeds"].shape[:2]
+        given = inputs.get("inputs_embeds") if inputs.get("input_ids") is None else inputs["input_ids"]
+        if given is None:
+            raise InputError("the thinker needs input_ids or inputs_embeds")
+        shape = given.shape[:2]
         if cache is None:
             weight = self.model.norm.weight
             cache = KVCache(self.config.text_config, shape[0], shape[1], weight.device, weight.dtype)
@@ -322,8 +324,12 @@ class Thinker(nn.Module):
         start.hidden_states = ()  # nobody asks for them, and they would stay until the end
         seen = None
         if sampling.repetition_penalty != 1.0:
-            vocab = self.config.text_config.vocab_size
-            seen = samplers.seen_tokens(vocab, inputs["input_ids"], inputs.get("attention_mask"))
+            vocab, ids = self.config.text_config.vocab_size, inputs.get("input_ids")
+            mask = inputs.get("attention_mask")
+            if ids is None:  # of a prompt of embeddings nothing has been seen
+                embeds = inputs["inputs_embeds"]
+                ids, mask = torch.empty(len(embeds), 0, dtype=torch.long, device=embeds.device), None
+            seen = samplers.seen_tokens(vocab, ids, mask)
         tokens = self.decode(start, max_new_tokens, sampling, stop_token_ids, pad_token_id, seen, generator)
         return torch.stack([token.ids for token in tokens], dim=1)
 

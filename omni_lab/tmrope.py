@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .config import TalkerConfig, ThinkerConfig
-from .encoders import audio
+from .encoders import audio, vision
 from .errors import InputError
 
 
@@ -95,8 +95,8 @@ def interleave(video: Tensor, sound: Tensor, start: int, ids_per_chunk: int = 50
 class Media:
     """What is still to be placed: one iterator per kind, shared by the rows of a batch, which consume it in order."""
 
-    images: Iterator[list[int]]  # (t, h, w) in patches
-    videos: Iterator[tuple[list[int], float]]  # (t, h, w) in patches, seconds per temporal patch
+    images: Iterator[tuple[int, int, int]]  # (t, h, w) in patches
+    videos: Iterator[tuple[tuple[int, int, int], float]]  # (t, h, w) in patches, seconds per temporal patch
     sounds: Iterator[int]  # tokens; sounds too short for a single token have no place in the sequence and are left out
 
     def take(self, kind: str) -> Any:
@@ -105,6 +105,13 @@ class Media:
         if entry is None:
             raise InputError(f"input_ids hold more {kind} than were given: check the grids and feature lengths")
         return entry
+
+    def finish(self) -> None:
+        """Raise InputError when there are fewer placeholders than media: something of any kind is left."""
+        for kind in ("images", "videos", "sounds"):
+            left = sum(1 for _ in getattr(self, kind))
+            if left:
+                raise InputError(f"input_ids hold fewer {kind} than were given: {left} are left over")
 
 
 def position_ids(
@@ -140,6 +147,7 @@ def position_ids(
         walked = row_positions(tokens, media, use_audio_in_video, config)
         ids[:, row, real] = walked
         deltas.append(int(walked.max()) + 1 - len(tokens) if tokens else 0)
+    media.finish()
     return ids.to(input_ids.device), torch.tensor(deltas, device=input_ids.device).unsqueeze(1)
 
 
@@ -158,9 +166,10 @@ def media_of(
     audio_seqlens: Tensor | None,
     second_per_grids: Tensor | Sequence[float] | None,
 ) -> Media:
-    """The media of a batch as iterators. Raises InputError if the videos' times are not one a video."""
-    pictures = [] if image_grid_thw is None else image_grid_thw.tolist()
-    videos = [] if video_grid_thw is None else video_grid_thw.tolist()
+    """The media of a batch as iterators. Raises InputError for grids of another shape than (n, 3), and if the videos'
+    times are not one a video."""
+    pictures = () if image_grid_thw is None else vision.grid_rows(image_grid_thw, "image_grid_thw")
+    videos = () if video_grid_thw is None else vision.grid_rows(video_grid_thw, "video_grid_thw")
     seconds = [1.0] * len(videos) if second_per_grids is None else torch.as_tensor(second_per_grids).flatten().tolist()
     if len(seconds) != len(videos):
         raise InputError(f"second_per_grids holds {len(seconds)} numbers for {len(videos)} videos")
@@ -208,13 +217,24 @@ def media_ids(kind: str, start: int, media: Media, paired: bool, config: Thinker
         return [audio_ids(start, media.take("sounds"))]
     merge = config.vision_config.spatial_merge_size if isinstance(config, ThinkerConfig) else config.spatial_merge_size
     if kind == "images":
-        t, h, w = media.take("images")
-        return [image_ids(start, t, h // merge, w // merge, rate)]
-    (t, h, w), seconds = media.take("videos")
-    video = video_ids(start, t, h // merge, w // merge, seconds, rate)
+        t, h, w = tokens_of(media.take("images"), merge)
+        return [image_ids(start, t, h, w, rate)]
+    grid, seconds = media.take("videos")
+    t, h, w = tokens_of(grid, merge)
+    video = video_ids(start, t, h, w, seconds, rate)
     if not paired:
         return [video]
     return interleave(video, audio_ids(start, media.take("sounds")), start, rate * config.seconds_per_chunk)
+
+
+def tokens_of(grid: tuple[int, int, int], merge: int) -> tuple[int, int, int]:
+    """A grid in patches -> in tokens. Raises InputError for one that makes none."""
+    tokens = (grid[0], grid[1] // merge, grid[2] // merge)
+    if min(tokens) < 1:
+        raise InputError(
+            f"a picture or video of {grid} patches makes no token: expected (t, h, w) from (1, {merge}, {merge}) on"
+        )
+    return tokens
 
 
 def check_run(

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from omni_lab import checkpoints
-from omni_lab.errors import CheckpointError
+from omni_lab.errors import CheckpointError, ConfigError
+from omni_lab.runtime import Hardware
 
 CPU = torch.device("cpu")
 
@@ -175,6 +176,44 @@ def test_damaged_indexes_are_named(tmp_path):
     (tmp_path / shard).unlink()
     with pytest.raises(CheckpointError, match=f"{shard}: shard is missing"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("length", [640, int.from_bytes(b"PK", "little")])
+def test_a_good_file_is_read_whatever_the_length_of_its_head(folder, length):
+    """The first two bytes of a head of 640 bytes are those of a pickle, of 19,280 those of a zip."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    for size in range(length - 600, length):
+        save_file(tensors, path, {"note": "x" * max(0, size)})
+        if int.from_bytes(path.read_bytes()[:8], "little") == length:
+            break
+    assert path.read_bytes()[:2] in (b"\x80\x02", b"PK")
+    assert torch.equal(load(folder).up.weight, tensors["up.weight"])
+
+
+def test_a_shard_with_a_name_that_no_disk_takes_is_missing(tmp_path):
+    name = "x" * 5000 + ".safetensors"
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"up.weight": name}}))
+    with pytest.raises(CheckpointError, match="shard is missing"):
+        checkpoints.weight_files(tmp_path)
+
+
+def test_the_type_to_compute_in_is_asked_of_a_file_that_holds_the_tensor(tmp_path):
+    here = Hardware(CPU, torch.float32, "a test", 1 << 40)
+    path = tmp_path / "model.safetensors"
+    save_file({"thinker.a": torch.zeros(2, dtype=torch.bfloat16)}, path)
+    assert checkpoints.compute_type({"thinker.a": path}, here) == torch.float32
+    with pytest.raises(CheckpointError, match="'thinker.b' is missing, though .* places it here"):
+        checkpoints.compute_type({"thinker.b": path}, here)
+
+
+def test_types_have_names():
+    for name in ("float32", "bfloat16", "float16"):
+        assert checkpoints.float_type(name) == checkpoints.float_type(getattr(torch, name)) == getattr(torch, name)
+    assert checkpoints.float_type(None) is None and checkpoints.float_type(torch.float64) == torch.float64
+    for wrong in ("half", "", torch.int8, torch.float8_e4m3fn, 16, [torch.float32]):
+        with pytest.raises(ConfigError, match="expected one of float32, bfloat16, float16"):
+            checkpoints.float_type(wrong)
 
 
 def test_shards_of_two_saves_do_not_mix(tmp_path):

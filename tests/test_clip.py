@@ -182,6 +182,60 @@ def test_checkpoint_of_another_shape_is_named(saved):
         clip.CLIP.load(folder)
 
 
+@pytest.mark.parametrize(
+    ("part", "settings"),
+    [
+        (None, dict(embed_dim=10**13)),
+        (None, dict(embed_dim=10**7)),
+        (None, dict(embed_dim=True)),
+        ("vision", dict(patch_size=-8)),
+        ("vision", dict(patch_size=2.5)),
+        ("vision", dict(patch_size="8")),
+        ("vision", dict(patch_size=1, width=10**6, heads=1, image_size=10**4)),
+        ("vision", dict(layers=[10**9], patch_size=8)),
+        ("vision", dict(layers="12")),
+        ("text", dict(width="wide")),
+        ("text", dict(layers=10**9)),
+        ("text", dict(vocab_size=10**7)),
+        ("text", dict(context_length=10**7)),
+    ],
+)
+def test_sizes_that_the_file_does_not_hold_take_no_memory(saved, part, settings):
+    folder, _ = saved
+    config = json.loads((folder / "config.json").read_text())
+    (config if part is None else config[part]).update(settings)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError) as caught:
+        clip.CLIP.load(folder)
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[" * 10**5, "[]", "3", '{"vision": 3}', '{"vision": {"layers": 3}}', "\0"])
+def test_configurations_that_are_none(saved, content):
+    folder, _ = saved
+    (folder / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match="no readable CLIP"):
+        clip.CLIP.load(folder)
+
+
+def test_a_tokenizer_of_something_else_is_named(saved):
+    folder, model = saved
+    other = bpe.train_tokenizer(["red apple", "an apple a day"], 280)
+    assert other.get_vocab_size() < model.config.text.vocab_size
+    (folder / "tokenizer.json").write_text(other.to_str())
+    with pytest.raises(CheckpointError, match="another vocabulary than the text tower"):
+        clip.CLIP.load(folder)
+    (folder / "tokenizer.json").write_text(other.to_str().replace("<|startoftext|>", "<s>").replace("<|pad|>", "<p>"))
+    with pytest.raises(CheckpointError, match=r"tokenizer.json knows no <\|pad\|>, <\|startoftext\|>"):
+        clip.CLIP.load(folder)
+
+
+@pytest.mark.parametrize("config", [RESNET, VIT, CLIPConfig()])
+def test_a_shape_knows_how_many_numbers_it_takes(config):
+    count = sum(tensor.numel() for tensor in clip.CLIP(config).state_dict().values())
+    assert 0.6 * count < config.numbers() <= count
+
+
 def test_missing_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match="no readable CLIP"):
         clip.CLIP.load(tmp_path / "nowhere")
@@ -189,7 +243,14 @@ def test_missing_checkpoint(tmp_path):
 
 @pytest.mark.parametrize(
     "vision",
-    [ImageTowerConfig(50), ImageTowerConfig(48, 30, (1,), 7), ImageTowerConfig(48, 0), ImageTowerConfig(layers=())],
+    [
+        ImageTowerConfig(50),
+        ImageTowerConfig(48, 30, (1,), 7),
+        ImageTowerConfig(48, 0),
+        ImageTowerConfig(layers=()),
+        ImageTowerConfig(48, 32, (1,), 4, patch_size=-8),
+        ImageTowerConfig(48, 32, (1,), 4, patch_size=96),
+    ],
 )
 def test_impossible_configurations(vision):
     with pytest.raises(ConfigError):

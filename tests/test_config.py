@@ -1,5 +1,6 @@
 """The numbers of the report and of the released checkpoints stand in the configuration; sizes that clash are named."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -66,6 +67,81 @@ def test_sections_that_do_not_fill_a_head_are_named():
     text = replace(LARGE.thinker_config.text_config, mrope_section=(16, 24, 23))
     with pytest.raises(ConfigError, match="mrope_section must sum to head_dim / 2 = 64"):
         validate(replace(LARGE, thinker_config=replace(LARGE.thinker_config, text_config=text)))
+
+
+RAW = preset("nano").to_dict()
+ROPE = {"mrope_section": [3, 3, 26], "type": "default", "rope_type": "default"}
+TEXT, TALKER = ("thinker_config", "text_config"), ("talker_config",)
+VISION, AUDIO = ("thinker_config", "vision_config"), ("thinker_config", "audio_config")
+
+
+def read_with(place: tuple[str, ...], **settings) -> OmniConfig:
+    """Nano's own configuration with settings of one part changed, as if read from a file."""
+    raw = copy.deepcopy(RAW)
+    table = raw
+    for name in place:
+        table = table[name]
+    table.update(settings)
+    return OmniConfig.from_dict(raw)
+
+
+@pytest.mark.parametrize(
+    ("place", "settings", "says"),
+    [
+        (TEXT, dict(hidden_act="gelu"), "text hidden_act is 'gelu', built is 'silu'"),
+        (TALKER, dict(hidden_act="relu"), "talker hidden_act is 'relu'"),
+        (VISION, dict(hidden_act="gelu"), "vision hidden_act is 'gelu'"),
+        (AUDIO, dict(activation_function="relu"), "audio activation_function is 'relu', built is 'gelu'"),
+        (TEXT, dict(rope_scaling=ROPE | {"rope_type": "yarn"}), "text_config: rope_scaling rope_type is 'yarn'"),
+        (TALKER, dict(rope_scaling=ROPE | {"type": "linear"}), "talker_config: rope_scaling type is 'linear'"),
+        (TEXT, dict(rope_parameters=ROPE | {"rope_type": "dynamic"}), "rope_parameters rope_type is 'dynamic'"),
+        (TEXT, dict(rope_scaling="yarn"), "rope_scaling is 'yarn', expected a table"),
+        (VISION, dict(rope_parameters={"rope_type": "yarn"}), "vision_config: rope_parameters rope_type is 'yarn'"),
+        (VISION, dict(rope_parameters={"rope_theta": 5e5}), "rope_theta is 500000.0, built is 10000"),
+        (TEXT, dict(use_sliding_window=True), "text_config: use_sliding_window is True"),
+        (TALKER, dict(use_sliding_window=True), "talker_config: use_sliding_window is True"),
+        (TEXT, dict(layer_types=["full_attention", "sliding_attention"]), "layer_types are"),
+    ],
+)
+def test_settings_that_change_the_computation_are_not_ignored(place, settings, says):
+    with pytest.raises(ConfigError, match=says) as caught:
+        read_with(place, **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_of_the_released_files_and_of_what_the_reference_saves_are_read():
+    window = dict(use_sliding_window=False, sliding_window=32768, max_window_layers=28)
+    for kind in ("default", "mrope", None):
+        rope = ROPE | {"type": kind, "rope_type": kind}
+        assert read_with(TEXT, rope_scaling=rope, hidden_act="silu", **window) == preset("nano")
+    full = ["full_attention"] * 6
+    assert read_with(TEXT, rope_parameters=ROPE | {"rope_theta": 1e6}, layer_types=full) == preset("nano")
+    axial = {"rope_theta": 10000.0, "rope_type": "axial"}
+    assert read_with(VISION, rope_parameters=axial, hidden_act="silu") == preset("nano")
+    assert read_with(AUDIO, activation_function="gelu", activation_dropout=0.0) == preset("nano")
+
+
+@pytest.mark.parametrize(
+    ("place", "settings", "says"),
+    [
+        (TALKER, dict(tts_codec_start_token_id=1056), "start_token_id is 1056, expected an id from 0 to 1055"),
+        (TALKER, dict(tts_codec_mask_token_id=-1), "tts_codec_mask_token_id is -1"),
+        (TALKER, dict(tts_codec_end_token_id=8294), "tts_codec_end_token_id is 8294"),
+        (TALKER, dict(tts_codec_pad_token_id=8292), "tts_codec_pad_token_id is 8292"),
+        (TALKER, dict(tts_text_end_token_id=2048), "tts_text_end_token_id is 2048, expected an id from 0 to 2047"),
+        (TALKER, dict(tts_text_pad_token_id=-5), "tts_text_pad_token_id is -5"),
+        (VISION, dict(window_size=27), "window_size is 27, expected a token at least: 28 pixels"),
+    ],
+)
+def test_ids_and_windows_that_nothing_can_be_looked_up_with_are_named(place, settings, says):
+    with pytest.raises(ConfigError, match=says):
+        read_with(place, **settings)
+
+
+def test_a_model_that_does_not_speak_needs_no_ids_of_speech():
+    mute = copy.deepcopy(RAW) | {"enable_audio_output": False}
+    mute["talker_config"]["tts_text_start_token_id"] = 151860
+    assert OmniConfig.from_dict(mute).talker_config.tts_text_start_token_id == 151860
 
 
 def test_a_command_prints_the_parts_and_their_sum(capsys):

@@ -14,19 +14,25 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 from safetensors.torch import save, save_file
+from transformers import WhisperConfig, WhisperModel
 
-from omni_lab import OmniModel, OmniProcessor, checkpoints
-from omni_lab.config import OmniConfig, preset
+from omni_lab import OmniModel, OmniProcessor, checkpoints, clip, llava
+from omni_lab.bpe import read_tokenizer
+from omni_lab.clip_config import CLIPConfig, ImageTowerConfig, TextTowerConfig
+from omni_lab.config import OmniConfig, TextConfig, preset
+from omni_lab.encoders import whisper
 from omni_lab.errors import OmniLabError
 from omni_lab.processing.audio import load_audio
 from omni_lab.processing.image import PixelConfig, load_image
 from omni_lab.processing.video import load_video
 
+from .encoders.test_whisper import ctranslate2_bytes
 from .test_omni import CONFIGS
 
 NANO = Path(__file__).parents[1] / "data_samples" / "checkpoints" / "nano"
 PROCESSOR = OmniProcessor.from_pretrained(NANO)
 CASES = {"tensors": 300, "media": 600, "messages": 500, "files": 650, "configurations": 250, "weights": 250}
+CASES |= {"recognisers": 150, "towers": 150}
 
 
 def cases(kind):
@@ -290,6 +296,48 @@ def test_damaged_weights(tmp_path, file, absent):
         checkpoints.load_weights(TOY, files, torch.device("cpu"), lambda name, stored: stored)
 
     only_ours(load)
+
+
+def recogniser():
+    """A small Whisper encoder as CTranslate2 writes it."""
+    sizes = {"d_model": 64, "encoder_attention_heads": 1, "decoder_attention_heads": 1, "num_mel_bins": 8}
+    layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    config = WhisperConfig(vocab_size=9, max_source_positions=50, **sizes, **layers, **ids)
+    return ctranslate2_bytes(WhisperModel(config))
+
+
+@cases("recognisers")
+@given(damaged({"model.bin": recogniser()}))
+def test_damaged_recognisers(tmp_path, file):
+    (tmp_path / "model.bin").write_bytes(file[1])
+    only_ours(whisper.encoder_from_whisper, tmp_path, output_dim=8)
+
+
+def two_towers():
+    """A small CLIP, and the LLaVA that looks through it."""
+    torch.manual_seed(0)
+    towers = clip.CLIP(CLIPConfig(8, ImageTowerConfig(16, 8, (1,), 4), TextTowerConfig(40, 8, 16, 2, 1))).eval()
+    text = TextConfig(2048, 16, 8, 1, 2, 1, mrope_section=(4,))
+    return towers, llava.LLaVA(llava.LlavaConfig(text, 16), read_tokenizer(NANO / "tokenizer.json"), towers.visual)
+
+
+TOWERS, SEER = two_towers()
+
+
+@cases("towers")
+@given(st.booleans(), st.data())
+def test_towers_of_any_shape(tmp_path, seer, data):
+    model = SEER if seer else TOWERS
+    model.save(tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    path = data.draw(st.sampled_from(sorted(leaves(raw))))
+    table = raw
+    for name in path[:-1]:
+        table = table[name]
+    table[path[-1]] = data.draw(VALUES)
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    only_ours(*((llava.LLaVA.load, tmp_path, TOWERS.visual) if seer else (clip.CLIP.load, tmp_path)))
 
 
 IDS = st.lists(st.integers(2010, 2045), min_size=0, max_size=12)

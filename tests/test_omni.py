@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from omni_lab import OmniModel, OmniProcessor
 from omni_lab.config import AudioConfig, BigVGANConfig, DiTConfig, OmniConfig, Token2WavConfig, VisionConfig, preset
 from omni_lab.errors import CheckpointError, ConfigError, InputError, OmniLabError
+from omni_lab.processing.processor import FILES
 from omni_lab.sampling import Sampling
 
 from .comparison import relative
@@ -286,10 +288,10 @@ def test_export_writes_what_others_read(nano, tmp_path, capsys):
         "Ada",
         "Ben",
     ]
-    for wrong in (["--dtype", "int8"], ["--shard-gb", "0"]):
+    for wrong in (["--dtype", "int8"], ["--shard-gb", "0"], ["--shard-gb", "inf"], ["--shard-gb", "nan"]):
         assert main(["export", str(nano[1]), str(tmp_path / "no"), *wrong]) == 1
     assert main(["export", str(nano[1]), str(nano[1])]) == 1 and main(["export", "absent", "x"]) == 1
-    assert len(capsys.readouterr().err.splitlines()) == 4
+    assert len(capsys.readouterr().err.splitlines()) == 6
 
 
 def test_nothing_to_say_is_silence(nano):
@@ -335,6 +337,112 @@ def test_a_reply_of_no_tokens_is_refused_as_in_streaming(nano):
         model.thinker.generate(0, **ids)
 
 
+@pytest.mark.parametrize("speak", [True, False])
+def test_arguments_that_nobody_takes_are_named_before_a_reply_is_written(nano, monkeypatch, speak):
+    model, ids = nano[0], {"input_ids": torch.tensor([[3, 4]])}
+    monkeypatch.setattr(model.thinker, "prefill", None)  # nothing is computed
+    for wrong in (dict(steps=3), dict(ahead=2), dict(reference_mel=None)):
+        with pytest.raises(InputError, match=f"unknown argument {next(iter(wrong))!r}.*num_steps, .*, solver$"):
+            model.respond(ids, "Ada", speak, **wrong)
+    for wrong in (dict(temperature=5.0), dict(top_k=3), dict(do_sample=True)):
+        with pytest.raises(InputError, match=r"unknown argument .*sampling=Sampling\(") as caught:
+            model.generate("Hi", speaker="Ada", speak=speak, **wrong)
+        assert "\n" not in str(caught.value)
+
+
+def test_seeds_and_stops_are_what_a_generator_and_a_table_take(nano):
+    model, ids = nano[0], {"input_ids": torch.tensor([[3, 4]])}
+    how = dict(speak=False, max_new_tokens=8, sampling=Sampling(temperature=3.0))
+    drawn = {tuple(model.respond(ids, seed=None, **how).ids.tolist()) for _ in range(4)}
+    assert len(drawn) > 1  # fresh each time
+    first = model.respond(ids, seed=7, **how).ids
+    for seed in (np.int64(7), torch.tensor(7)):
+        assert torch.equal(model.respond(ids, seed=seed, **how).ids, first)
+    model.respond(ids, seed=2**64 - 1, **how), model.respond(ids, seed=-(2**63), **how)
+    for seed in (2**64, -(2**63) - 1, 10**30, 1.5, "7", [7]):
+        with pytest.raises(InputError, match="seed is"):
+            model.respond(ids, seed=seed, **how)
+    stop = int(first[1])
+    for one in (stop, [stop], torch.tensor([stop]), (np.int64(stop),)):
+        assert model.respond(ids, seed=7, stop_token_ids=one, **how).ids.tolist() == first[:2].tolist()
+    for wrong in ("57", 5.0, [5.5], ["a"], object()):
+        with pytest.raises(InputError, match="stop_token_ids are"):
+            model.respond(ids, stop_token_ids=wrong, **how)
+
+
+def test_types_are_given_by_name_too(nano, tmp_path):
+    model, folder = nano
+    loaded = OmniModel.from_pretrained(folder, "cpu", "bfloat16")
+    assert loaded.thinker.lm_head.weight.dtype == loaded.talker.codec_head.weight.dtype == torch.bfloat16
+    loaded.save_pretrained(tmp_path, dtype="float16")
+    stored = load_file(tmp_path / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values() if tensor.is_floating_point()} == {torch.float16}
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for wrong in ("half", torch.int8, 16):
+        with pytest.raises(ConfigError, match="dtype .*: expected one of float32"):
+            OmniModel.from_pretrained(folder, "cpu", wrong)
+        with pytest.raises(ConfigError, match="dtype .*: expected one of float32"):
+            model.save_pretrained(tmp_path, dtype=wrong)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_turn_is_prepared_where_the_model_is_and_in_its_type(processor):
+    model = OmniModel(CONFIGS["3 heads to 1"]).to(torch.bfloat16)
+    model.processor = processor
+    inputs = model.prepare("What?", [noise_pixels(56, 56, 3)], [wave(0.5)], [SILENT["video"]])
+    floats = ("pixel_values", "pixel_values_videos", "input_features")
+    assert {inputs[name].dtype for name in floats} == {torch.bfloat16}
+    assert inputs["input_ids"].dtype == torch.long and inputs["video_second_per_grid"].dtype == torch.float32
+    moved = model.moved(inputs)
+    assert all(moved[name] is value for name, value in inputs.items())  # there already
+    on_meta = model.to("meta").prepare("What?")
+    assert on_meta["input_ids"].device.type == "meta"
+
+
+def test_sound_without_a_mask_is_heard_by_the_talker_too(nano):
+    """All frames are real: a mask of ones says the same."""
+    model = nano[0]
+    inputs = model.prepare("What?", [noise_pixels(56, 56, 3)], [wave(0.5)])
+    assert bool(inputs["feature_attention_mask"].all())
+    how = dict(max_new_tokens=3, max_codes=4, num_steps=2)
+    expected = model.respond(inputs, "Ada", **how)
+    bare = {name: value for name, value in inputs.items() if name != "feature_attention_mask"}
+    reply = model.respond(bare, "Ada", **how)
+    assert torch.equal(reply.codes, expected.codes) and torch.equal(reply.audio, expected.audio)
+
+
+def test_a_folder_keeps_no_file_of_the_processor_saved_there_before(processor, tmp_path):
+    model = OmniModel(replace(CONFIGS["3 heads to 1"], enable_audio_output=False))
+    model.processor = processor
+    stale = ("chat_template.jinja", "vocab.json", "merges.txt", "added_tokens.json")
+    assert not any((NANO / name).exists() for name in stale)
+    for name in (*stale, "mine.json"):
+        (tmp_path / name).write_text("{}")
+    model.save_pretrained(tmp_path)
+    assert not any((tmp_path / name).exists() for name in stale) and (tmp_path / "mine.json").exists()
+    loaded = OmniModel.from_pretrained(tmp_path, "cpu")
+    assert loaded.processor.prompt([{"role": "user", "content": "Hi"}]).startswith("<|im_start|>system")
+    before = {path.name for path in tmp_path.iterdir()}
+    loaded.save_pretrained(tmp_path)  # over what it was loaded from
+    assert {path.name for path in tmp_path.iterdir()} == before
+    loaded.processor = None
+    loaded.save_pretrained(tmp_path)
+    assert OmniModel.from_pretrained(tmp_path, "cpu").processor is None
+    assert not any((tmp_path / name).exists() for name in FILES) and (tmp_path / "mine.json").exists()
+
+
+def test_an_index_that_misplaces_the_first_tensor_is_named(tmp_path):
+    model = OmniModel(replace(CONFIGS["3 heads to 1"], enable_audio_output=False))
+    model.save_pretrained(tmp_path, 100_000)
+    index = tmp_path / "model.safetensors.index.json"
+    raw = json.loads(index.read_text())
+    first = next(name for name in raw["weight_map"] if name.startswith("thinker."))
+    raw["weight_map"][first] = max(raw["weight_map"].values())
+    index.write_text(json.dumps(raw))
+    with pytest.raises(CheckpointError, match=f"{first!r} is missing, though .* places it here"):
+        OmniModel.from_pretrained(tmp_path, "cpu")
+
+
 def test_models_without_a_voice_say_so(nano):
     config = nano[0].config
     mute = OmniModel(replace(config, enable_audio_output=False, speech_tokenizer_config=None))
@@ -343,6 +451,8 @@ def test_models_without_a_voice_say_so(nano):
         mute.respond(ids)
     with pytest.raises(InputError, match="no speaker encoder"):
         mute.enrol(wave(1.0), 16000, "Ada")
+    with pytest.raises(InputError, match="no talker"):  # its encoder hears, and nobody would speak
+        OmniModel(replace(config, enable_audio_output=False)).enrol(wave(1.0), 16000, "Ada")
     assert mute.respond(ids, speak=False, max_new_tokens=2).audio is None
     with pytest.raises(InputError, match="no speakers"):
         OmniModel(config).respond(ids)

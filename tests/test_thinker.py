@@ -108,6 +108,20 @@ def test_greedy_replies_are_identical(pair, rows, penalty):
     assert torch.equal(got, wanted[:, : got.shape[1]]) and (wanted[:, got.shape[1] :] == 99).all()
 
 
+def test_a_penalty_behind_embeddings_has_seen_nothing_but_the_reply():
+    torch.manual_seed(0)
+    model = Thinker(CONFIGS["odd heads, 3:1, untied"]).eval()
+    ids = torch.randint(0, 90, (2, 7))
+    embeds = model.model.embed_tokens(ids).detach()
+    harsh = Sampling(repetition_penalty=1e6)
+    mask = torch.ones_like(ids)
+    reply = model.generate(20, harsh, inputs_embeds=embeds, attention_mask=mask)
+    assert all(len(row.unique()) == 20 for row in reply)  # none twice
+    assert torch.equal(reply[:, 0], model.generate(1, inputs_embeds=embeds)[:, 0])  # nothing seen, nothing penalised
+    with pytest.raises(InputError, match="needs input_ids or inputs_embeds"):
+        model.generate(2, harsh)
+
+
 @torch.no_grad()
 def test_padding_on_either_side_gives_the_same_reply(pair):
     ours, _ = pair

@@ -162,8 +162,25 @@ def test_a_sound_too_short_for_a_token_takes_no_place():
     [
         ([VISION_BOS, IMAGE, VISION_EOS], [[1, 4, 4]], "1 placeholders where images of 4"),
         ([VISION_BOS, IMAGE, VISION_EOS, VISION_BOS, IMAGE, VISION_EOS], [[1, 2, 2]], "more images"),
+        ([VISION_BOS, IMAGE, VISION_EOS], [[1, 2, 2], [1, 2, 2]], "fewer images than were given: 1 are left over"),
+        ([1, 2, 3], [[1, 2, 2]], "fewer images"),
+        ([VISION_BOS, IMAGE, VISION_EOS], [1, 2, 2], r"image_grid_thw is of shape \(3,\), expected \(n, 3\)"),
+        ([VISION_BOS, IMAGE, VISION_EOS], [[1, 2]], r"of shape \(1, 2\), expected \(n, 3\)"),
+        ([VISION_BOS, IMAGE, VISION_EOS], [[0, 2, 2]], "makes no token"),
+        ([VISION_BOS, IMAGE, VISION_EOS], [[1, 2, 1]], "makes no token"),
     ],
 )
 def test_placeholders_that_do_not_match_are_named(tokens, grid, says):
     with pytest.raises(InputError, match=says):
         tmrope.position_ids(torch.tensor([tokens]), torch.tensor(grid), config=tiny())
+
+
+def test_videos_and_sounds_without_places_are_named():
+    video, sound = torch.tensor([[1, 2, 2]]), torch.tensor([10])
+    row = torch.tensor([[VISION_BOS, VIDEO, VISION_EOS, 2]])
+    with pytest.raises(InputError, match="fewer sounds than were given: 1 are"):
+        tmrope.position_ids(row, None, video, audio_seqlens=sound, config=tiny())
+    with pytest.raises(InputError, match="fewer videos than were given: 2 are"):
+        tmrope.position_ids(row, None, video.repeat(3, 1), config=tiny())
+    with pytest.raises(InputError, match="video_grid_thw is of shape"):
+        tmrope.position_ids(row, None, video[0], config=tiny())

@@ -7,6 +7,7 @@ a few over the whole frame, none across frames: encoding frame by frame equals e
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,17 @@ def window_order(height: int, width: int, side: int) -> tuple[Tensor, list[int]]
         places[y : y + side, x : x + side].flatten() for y in range(0, height, side) for x in range(0, width, side)
     ]
     return torch.cat(windows), [len(window) for window in windows]
+
+
+def grid_rows(grid_thw: Tensor | Sequence[Sequence[int]], name: str = "grid_thw") -> tuple[tuple[int, int, int], ...]:
+    """Sizes of pictures or videos in patches, (n, 3), as ((t, h, w), ...). Raises InputError for another shape."""
+    rows: Any = grid_thw.tolist() if isinstance(grid_thw, Tensor) else grid_thw
+    try:
+        return tuple((int(t), int(h), int(w)) for t, h, w in rows)
+    except (TypeError, ValueError, OverflowError):  # no rows of three, or no numbers in them
+        given = f"of shape {tuple(grid_thw.shape)}" if isinstance(grid_thw, Tensor) else f"{grid_thw!r:.80}"
+        message = f"{name} is {given}, expected (n, 3): t, h and w of each picture or video, in patches"
+        raise InputError(message) from None
 
 
 @dataclass(frozen=True)
@@ -174,13 +186,11 @@ class VisionEncoder(nn.Module):
 
     def check(self, pixel_values: Tensor, grid_thw: Tensor | Sequence[Sequence[int]]) -> tuple:
         """The sizes as ((t, h, w), ...). Raises InputError unless they describe exactly these patches."""
-        rows = grid_thw.tolist() if isinstance(grid_thw, Tensor) else grid_thw
-        config, merge = self.config, self.config.spatial_merge_size
-        grids = tuple(tuple(int(n) for n in row) for row in rows)
+        config, merge, grids = self.config, self.config.spatial_merge_size, grid_rows(grid_thw)
         if not grids:
             raise InputError("pixel values came with an empty grid_thw: expected one (t, h, w) a picture or video")
         for grid in grids:
-            if len(grid) != 3 or min(grid) < 1 or grid[1] % merge or grid[2] % merge:
+            if min(grid) < 1 or grid[1] % merge or grid[2] % merge:
                 raise InputError(f"a picture of {grid} patches: expected (t, h, w), h and w multiples of {merge}")
         width = config.in_channels * config.temporal_patch_size * config.patch_size**2
         patches = sum(t * h * w for t, h, w in grids)

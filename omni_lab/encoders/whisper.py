@@ -6,6 +6,7 @@ from Whisper's in what is no weight: 2 s chunks, pair averaging, and the project
 """
 
 import importlib.util
+import math
 import struct
 from pathlib import Path
 
@@ -25,6 +26,7 @@ CT2_NAMES = {
     "ffn/linear_0": "fc1",
     "ffn/linear_1": "fc2",
 }
+CT2_ENDS = {"conv1": "conv1", "conv2": "conv2", "layer_norm": "ln_post"}  # what is in no layer
 CT2_LEAVES = {"gamma": "weight", "beta": "bias", "weight": "weight", "bias": "bias"}
 MAX_TENSORS = 100_000
 MAX_RANK = 8
@@ -77,20 +79,24 @@ def from_ctranslate2(path: Path) -> dict[str, Tensor]:
     for name, array in read_ctranslate2(path).items():
         if not name.startswith("encoder/") or array.ndim == 0 or "position_encodings" in name:
             continue
-        place, leaf = name.removeprefix("encoder/").rsplit("/", 1)
+        place, _, leaf = name.removeprefix("encoder/").rpartition("/")
         if leaf not in CT2_LEAVES or array.dtype.kind != "f":
             raise CheckpointError(f"{path}: {name} is {array.dtype}, expected plain floats (a model that is not int8)")
         tensor, leaf = torch.from_numpy(array.astype(np.float32)), CT2_LEAVES[leaf]
-        if place.endswith("self_attention/linear_0"):
-            layer = place.split("/")[0].removeprefix("layer_")
+        first, _, rest = place.partition("/")
+        layer = first.removeprefix("layer_")
+        if rest == "self_attention/linear_0":
+            if len(tensor) % 3:
+                raise CheckpointError(f"{path}: {name} has {len(tensor)} rows, which are no query, key and value")
             for part, piece in zip("qkv", tensor.chunk(3), strict=True):
                 if (part, leaf) != ("k", "bias"):
                     found[f"layers.{layer}.self_attn.{part}_proj.{leaf}"] = piece.clone()
-        elif place.startswith("layer_") and place != "layer_norm":
-            layer, rest = place.split("/", 1)
-            found[f"layers.{layer.removeprefix('layer_')}.{CT2_NAMES[rest]}.{leaf}"] = tensor
+        elif rest in CT2_NAMES:
+            found[f"layers.{layer}.{CT2_NAMES[rest]}.{leaf}"] = tensor
+        elif place in CT2_ENDS:
+            found[f"{CT2_ENDS[place]}.{leaf}"] = tensor
         else:
-            found[f"{'ln_post' if place == 'layer_norm' else place}.{leaf}"] = tensor
+            raise CheckpointError(f"{path}: {name} is no part of a Whisper encoder")
     if not found:
         raise CheckpointError(f"{path}: no tensor named encoder/*: not a Whisper model")
     return found
@@ -98,7 +104,10 @@ def from_ctranslate2(path: Path) -> dict[str, Tensor]:
 
 def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
     """All arrays of a CTranslate2 `model.bin` (version 6) by name. Raises CheckpointError for anything else."""
-    data = memoryview(path.read_bytes())
+    try:
+        data = memoryview(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
     place = 0
 
     def take(count: int) -> memoryview:
@@ -129,10 +138,10 @@ def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
         kind, raw = number("B"), take(number("I"))
         if kind not in CT2_DTYPES:
             raise CheckpointError(f"{path}: {name} is of type {kind}, which this reader does not know")
-        flat = np.frombuffer(raw, CT2_DTYPES[kind])
-        if flat.size != int(np.prod(shape)):
-            raise CheckpointError(f"{path}: {name} holds {flat.size} numbers for the shape {shape}")
-        arrays[name] = flat.reshape(shape)
+        dtype: np.dtype = np.dtype(CT2_DTYPES[kind])
+        if 0 in shape or len(raw) != math.prod(shape) * dtype.itemsize:
+            raise CheckpointError(f"{path}: {name} holds {len(raw)} bytes for {dtype} of the shape {shape}")
+        arrays[name] = np.frombuffer(raw, dtype).reshape(shape)
     return arrays
 
 
@@ -143,13 +152,16 @@ def encoder_from_whisper(folder: str | Path, output_dim: int, n_window: int = 10
     tensors = encoder_tensors(folder)
     try:
         width, mels, _ = tensors["conv1.weight"].shape
-        layers = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("layers."))
+        layers = {int(name.split(".")[1]) for name in tensors if name.startswith("layers.")}
         hidden = len(tensors["layers.0.fc1.weight"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, IndexError, TypeError) as error:
         raise CheckpointError(f"{folder}: no Whisper encoder: {error} is missing") from None
+    held = sum(tensor.numel() for tensor in tensors.values())
+    if layers != set(range(len(layers))) or width % 64 or len(layers) * width * (4 * width + 2 * hidden) > held:
+        raise CheckpointError(f"{folder}: no whole Whisper encoder of width {width} with {len(layers)} layers")
     config = AudioConfig(
         num_mel_bins=mels,
-        encoder_layers=layers,
+        encoder_layers=len(layers),
         encoder_attention_heads=width // 64,  # every published Whisper has heads of 64
         encoder_ffn_dim=hidden,
         d_model=width,

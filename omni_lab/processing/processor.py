@@ -84,14 +84,19 @@ class OmniProcessor:
         return processor
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Copy the files that this processor was made from to `folder`, each atomically. Raises CheckpointError."""
+        """Have `folder` hold the files that this processor was made from, each replaced atomically, and no others of
+        their names. Raises CheckpointError."""
         if self.folder is None:
             raise CheckpointError("this processor was not loaded from a folder, so there are no files to save")
+        if not any((self.folder / name).is_file() for name in FILES):
+            raise CheckpointError(f"{self.folder}: the files that this processor was made from are gone")
         for name in FILES:
             source, target = self.folder / name, Path(folder) / name
             if source.is_file() and not (target.exists() and target.samefile(source)):
                 with checkpoints.replacing(target) as temporary:
                     shutil.copyfile(source, temporary)
+        if not Path(folder).samefile(self.folder):
+            remove_files(Path(folder), [name for name in FILES if not (self.folder / name).is_file()])
 
     def __call__(
         self,
@@ -263,6 +268,17 @@ class OmniProcessor:
         ids = torch.tensor([[pad] * (length - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
         return BatchFeature({"input_ids": ids, "attention_mask": mask})
+
+
+def remove_files(folder: Path, names: Sequence[str] = FILES) -> None:
+    """Take away the files of a processor that was saved here before: beside another's they would be read as its own.
+
+    Raises CheckpointError when the disk refuses."""
+    for name in names:
+        try:
+            (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"{folder / name}: cannot be removed ({checkpoints.one_line(error)})") from None
 
 
 def as_list(media: Any, name: str) -> list[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import cpu_kernels, talker
+from .. import arguments, cpu_kernels, talker
 from .. import sampling as samplers
 from ..codec.dit import DiT
 from ..codec.speaker import Speaker
@@ -49,7 +49,7 @@ class ReplyStream:
         voice: Speaker | None,
         talk: Callable[[Any], Prefilled] | None,
         seen: Tensor | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
         max_new_tokens: int = 512,
         sampling: Sampling = GREEDY,
         stop_token_ids: Any = None,
@@ -65,9 +65,8 @@ class ReplyStream:
         """start: prefills and gives the thinker's output; talk: prefills the talker behind it; voice: None for text
         alone. ended: called once when the reply is over, however it ended. most_blocks: of a chunk; margin, fade: of
         the vocoder; token2wav: of MelStream; the others as in `OmniModel.respond`. Raises InputError."""
-        unknown = [name for name in token2wav if name not in TOKEN2WAV]
-        if unknown:
-            raise InputError(f"unknown argument {unknown[0]!r}: a streamed reply takes {', '.join(TOKEN2WAV)}")
+        arguments.check_names(token2wav, TOKEN2WAV)
+        seed = arguments.seed_of(seed)
         if max_new_tokens < 1 or max_codes < 1:
             raise InputError(f"max_new_tokens {max_new_tokens} and max_codes {max_codes}: expected at least 1")
         self.model, self.voice, self.account = model, voice, account or Account()
@@ -238,7 +237,7 @@ def stream(
     messages: Any = None,
     speaker: str | Speaker | None = None,
     speak: bool = True,
-    seed: int = 0,
+    seed: int | None = 0,
     use_audio_in_video: bool = True,
     fps: float | None = None,
     **how: Any,
@@ -258,7 +257,7 @@ def stream_inputs(
     inputs: Mapping[str, Any],
     speaker: str | Speaker | None = None,
     speak: bool = True,
-    seed: int = 0,
+    seed: int | None = 0,
     **how: Any,
 ) -> ReplyStream:
     """`OmniModel.respond`, as it comes: `inputs` are the thinker's arguments, a batch of one. Raises InputError."""

@@ -74,7 +74,19 @@ def test_window_attention_equals_a_loop(lengths):
 
 
 @pytest.mark.parametrize(
-    ("grid", "says"), [([[1, 3, 4]], "multiples of"), ([[0, 4, 4]], "multiples of"), ([[1, 4, 8]], "asks for")]
+    ("grid", "says"),
+    [
+        ([[1, 3, 4]], "multiples of"),
+        ([[0, 4, 4]], "multiples of"),
+        ([[1, 4, 8]], "asks for"),
+        ([], "empty grid_thw"),
+        (torch.tensor([1, 4, 4]), r"grid_thw is of shape \(3,\), expected \(n, 3\)"),
+        ([1, 4, 4], r"grid_thw is \[1, 4, 4\], expected \(n, 3\)"),
+        (torch.tensor([[4, 4]]), r"of shape \(1, 2\), expected \(n, 3\)"),
+        (torch.ones(1, 1, 3), r"of shape \(1, 1, 3\)"),
+        (torch.tensor([[1, float("nan"), 4]]), r"expected \(n, 3\)"),
+        (torch.tensor(16), r"of shape \(\), expected"),
+    ],
 )
 def test_wrong_sizes_are_named(grid, says):
     ours = VisionEncoder(CONFIGS["odd heads, 3:1, untied"].vision_config)

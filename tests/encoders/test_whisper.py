@@ -26,6 +26,11 @@ def model():
 
 def ctranslate2_bytes(model) -> bytes:
     """The encoder as CTranslate2 writes it: query, key and value in one matrix, float16."""
+    return written(ctranslate2_arrays(model))
+
+
+def ctranslate2_arrays(model) -> dict[str, np.ndarray]:
+    """Its arrays by CTranslate2's names."""
     arrays = {}
     state = {k: v.detach().numpy() for k, v in model.encoder.state_dict().items()}
     back = {ours: theirs for theirs, ours in whisper.CT2_NAMES.items()}
@@ -45,10 +50,14 @@ def ctranslate2_bytes(model) -> bytes:
         arrays[f"{fused}/bias"] = np.concatenate([state[f"{q}.bias"], zeros, state[f"{v}.bias"]])
     arrays["decoder/something/weight"] = np.ones((2, 2), np.float32)
     arrays["encoder/num_heads"] = np.array(2, np.int16)
+    return arrays
 
-    def word(text: str) -> bytes:
-        return struct.pack("<H", len(text) + 1) + text.encode() + b"\0"
 
+def word(text: str) -> bytes:
+    return struct.pack("<H", len(text) + 1) + text.encode() + b"\0"
+
+
+def written(arrays: dict[str, np.ndarray]) -> bytes:
     out = struct.pack("<I", 6) + word("WhisperSpec") + struct.pack("<II", 3, len(arrays))
     for name, value in arrays.items():
         value = value.astype(np.float16) if value.dtype == np.float32 else value
@@ -103,3 +112,51 @@ def test_a_cut_file_and_an_empty_folder_are_one_line(model, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"no tensors")
     with pytest.raises(CheckpointError, match="not a safetensors file"):
         whisper.encoder_tensors(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "raw", "says"),
+    [
+        ((3,), b"12345", "holds 5 bytes for float16 of the shape"),
+        ((2,), b"12345", "holds 5 bytes"),
+        ((2**31, 2**31, 4), b"", "holds 0 bytes"),  # the product is 2 ** 64, or 0 where it overflows
+        ((0, 2**31, 2**31, 2**31), b"", "holds 0 bytes"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_one_line(shape, raw, says, tmp_path):
+    head = struct.pack("<I", 6) + word("WhisperSpec") + struct.pack("<II", 3, 1)
+    tensor = word("encoder/conv1/weight") + struct.pack(f"<B{len(shape)}I", len(shape), *shape)
+    (tmp_path / "model.bin").write_bytes(head + tensor + struct.pack("<BI", 4, len(raw)) + raw)
+    with pytest.raises(CheckpointError, match=says) as caught:
+        whisper.encoder_tensors(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "says"),
+    [
+        ("encoder/foo", 2, "encoder/foo"),
+        ("encoder/foo/weight", 2, "encoder/foo/weight is no part of a Whisper encoder"),
+        ("encoder/layer_0/weight", 2, "is no part of"),
+        ("encoder/layer_0/cross_attention/linear_0/weight", 3, "is no part of"),
+        ("encoder/layer_0/self_attention/linear_0/weight", 4, "4 rows, which are no query, key and value"),
+        ("encoder/layer_0/self_attention/linear_0/weight", 2, "2 rows"),
+        ("encoder/layer_900000000/ffn/linear_0/weight", 96, "no whole Whisper encoder"),
+        ("encoder/layer_x/ffn/linear_0/weight", 96, "no Whisper encoder"),
+    ],
+)
+def test_names_that_no_whisper_has_are_one_line(model, tmp_path, name, rows, says):
+    arrays = ctranslate2_arrays(model) | {name: np.zeros((rows, 128), np.float32)}
+    (tmp_path / "model.bin").write_bytes(written(arrays))
+    with pytest.raises(CheckpointError, match=says) as caught:
+        whisper.encoder_from_whisper(tmp_path, output_dim=16)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_promises_more_than_it_holds_is_one_line(tmp_path):
+    """A width of 64,000 with one layer would take gigabytes before a tensor is found missing."""
+    wide = np.zeros((64000, 1, 3), np.float32)
+    arrays = {"encoder/conv1/weight": wide, "encoder/layer_0/ffn/linear_0/weight": np.zeros((1, 1), np.float32)}
+    (tmp_path / "model.bin").write_bytes(written(arrays))
+    with pytest.raises(CheckpointError, match="no whole Whisper encoder of width 64000 with 1 layers"):
+        whisper.encoder_from_whisper(tmp_path, output_dim=16)

@@ -192,6 +192,27 @@ def test_a_folder_without_its_files_says_which(tmp_path):
         OmniProcessor.from_pretrained(tmp_path / "absent")
 
 
+def test_what_is_saved_are_its_own_files_and_no_others_of_their_names(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    for folder in (source, target):
+        folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
+        (source / name).write_bytes((NANO / name).read_bytes())
+    for name in ("vocab.json", "merges.txt", "chat_template.jinja", "config.json"):
+        (target / name).write_text("another's")
+    processor = OmniProcessor.from_pretrained(source)
+    processor.save_pretrained(source)
+    processor.save_pretrained(target)
+    here = {path.name for path in source.iterdir()}
+    assert here == {"tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"}
+    assert {path.name for path in target.iterdir()} == here | {"config.json"}
+    for path in source.iterdir():
+        path.unlink()
+    with pytest.raises(CheckpointError, match="are gone"):
+        processor.save_pretrained(target)
+    assert {path.name for path in target.iterdir()} == here | {"config.json"}
+
+
 def test_without_torchvision_everything_still_works(files, tmp_path):
     import subprocess
     import sys
