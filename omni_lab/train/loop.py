@@ -303,8 +303,8 @@ class Run:
 def for_a_card(workers: int) -> None:
     """Settings of torch for training on a CUDA device."""
     torch.set_float32_matmul_precision("high")  # TF32: what is left in float32 need not be exact to the last bit
-    # torch 2.11 prefers cuDNN's attention, which plans anew for every shape (packed rows have a new one at each step), and
-    # may make NaN of rows that see nothing: padding on the left.
+    # torch 2.11 prefers cuDNN's attention, which plans anew for every shape (packed rows have a new one at each step),
+    # and may make NaN of rows that see nothing: padding on the left.
     torch.backends.cuda.enable_cudnn_sdp(False)
     if workers:
         set_threads(2)  # the cores are the workers'
