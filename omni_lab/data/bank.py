@@ -4,17 +4,16 @@ One file is read in one go and compresses far better than five hundred. Between 
 that a lossy codec cannot smear one into the next.
 """
 
+import importlib
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
-import soundfile
 
-from ..errors import DataError, MediaError
+from ..errors import DataError, MediaError, OmniLabError
 
 GAP = 0.1  # seconds of silence after each sound
 
@@ -26,6 +25,14 @@ class Sound:
     name: str
     wave: np.ndarray
     about: dict[str, Any]
+
+
+def package(name: str) -> Any:
+    """A package that only sound or video files need: most training reads none. Raises OmniLabError if it is missing."""
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError) as error:  # OSError: soundfile without its libsndfile
+        raise OmniLabError(f"no {name} ({error}): sound and video files need it, `pip install {name}`") from error
 
 
 def write(path: str | Path, sounds: list[Sound], rate: int, bit_rate: int = 24_000) -> None:
@@ -49,6 +56,7 @@ def write(path: str | Path, sounds: list[Sound], rate: int, bit_rate: int = 24_0
 
 def encode_opus(path: Path, wave: np.ndarray, rate: int, bit_rate: int) -> None:
     """Write one channel of float32 samples as Ogg Opus."""
+    av = package("av")
     with av.open(str(path), "w", format="ogg") as container:
         # Packets of 60 ms: the header of a packet counts when 20 ms of sound are forty bytes.
         packets = {"frame_duration": "60"}
@@ -86,6 +94,7 @@ def read_wave(path: str | Path, rate: int) -> np.ndarray:
     """Any sound file that libsndfile reads, as one channel, float32 (samples,) at `rate` Hz. Raises MediaError."""
     from .speech import resample
 
+    soundfile = package("soundfile")
     try:
         wave, found = soundfile.read(str(path), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:

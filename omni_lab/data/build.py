@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import av
 import numpy as np
-import soundfile
 
 from ..errors import DataError
 from . import bank, sounds
@@ -57,7 +55,7 @@ def transcripts(notes: str) -> list[tuple[str, str]]:
 
 def decode_g722(path: Path) -> np.ndarray:
     """A headerless G.722 file as float32 (samples,) at 16 kHz."""
-    with av.open(str(path), format="g722") as container:
+    with bank.package("av").open(str(path), format="g722") as container:
         blocks = [frame.to_ndarray().reshape(-1) for frame in container.decode(audio=0)]
     return np.concatenate(blocks).astype(np.float32) / 32768
 
@@ -73,7 +71,7 @@ def build_sounds(root: Path, work: Path) -> int:
     found = []
     for label, names in sounds.RECORDED.items():
         for name in names:
-            wave, rate = soundfile.read(folder / f"{name}.flac", dtype="float32", always_2d=True)
+            wave, rate = bank.package("soundfile").read(folder / f"{name}.flac", dtype="float32", always_2d=True)
             wave = trim(resample(wave.mean(1), rate, HEARING_RATE))
             found.append(bank.Sound(name, level(wave), {"label": label}))
     bank.write(root / "audio" / "sounds.opus", found, HEARING_RATE, bit_rate=28_000)

@@ -106,3 +106,8 @@ def check_wave(wave: np.ndarray, what: str) -> None:
         raise DataError(f"{what}: expected one channel of samples, got shape {wave.shape}")
     if not np.isfinite(wave).all():
         raise DataError(f"{what}: not finite (NaN or infinity)")
+
+
+def picture_size(sample: Sample) -> tuple[int, int]:
+    """Width and height, in pixels, of the first picture in a sample's last message."""
+    return next(part["image"].size for part in sample.messages[-1]["content"] if part["type"] == "image")

@@ -115,9 +115,14 @@ def spoken_qa(rng: np.random.Generator, split: str) -> Sample:
     return Sample([user("", audio(wave))], "spoken_qa", answer, meta=meta, thought=question)
 
 
+def reply_speaker(rng: np.random.Generator, split: str) -> str:
+    """Who answers: the source voice every other time."""
+    return "heart" if split == "test" or rng.random() < 0.5 else pick(rng, REPLY_SPEAKERS)
+
+
 def reply_voice(rng: np.random.Generator, text: str, split: str) -> tuple[np.ndarray, str]:
-    """`text` as an answer aloud, (samples,) at 24 kHz, and the speaker: the source voice every other time."""
-    name = "heart" if split == "test" or rng.random() < 0.5 else pick(rng, REPLY_SPEAKERS)
+    """`text` as an answer aloud, (samples,) at 24 kHz, and the speaker."""
+    name = reply_speaker(rng, split)
     return speech.say(text, name, int(rng.integers(2**31))), name
 
 

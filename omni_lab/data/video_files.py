@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 
 from ..errors import MediaError
+from .bank import package
 from .sample import HEARING_RATE
 from .speech import resample
 
@@ -18,7 +18,7 @@ def write(path: str | Path, frames: np.ndarray, fps: float, sound: np.ndarray | 
     """Write an MP4 atomically: frames uint8 (T, H, W, 3) with even sides, sound float32 (samples,) at 16 kHz or None.
 
     quality: H.264's constant rate factor (0 lossless, 51 worst)."""
-    path = Path(path)
+    av, path = package("av"), Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
     with av.open(str(temporary), "w") as container:
         pictures = container.add_stream("libx264", rate=round(fps), options={"crf": str(quality)})
@@ -40,6 +40,7 @@ def write(path: str | Path, frames: np.ndarray, fps: float, sound: np.ndarray | 
 def read(path: str | Path) -> dict[str, Any]:
     """A video file as a message part holds it: {"frames" uint8 (T, H, W, 3), "fps", "audio" float32 at 16 kHz or None,
     "sample_rate"}. Raises MediaError when the file is missing or damaged, or has no pictures."""
+    av = package("av")
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -57,9 +58,9 @@ def read(path: str | Path) -> dict[str, Any]:
     return {"frames": np.stack(frames), "fps": fps, "audio": sound, "sample_rate": HEARING_RATE}
 
 
-def decode_sound(container: av.container.InputContainer) -> np.ndarray:
-    """The sound track as one channel, float32 (samples,) at 16 kHz."""
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=HEARING_RATE)
+def decode_sound(container: Any) -> np.ndarray:
+    """The sound track of PyAV's open `container` as one channel, float32 (samples,) at 16 kHz."""
+    resampler = package("av").AudioResampler(format="flt", layout="mono", rate=HEARING_RATE)
     blocks = [b.to_ndarray() for frame in container.decode(audio=0) for b in resampler.resample(frame)]
     blocks += [b.to_ndarray() for b in resampler.resample(None)]
     return np.concatenate(blocks, axis=1)[0].astype(np.float32)

@@ -57,6 +57,7 @@ def warp(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return found
 
 
+@functools.cache
 def one_word(word: str) -> tuple[np.ndarray, np.ndarray]:
     """A word by the source voice without the silence around it: whole frames at 16 kHz, and each one's phoneme."""
     wave, phonemes = speech.timed(word, speech.SPEAKERS["heart"], 0, PACE)

@@ -38,6 +38,7 @@ def load(recipe: Recipe, order: Iterable[int], pin: bool) -> Iterator[tuple[int,
     workers = recipe.settings.workers
     if not workers:
         return ((index, recipe.batch(index)) for index in order)
+    recipe.warm()
     loader = DataLoader(
         Batches(recipe),
         batch_size=None,

@@ -8,6 +8,7 @@ The vision encoder learns this in a recipe of its own (recipes/seeing.py), and g
 from answers: left to them alone it forgot half the names within 940 steps (names right, held out: 0.88 -> 0.46).
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,10 +69,10 @@ def loss(thinker: Any, named: Batch) -> Tensor:
     return naming_loss(logits, named["words"]) + 0.3 * emptiness_loss(logits, named["words"])
 
 
-def words_of(thinker: Any, tokens: Tensor) -> Tensor:
-    """Which word's embedding a token of a picture is like: (tokens, hidden_size) -> logits (tokens, vocabulary), the
-    cosines times SHARPNESS."""
-    words = F.normalize(thinker.model.embed_tokens.weight.detach().float(), dim=-1)
+def words_of(thinker: Any, tokens: Tensor, ids: Tensor | slice = slice(None)) -> Tensor:
+    """Which word's embedding a token of a picture is like: (tokens, hidden_size) -> logits (tokens, words), the cosines
+    times SHARPNESS. ids: of the words that are compared; default: the vocabulary."""
+    words = F.normalize(thinker.model.embed_tokens.weight.detach()[ids].float(), dim=-1)
     return SHARPNESS * F.normalize(tokens.float(), dim=-1) @ words.t()
 
 
@@ -98,24 +99,30 @@ def emptiness_loss(logits: Tensor, words: Tensor) -> Tensor:
     return -logits[empty].log_softmax(-1)[:, empty_id()].mean()
 
 
+@functools.cache
+def first_id(text: str) -> int:
+    """The first token of `text`. Kept: the tokenizer takes 0.1 ms a word, and many are asked for at every step."""
+    return processor().tokenizer(text)["input_ids"][0]
+
+
 def empty_id() -> int:
     """Token of EMPTY."""
-    return processor().tokenizer(EMPTY)["input_ids"][0]
+    return first_id(EMPTY)
 
 
-def concept_ids() -> list[int]:
+def concept_ids() -> tuple[int, ...]:
     """Tokens of the words table, each one token behind a space."""
-    return [processor().tokenizer(f" {concept.word}")["input_ids"][0] for concept in CONCEPTS]
+    return tuple(first_id(f" {concept.word}") for concept in CONCEPTS)
 
 
-def colour_ids() -> list[int]:
+def colour_ids() -> tuple[int, ...]:
     """Tokens of the cards' colours."""
-    return [processor().tokenizer(f" {colour}")["input_ids"][0] for colour in sorted(COLOURS)]
+    return tuple(first_id(f" {colour}") for colour in sorted(COLOURS))
 
 
-def sign_ids() -> list[int]:
+def sign_ids() -> tuple[int, ...]:
     """Tokens of what is read."""
-    return [processor().tokenizer(sign)["input_ids"][0] for sign in SIGNS]
+    return tuple(first_id(sign) for sign in SIGNS)
 
 
 def nothing_at(width: int, height: int) -> dict[str, Tensor]:
@@ -138,9 +145,8 @@ def named_at(scene: scenes.Scene) -> dict[str, Tensor]:
     labels, covered = nothing_at(across, across), np.full(across * across, 0.3)
     for thing in scene.things:
         x1, y1, x2, y2 = thing.box
-        name = processor().tokenizer(f" {thing.word}")["input_ids"][0]
-        card = processor().tokenizer(f" {thing.colour}")["input_ids"][0] if thing.colour else NOTHING
-        one = processor().tokenizer(" one")["input_ids"][0]
+        name, one = first_id(f" {thing.word}"), first_id(" one")
+        card = first_id(f" {thing.colour}") if thing.colour else NOTHING
         for token in range(across * across):
             left, top = token % across * SIDE, token // across * SIDE
             wide, high = min(x2, left + SIDE) - max(x1, left), min(y2, top + SIDE) - max(y1, top)
@@ -167,5 +173,5 @@ def read_at(glyphs: Sequence[rendered.Glyph], size: tuple[int, int]) -> dict[str
             token = int(y // SIDE) * across + int(x // SIDE)
             strip = int(x % SIDE * SLICES // SIDE)
             labels["letters"][token, strip] = SIGNS.index(letter.lower()) + 1
-            labels["words"][token, strip] = processor().tokenizer(letter.lower())["input_ids"][0]
+            labels["words"][token, strip] = first_id(letter.lower())
     return labels

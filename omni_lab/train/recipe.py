@@ -84,6 +84,9 @@ class Recipe:
         """The model, on the CPU in float32, with its starting weights."""
         raise TypeError(f"recipe {self.name} builds no model")
 
+    def warm(self) -> None:
+        """Make what every worker process would make anew: called once, before they are forked. Default: nothing."""
+
     def batch(self, index: int) -> Batch:
         """Micro-batch number `index`: a pure function of (settings, seed, index), called in worker processes."""
         raise TypeError(f"recipe {self.name} makes no batches")

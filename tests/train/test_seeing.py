@@ -29,6 +29,15 @@ def test_every_name_is_one_token() -> None:
         assert len(processor().tokenizer(f" {concept.word}")["input_ids"]) == 1
 
 
+def test_words_are_tokenised_once_and_what_comes_back_is_nobodys_to_change(monkeypatch) -> None:
+    naming.first_id.cache_clear()
+    asked = (naming.concept_ids, naming.colour_ids, naming.sign_ids, naming.empty_id)
+    first = [ids() for ids in asked]
+    assert first[0] == tuple(word(concept.word) for concept in naming.CONCEPTS) and first[3] == word("no")
+    monkeypatch.setattr(naming, "processor", lambda: pytest.fail("tokenised again"))
+    assert [ids() for ids in asked] == first and all(isinstance(ids, tuple) for ids in first[:3])
+
+
 def test_a_token_names_what_lies_under_it() -> None:
     dog = scenes.Thing("dog", scenes.index_of("dog"), (0, 0, 56, 56), "red")
     cat = scenes.Thing("cat", scenes.index_of("cat"), (90, 90, 106, 106), None)  # smaller than a token, in its middle

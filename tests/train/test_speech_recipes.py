@@ -12,7 +12,7 @@ from omni_lab.codec.dit import DiT
 from omni_lab.codec.speaker import SpeakerEncoder
 from omni_lab.codec.speech_tokenizer import SpeechTokenizer, pairs
 from omni_lab.config import preset
-from omni_lab.data import music, recordings
+from omni_lab.data import music, recordings, unit_selection
 from omni_lab.errors import ConfigError, DataError
 from omni_lab.talker import Talker
 from omni_lab.thinker import Thinker
@@ -238,6 +238,33 @@ def test_the_talker_learns_the_source_voices_codes_under_anybodys_token(coded: P
         assert torch.equal(row.codes, expected[row.sample.answer]) and 0 <= row.given < len(row.codes)
     assert {row.given > 0 for row in spoken} == {False, True}
     assert all(row.given == 0 for row in at("talker", coded, continued=0.0).spoken(0, []))
+
+
+def test_a_speakers_sentences_come_from_the_bank_and_others_are_said_anew(coded: Path, monkeypatch) -> None:
+    alone = speech_bank.solo("train", 0, 20)
+    pairs = tuple((replace(clip, speaker="hugo"), replace(clip, speaker="nobody")) for clip in alone[:2])
+    monkeypatch.setattr(speech_bank, "shard", lambda split, number, count: pairs)
+    live, banked = (
+        at("speakers", coded, batch_size=16, sentences=20, longest=50, banked=banked).spoken(0, [])
+        for banked in (False, True)
+    )
+    known = [row.sample.answer in {clip.text for clip in alone} for row in banked]
+    assert {row.speaker for row, yes in zip(banked, known, strict=True) if yes} == {0, 1}
+    for one, other, yes in zip(live, banked, known, strict=True):
+        assert 0 < len(other.codes) <= 50
+        assert one.sample.task == "say_this" if yes else torch.equal(one.codes, other.codes)
+    assert {one.sample.task for one, yes in zip(live, known, strict=True) if not yes} == {"say_this", "spoken_reply"}
+    banks = {scale: settings.banked for scale, settings in find("speakers").scales.items()}
+    assert banks == {"smoke": False, "cpu": False, "t4": True, "gpu": True}
+
+
+def test_the_recorded_prompts_are_aligned_before_there_are_workers_if_they_are_heard(coded: Path, monkeypatch) -> None:
+    aligned: list[bool] = []
+    monkeypatch.setattr(unit_selection, "places", lambda: aligned.append(True))
+    at("hearing", coded, recorded=0.0).warm()
+    assert not aligned
+    at("hearing", coded).warm()
+    assert aligned
 
 
 def test_a_recipe_goes_on_from_parts_with_a_schedule_of_its_own(coded: Path, tmp_path: Path) -> None:

@@ -85,7 +85,8 @@ class Seeing(Recipe):
         tokens = model["thinker"].visual(batch["pixel_values"], batch["image_grid_thw"])  # (tokens, hidden_size)
         logits = words_of(model["thinker"], tokens)
         names, empty = naming.naming_loss(logits, batch["words"]), naming.emptiness_loss(logits, batch["words"])
-        loudness = beyond(tokens, model["thinker"].model.embed_tokens.weight[naming.concept_ids()]).square().mean()
+        words = model["thinker"].model.embed_tokens.weight[list(naming.concept_ids())]
+        loudness = beyond(tokens, words).square().mean()
         tokens = F.rms_norm(tokens, tokens.shape[-1:])  # what measures and reads does not hear how loud they are
         misses = (model["edges"](tokens).float() - batch["edges"]).abs() * batch["things"]
         edges = misses.sum() / (4 * batch["things"].sum()).clamp(min=1)
@@ -107,7 +108,7 @@ class Seeing(Recipe):
             logits, wanted = self.seen(model, batch)
             for what, ids, column in (("", naming.concept_ids(), 0), (", colours", naming.colour_ids(), 1)):
                 there = wanted[:, column] != NOTHING
-                said = torch.tensor(ids)[logits[there][:, ids].argmax(-1).cpu()]
+                said = torch.tensor(ids)[logits[there][:, list(ids)].argmax(-1).cpu()]
                 figures[title + what] = (said == wanted[there][:, column].cpu()).float().mean().item()
             empty = (wanted == NOTHING).all(1)
             figures[f"{title}, empty places"] = (logits[empty].argmax(-1) == nothing).float().mean().item()

@@ -23,7 +23,8 @@ from ...config import OmniConfig, preset
 from ...data import world
 from ...data.sample import Sample, assistant, user
 from ...data.speech import REPLY_SPEAKERS
-from ...data.splits import generator
+from ...data.splits import generator, pick
+from ...data.spoken import reply_speaker
 from ...talker import IGNORE, Talker, TalkerContext, code_targets, context_vectors
 from ...thinker import Thinker
 from .. import packing, reading, speech_bank
@@ -46,6 +47,7 @@ class TalkerSettings(Settings, speech_bank.Supply):
     ahead: int = 8  # codes later that this word is said
     mishear: float = 0.0  # mean share of the codes said that it hears wrongly or not at all (reading.py)
     start: str = ""  # folder with a `talker` to go on from, with a schedule of its own; "": fresh weights
+    banked: bool = False  # whether sentences to repeat come from the bank, where they are said already (`Speakers`)
 
 
 CPU = TalkerSettings(
@@ -74,7 +76,7 @@ SCALES = {
     ),
     "cpu": CPU,
     "t4": replace(CPU, batch_size=32, shards=60, growth=0.05, workers=2),
-    "gpu": replace(CPU, steps=4500, batch_size=96, shards=200, growth=0.2, workers=12),
+    "gpu": replace(CPU, steps=4500, batch_size=96, shards=60, growth=0.05, workers=12, save_every=500),
 }
 
 
@@ -264,16 +266,38 @@ class Speakers(TalkerRecipe):
     writes: ClassVar[tuple[str, ...]] = ("speakers",)
     tasks: ClassVar[tuple[str, ...]] = ("say_this", "spoken_reply")
     scales = {
-        k: replace(s, steps=max(2, s.steps // 3), learning_rate=s.learning_rate / 10, reading=0.0, mishear=0.0)
+        k: replace(
+            s, steps=max(2, s.steps // 3), learning_rate=s.learning_rate / 10, reading=0.0, mishear=0.0,
+            banked=k in ("t4", "gpu"),
+        )
         for k, s in SCALES.items()
-    }
+    }  # fmt: skip
 
     def spoken(self, index: int, bad: list[str]) -> list[Spoken]:
         made: list[Spoken] = []
         for i in range(self.settings.batch_size):
             task, place = world.schedule(self.tasks, self.seed, index * self.settings.batch_size + i)
-            made += self.example(task, "train", place, bad)
+            known = self.from_bank(index, place) if self.settings.banked and task == "say_this" else None
+            made += self.example(task, "train", place, bad) if known is None else [known]
         return made
+
+    @torch.no_grad()
+    def from_bank(self, index: int, place: int) -> Spoken | None:
+        """A sentence to repeat by a speaker drawn as in `say_this`, who has said it in the bank: to have it said anew
+        takes ten times as long as to code it. None where that speaker says nothing in the shard drawn."""
+        settings, rng = self.settings, generator("banked", "train", self.seed, place)
+        number = int(rng.integers(min(settings.shards, 2 + int(index * settings.growth))))
+        name = reply_speaker(rng, "train")
+        if name == "heart":  # which has shards of its own
+            clips = [*speech_bank.solo("train", number, settings.sentences)]
+        else:
+            pairs = speech_bank.shard("train", number, settings.sentences * speech_bank.SENTENCES // speech_bank.SOLO)
+            clips = [clip for pair in pairs for clip in pair if clip.speaker == name]
+        if not clips:
+            return None
+        clip = pick(rng, clips)
+        wave = torch.from_numpy(clip.wave.astype("float32") / 32767)  # not its `mel`, which it would keep
+        return Spoken(said(clip.text), self.tokenizer.encode(wave)[: settings.longest], place_of(name))
 
 
 class Joint(Speakers):
@@ -284,9 +308,12 @@ class Joint(Speakers):
     reads: ClassVar[tuple[str, ...]] = ("speech_tokenizer", "speakers")
     writes: ClassVar[tuple[str, ...]] = ("joint_thinker", "joint_talker")
     scales = {
-        k: replace(s, steps=max(2, s.steps // 6), learning_rate=s.learning_rate / 15, reading=0.0, mishear=0.0)
+        k: replace(
+            s, steps=max(2, s.steps // 6), learning_rate=s.learning_rate / 15, reading=0.0, mishear=0.0,
+            banked=k in ("t4", "gpu"),
+        )
         for k, s in SCALES.items()
-    }
+    }  # fmt: skip
 
     def groups(self, model: Any) -> dict[str, list[dict[str, Any]]]:
         return {"main": decay_groups(model.named_parameters(), self.settings)}

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ...config import OmniConfig, preset
-from ...data import world
-from ...data.sample import Sample, assistant, audio, user
+from ...data import unit_selection, world
+from ...data.sample import Sample, assistant, audio, picture_size, user
 from ...data.speech import heard, in_any_room
 from ...data.splits import generator, pick
 from ...data.spoken import TRANSCRIBE, prompt, to_say
@@ -157,7 +157,7 @@ class ThinkerRecipe(Recipe):
         messages, sound = [*sample.messages, assistant(sample.reply)], has_talking_film(sample)
         encoded = dict(processor()(messages=messages, labels=True, use_audio_in_video=sound, longest_audio=True))
         if sample.task in SPELLED:
-            encoded = looking.spelled(encoded, sample.answer, sample.meta.get("glyphs", ()), page_size(sample))
+            encoded = looking.spelled(encoded, sample.answer, sample.meta.get("glyphs", ()), picture_size(sample))
         if not self.settings.answers_only:
             encoded["labels"] = encoded["input_ids"].clone()
         if "input_features" in encoded:
@@ -205,6 +205,10 @@ class ThinkerRecipe(Recipe):
         clip = pick(rng, speech_bank.drawn_solo(self.settings, draw, index) if alone else pick(rng, pairs))
         wave = in_any_room(heard(clip.wave.astype("float32") / 32767), rng)
         return Sample([user(TRANSCRIBE, audio(wave))], "asr", clip.text)
+
+    def warm(self) -> None:
+        if "asr_recorded" in self.chosen_tasks() and emphasised(self.settings.emphasis).get("asr_recorded", 1.0):
+            unit_selection.places()
 
     def batch(self, index: int) -> Batch:
         bad: list[str] = []
@@ -303,11 +307,6 @@ def emphasised(text: str) -> dict[str, float]:
     if unknown or any(factor < 0 for factor in factors.values()):
         raise ConfigError(f"emphasis is {text!r}: " + (f"no task {unknown[0]}" if unknown else "a factor is negative"))
     return factors
-
-
-def page_size(sample: Sample) -> tuple[int, int]:
-    """Width and height of a sample's one picture, in pixels."""
-    return next(part["image"].size for part in sample.messages[-1]["content"] if part["type"] == "image")
 
 
 def has_talking_film(sample: Sample) -> bool:
