@@ -112,7 +112,12 @@ words; from its step 722 on there were two, 24 crops a step, and words at a weig
 The loss that is drawn holds both. 1,850 steps more from there, with words at a weight of 2, left 32 of those 1,458
 words wrong, but 39 of the 1,598 of the suite's sentences, where the `dit` that ships has 37: no difference that could
 be told from chance, and they do not ship. In both the reader was also shown what the DiT makes behind a clip's end,
-which teaches nothing; since then it sees silence there.
+which teaches nothing; since then it sees silence there. Off the mels at which velocities point from the line to the
+real mel the reader misses 0.160 nats a frame with the `dit` that ships, off its own mels, where no real one helps it
+on, 0.219, off real ones 0.141. So words were then learned off own mels, too (`own`): 830 steps from the `dit` that was
+not shipped, in two schedules, brought 0.179, and what a reply samples from 0.191 to 0.166. Whisper's own loss on the
+words of 240 sentences of training's side fell from 1.42 to 1.37 nats a sentence (0.05, standard error 0.02; the source
+voice has about 1.0), but of their words 47 were wrong, and 45 with the `dit` that ships: it does not ship either.
 
 `omni-lab train all` needs none of these sittings: they were for want of time on two cores. The first sitting of CLIP,
 920 steps, has left no log."""

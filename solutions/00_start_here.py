@@ -222,8 +222,8 @@ chat = Chat(model, **LENGTH)
 # ## How an exercise works
 # You write one function. When you run its cell, the check calls it on random inputs and tells you what is wrong. Each
 # case that holds earns its share of the points. Until all hold, the notebook goes on with the package's own version;
-# for a few exercises there is none, and cells that need yours stay silent. Once all hold, **yours is the one that
-# runs**.
+# for more than a third of them there is none, and cells that need yours stay silent. Once all hold, **yours is the one
+# that runs**.
 #
 # ### Exercise 0.1 - Root mean square  (difficulty 1 of 3, 3 minutes, 0 points)
 # How loud is a sound? Square each sample, average, take the root: $\sqrt{\tfrac{1}{n}\sum_i wave_i^2}$. The last axis

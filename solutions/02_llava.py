@@ -579,7 +579,7 @@ lab.explore(
 # %% [markdown]
 # Answers are checked as the teacher's were, by your `absent`. Over many new pictures: how many of the things that are
 # there does the model name, and how many does it invent? The last row is a style that no training has shown, neither
-# this one's nor CLIP's. (After smoke's four steps the model answers nothing, here and below: zeros mean nothing.)
+# this one's nor CLIP's. (After smoke's four steps the model names nothing: figures mean nothing, here and below.)
 
 
 # %%

@@ -127,9 +127,9 @@ lab.explore(
 
 # %% [markdown]
 # ### Mel filters
-# The ear tells 200 from 300 Hz with ease, 7200 from 7300 Hz not at all. The mel scale is spaced as we hear: even up to
-# 1000 Hz, then in equal ratios. The encoder gets the power in 128 overlapping triangles on that scale (report, section
-# 2.2); Whisper's smaller models have 80.
+# From 200 to 300 Hz is a fifth, from 7200 to 7300 Hz a quarter of a semitone, which one hardly notices. The mel scale
+# is spaced as we hear: even up to 1000 Hz, then in equal ratios. The encoder gets the power in 128 overlapping
+# triangles on that scale (report, section 2.2); Whisper's smaller models have 80.
 
 
 # %%
@@ -204,7 +204,8 @@ if frame_signal and mel_filters and log_compress:
 # %% [markdown]
 # ## Counting tokens
 # The picture has 100 frames a second. The encoder begins with two convolutions, the *conv stem*: each looks at three
-# neighbours in time and at all mels together. The second has stride 2. Watch the length.
+# neighbours in time, the first at all mels together, the second at all channels of the first. The second has stride 2.
+# Watch the length.
 
 # %%
 nano = config.nano().thinker_config
@@ -397,8 +398,8 @@ if settled_tokens:
 # ## What blocks save
 # Full attention compares every frame with every other; blocks only within 2 s. Before you look: at the longest length,
 # how many times fewer pairs? The time will not fall as much: the matrices of the layers cost the same either way. What
-# matters is the shape: blocks grow in a straight line, one block bends upwards. (In smoke's three short sounds the bend
-# is too small to be seen.)
+# matters is the shape: blocks grow in a straight line, one block bends upwards. (With smoke's three
+# lengths the bend shows only at 30 s.)
 
 # %%
 seconds = np.array(run.pick(smoke=(2, 10, 30), cpu=(2, 5, 10, 20, 40, 60)))
@@ -625,9 +626,9 @@ if folder is not None:
 # that a vector comes to lie where the word lies that is heard in it. You see the first, on held-out sentences, beside
 # the same with the sound of **another** sentence.
 #
-# There is a gap at step 0 already, with a matrix of random numbers; at smoke scale, with two sentences, a large one.
-# What can the language model know then? (Count the places of the sound.) What it hears is by how much the gap
-# **grows**.
+# At step 0, with a matrix of random numbers, there may be a gap already, of either sign. What can the language model
+# know then? (Count the places of the sound.) What it hears is by how much the gap **grows**; with smoke's two sentences
+# that says nothing.
 
 # %%
 if folder is not None:

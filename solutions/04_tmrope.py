@@ -388,8 +388,8 @@ if segment_starts:
 # differs from clip to clip.
 #
 # It learns under four schemes. **Full TMRoPE.** **Frames counted**: video takes one temporal id a frame, as in
-# Qwen2-VL. **Sequential ids**: the place in the row, on all axes. **Time removed**: t is 0 everywhere; h and w stay. So
-# all frames have the ids 0, 0, 0, and the sound still counts in h and w.
+# Qwen2-VL. **Sequential ids**: the place in the row, on all axes. **Time removed**: t is 0 for all that is seen and
+# heard; h and w stay. So all frames have the ids 0, 0, 0, and the sound still counts in h and w.
 #
 # Before you run it: which of the four can answer at all? There are eight things, so chance is one in eight.
 #

@@ -89,7 +89,7 @@ def show_mels(alt: str, **rows: Tensor) -> None:
     lab.show(figure, alt=alt)
 
 
-show_mels("The log-mel of the sentence: dark bands where a voice resonates.", the_sentence=sentence.mel)
+show_mels("The log-mel of the sentence: bright bands where a voice resonates.", the_sentence=sentence.mel)
 
 # %% [markdown]
 # ## What a code keeps, and what it may forget
@@ -741,7 +741,8 @@ def snake_beta(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
 # ### Something to touch: overtones that come back down
 # A bent sine has overtones. At 24 kHz nothing above 12 kHz exists: overtones beyond fold back and land where no voice
 # put them. So BigVGAN bends at twice the rate, between two low-pass filters. Compare the two lines: what lies at a
-# multiple of the tone belongs there, everything else is alias.
+# multiple of the tone belongs there, everything else is alias. (The peak at 0 Hz is no alias: it is the mean of the
+# sine's square.)
 
 
 # %%

@@ -19,13 +19,12 @@ PRECISIONS = ("float32", "autocast", "bfloat16")
 GB = 1e9
 
 
-def state_bytes(parameters: int, learning: int, precision: str, averaged: bool = False) -> dict[str, int]:
+def state_bytes(parameters: int, learning: int, precision: str) -> dict[str, int]:
     """Bytes of what stays from step to step, by kind: weights, gradients, optimiser, copies.
 
     parameters: all of them; learning: those that are not frozen. precision: "float32"; "autocast" (float32 weights, and
     a 16-bit copy of each that lives from forward to backward; Micikevicius et al. 2018, section 3.1); "bfloat16" (all
-    in 16 bits). AdamW holds two moments of the type of the weights, and a running average is of their type, too.
-    Raises ConfigError for another precision.
+    in 16 bits). AdamW holds two moments of the type of the weights. Raises ConfigError for another precision.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
@@ -35,7 +34,6 @@ def state_bytes(parameters: int, learning: int, precision: str, averaged: bool =
         "gradients": size * learning,
         "optimiser": 2 * size * learning,
         "copies": 2 * parameters if precision == "autocast" else 0,
-        "average": size * learning * averaged,
     }
 
 
@@ -134,7 +132,9 @@ def training_memory(
     running average of what learns.
     """
     parameters = decoder_parameters(config) if parameters is None else parameters
-    states = state_bytes(parameters, parameters if learning is None else learning, precision, averaged)
+    learning = parameters if learning is None else learning
+    states = state_bytes(parameters, learning, precision)
+    states["average"] = (2 if precision == "bfloat16" else 4) * learning * averaged
     compute = 4 if precision == "float32" else 2
     residual = 2 if precision == "bfloat16" else 4
     tokens = rows * length

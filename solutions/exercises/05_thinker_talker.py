@@ -54,7 +54,8 @@ EXERCISES = [
         target="omni_lab.talker:padded_text_track",
         hints=(
             "For row i, which places hold reply vectors, which one holds text_eos, and which hold text_pad?",
-            "`place = torch.arange(steps)[None, :, None]`, to be compared with `lengths[:, None, None]`.",
+            "`place = torch.arange(steps, device=reply.device)[None, :, None]`, to be compared with `lengths[:, None, "
+            "None]`.",
         ),
     ),
     Exercise(

@@ -101,7 +101,8 @@ EXERCISES = [
         target="omni_lab.codec.disclosure:tone_level",
         hints=(
             "Why is one sum not enough? What does a sine of phase 90 degrees give when multiplied by a sine?",
-            "`turn = 2 * math.pi * frequency / sample_rate * torch.arange(window)`, the angle at each sample.",
+            "`turn = 2 * math.pi * frequency / sample_rate * torch.arange(window, device=wave.device)`, the angle at "
+            "each sample.",
         ),
     ),
 ]  # fmt: skip

@@ -97,7 +97,8 @@ EXERCISES = [
         target="omni_lab.streaming.speech:crossfade",
         hints=(
             "Both weights must sum to 1. Where is the middle of sample 0, if the fade takes `count` samples?",
-            "`weight = 0.5 - 0.5 * torch.cos(torch.pi * (torch.arange(count) + 0.5) / count)`",
+            "`place = (torch.arange(count, device=new.device) + 0.5) / count`, and `weight = 0.5 - 0.5 * "
+            "torch.cos(torch.pi * place)`",
         ),
     ),
     Exercise(

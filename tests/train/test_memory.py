@@ -193,8 +193,9 @@ def test_a_recipe_counts_the_weights_that_learn_their_average_and_the_encoders()
     still = sum(p.numel() for p in model.model.layers.parameters())
     assert counted["thinker_2"] == {"parameters": whole, "learning": whole}
     assert counted["thinker_1"]["parameters"] == whole and counted["thinker_1"]["learning"] <= whole - still
-    bare, kept = (memory.state_bytes(10, 4, "autocast", averaged) for averaged in (False, True))
-    assert kept == bare | {"average": 16} and bare["average"] == 0
+    how = counted["thinker_1"]
+    bare, kept = (memory.training_memory(SHAPES["square"], 1, 64, averaged=given, **how) for given in (False, True))
+    assert kept.states == bare.states + 4 * how["learning"] and bare.average == 0
 
 
 def test_frozen_weights_of_7b_need_no_moments_and_an_average_needs_room():
