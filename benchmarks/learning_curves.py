@@ -116,8 +116,9 @@ which teaches nothing; since then it sees silence there. Off the mels at which v
 real mel the reader misses 0.160 nats a frame with the `dit` that ships, off its own mels, where no real one helps it
 on, 0.219, off real ones 0.141. So words were then learned off own mels, too (`own`): 830 steps from the `dit` that was
 not shipped, in two schedules, brought 0.179, and what a reply samples from 0.191 to 0.166. Whisper's own loss on the
-words of 240 sentences of training's side fell from 1.42 to 1.37 nats a sentence (0.05, standard error 0.02; the source
-voice has about 1.0), but of their words 47 were wrong, and 45 with the `dit` that ships: it does not ship either.
+words of 240 sentences of training's side fell from 1.42 to 1.37 nats a sentence (by 0.05, standard error 0.03; of 120
+of them 1.54, 1.47, and 1.14 in the source voice), but of their words 47 were wrong, and 45 with the `dit` that ships:
+it does not ship either.
 
 `omni-lab train all` needs none of these sittings: they were for want of time on two cores. The first sitting of CLIP,
 920 steps, has left no log."""
