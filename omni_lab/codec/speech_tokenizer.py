@@ -92,9 +92,12 @@ class SpeechTokenizer(nn.Module):
         if config.window < FRAMES_PER_CODE:
             raise ConfigError(f"speech tokenizer: window is {config.window}, expected at least {FRAMES_PER_CODE}")
         self.config = config
-        # Empty and then filled: a model that is made to be loaded allocates nothing.
+        # Empty and then filled: a model that is made to be loaded allocates nothing, and with nothing torch would load
+        # its compiler to do sums.
         entries = nn.init.normal_(torch.empty(config.codebook_size, FRAMES_PER_CODE * config.mel_dim))
-        self.codebook = nn.Parameter(entries * MEL_DEVIATION + MEL_MEAN)  # natural-log mel, as what it stands for
+        if not entries.is_meta:
+            entries.mul_(MEL_DEVIATION).add_(MEL_MEAN)  # natural-log mel, as what it stands for
+        self.codebook = nn.Parameter(entries)
         self.discriminants: nn.Linear | None = None
         if config.window > FRAMES_PER_CODE:
             # Found by counting (train/discriminants.py), and frozen but where its recipe has them learn on.

@@ -86,10 +86,10 @@ def test_what_labs_take_is_kept_by_lab_and_scale(tmp_path):
 
 
 def test_an_untouched_student_notebook_runs_earns_nothing_and_shows_every_plot(tmp_path):
-    source = ROOT / "solutions" / "04_tmrope.py"
-    result = run.execute(source, tmp_path / "04.ipynb", "smoke", {"SCALE": "smoke"}, solved=False)
+    source = ROOT / "solutions" / "01_clip.py"
+    result = run.execute(source, tmp_path / "01.ipynb", "smoke", {"SCALE": "smoke"}, solved=False)
     assert not result.fault
-    student = nbformat.read(tmp_path / "04.ipynb", as_version=4)
+    student = nbformat.read(tmp_path / "01.ipynb", as_version=4)
     printed = "".join(o.get("text", "") for c in student.cells for o in c.get("outputs", []))
     assert "Total: 0 of 100 points" in printed
 
@@ -97,7 +97,7 @@ def test_an_untouched_student_notebook_runs_earns_nothing_and_shows_every_plot(t
         shown = "".join(str(o.get("data", {}).get("text/html", "")) for c in book.cells for o in c.get("outputs", []))
         return shown.count("<img")
 
-    solved = nbformat.read(ROOT / "solutions" / "04_tmrope.ipynb", as_version=4)
+    solved = nbformat.read(ROOT / "solutions" / "01_clip.ipynb", as_version=4)
     assert pictures(student) == pictures(solved) > 5
 
 
