@@ -190,7 +190,7 @@ def attention_bias(
         return None, new > 1
     if segment_ids is not None and (past or segment_ids.shape != (batch, new)):
         raise InputError(f"segment_ids is {tuple(segment_ids.shape)}, expected ({batch}, {new}) and an empty cache")
-    if real is None and segment_ids is not None and (new > DENSE_UP_TO or cpu_kernels.spelled_out(inputs)):
+    if real is None and segment_ids is not None and apart(inputs):
         return [torch.unique_consecutive(row, return_counts=True)[1].tolist() for row in segment_ids], True
     dtype = inputs.dtype
     if torch.is_autocast_enabled(inputs.device.type):
@@ -205,14 +205,24 @@ def attention_bias(
     return bias.masked_fill_(~allowed, -math.inf), False
 
 
+def apart(inputs: Tensor) -> bool:
+    """Whether each segment of packed rows (batch, length, dim) is attended to by itself, not all under one mask.
+
+    Under a mask a token pays for all tokens of its row. On a CPU calls cost little beside that."""
+    here = inputs.device.type == "cpu" and not torch.compiler.is_compiling()
+    return here or inputs.shape[1] > DENSE_UP_TO
+
+
 def segmented_attention(query: Tensor, key: Tensor, value: Tensor, lengths: list[list[int]], grouped: bool) -> Tensor:
     """Causal attention in each segment of each row by itself: (batch, heads, length, head_dim) -> the same."""
-    rows = []
-    for i, row in enumerate(lengths):
-        segments = zip(*(x[i : i + 1].split(row, dim=2) for x in (query, key, value)), strict=True)
-        parts = [cpu_kernels.attention(q, k, v, causal=True, grouped=grouped) for q, k, v in segments]
-        rows.append(torch.cat(parts, dim=2))
-    return torch.cat(rows)
+    sizes = [size for row in lengths for size in row]
+    # All rows one after another: each tensor is then cut, and its gradient put together again, once.
+    pieces = [x.transpose(1, 2).flatten(0, 1)[None].split(sizes, dim=1) for x in (query, key, value)]
+    parts = [
+        cpu_kernels.attention(*(x.transpose(1, 2) for x in piece), causal=True, grouped=grouped).transpose(1, 2)
+        for piece in zip(*pieces, strict=True)
+    ]
+    return torch.cat(parts, dim=1).view(query.shape[0], query.shape[2], *query.shape[1::2]).transpose(1, 2)
 
 
 class Attention(Joined):

@@ -307,3 +307,28 @@ def test_attention_that_learns_in_16_bits_is_torchs(kv_heads: int, how: str) -> 
     ):
         mine, theirs = b[a.isfinite()], a[a.isfinite()]  # torch's own gradient is NaN beside a place that sees nothing
         assert b.isfinite().all() and (mine - theirs).norm() < 0.02 * theirs.norm()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_onednn_products_are_torchs(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forwards and all three gradients, whether or not this processor is one on which they are used."""
+    torch.manual_seed(0)
+    layer, x = Linear(24, 40, bias=bias), torch.randn(3, 30, 24, requires_grad=True)
+    given = [x, *layer.parameters()]
+    weights, found, real = torch.randn(3, 30, 40), [], cpu_kernels.onednn_product
+    for leads in (False, torch.backends.mkldnn.is_available()):
+        calls = []
+        monkeypatch.setattr(cpu_kernels, "onednn_leads", lambda leads=leads: leads)
+        monkeypatch.setattr(cpu_kernels, "onednn_product", lambda *a, calls=calls: calls.append(1) or real(*a))
+        out = layer(x)
+        found.append([out.detach(), *torch.autograd.grad((out * weights).sum(), given)])
+        assert len(calls) == 3 * leads
+    for ours, torchs in zip(*found, strict=True):
+        assert relative(ours, torchs) < 1e-6
+
+
+@pytest.mark.parametrize(("capability", "leads"), [("AVX512", True), ("AVX2", False), ("DEFAULT", False)])
+def test_onednn_is_used_where_it_leads(capability: str, leads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert cpu_kernels.onednn_leads.__wrapped__() == leads

@@ -60,6 +60,14 @@ def fill(samples: Iterable[Encoded], rows: int, length: int) -> list[list[Encode
     return filled
 
 
+def end_to_end(filled: list[list[Encoded]]) -> tuple[list[list[Encoded]], int]:
+    """All rows one after another in one row, and its length in tokens: nothing is left to pad.
+
+    For where segments are attended to apart (layers.apart), so that a longer row costs nothing."""
+    row = [sample for samples in filled for sample in samples]
+    return [row], sum(sample["input_ids"].shape[1] for sample in row)
+
+
 def pack(filled: list[list[Encoded]], length: int, pad_id: int) -> dict[str, Tensor]:
     """Rows of samples -> the thinker's arguments: input_ids, labels, segment_ids (rows, length), position_ids
     (3, rows, length), and the media of all samples in row order. Padding has segment 0 and no label."""

@@ -37,6 +37,10 @@ def test_packing_changes_no_loss() -> None:
     packed = packing.pack(filled, 96, 2016)
     assert packed["input_ids"].shape == (2, 96) and packed["position_ids"].shape == (3, 2, 96)
     together = model(**packed, logits_to_keep=0).loss
+    filled, length = packing.end_to_end(filled)
+    in_a_row = packing.pack(filled, length, 2016)
+    assert in_a_row["input_ids"].shape == (1, length) and in_a_row["segment_ids"].all(), "nothing is padded"
+    assert torch.allclose(model(**in_a_row, logits_to_keep=0).loss, together, rtol=1e-5)
     losses, counts = [], []
     for sample in samples:
         alone = {k: v for k, v in sample.items() if k not in ("use_audio_in_video",)}

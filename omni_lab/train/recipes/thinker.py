@@ -211,12 +211,13 @@ class ThinkerRecipe(Recipe):
             unit_selection.places()
 
     def batch(self, index: int) -> Batch:
-        bad: list[str] = []
-        taken: list[int] = []
-        samples = self.drawn(self.chosen_tasks(), "train", index * STRETCH, bad, taken)
-        filled = packing.fill(samples, self.settings.batch_size, self.settings.length)
-        complete(filled, self.chosen_tasks(), self.settings.length, processor(), self.config.thinker_config)
-        packed: Batch = packing.pack(filled, self.settings.length, processor().tokenizer.pad_token_id or 0)
+        bad, taken = list[str](), list[int]()
+        samples, length = self.drawn(self.chosen_tasks(), "train", index * STRETCH, bad, taken), self.settings.length
+        filled = packing.fill(samples, self.settings.batch_size, length)
+        complete(filled, self.chosen_tasks(), length, processor(), self.config.thinker_config)
+        if self.device.type == "cpu" and not self.settings.compile:
+            filled, length = packing.end_to_end(filled)
+        packed: Batch = packing.pack(filled, length, processor().tokenizer.pad_token_id or 0)
         answers = float((packed["labels"] != packing.IGNORED).sum())
         said = [clip for row in filled for sample in row for clip in sample.get("transcripts", [])]
         if (self.settings.ctc or self.settings.looking) and any(said):
