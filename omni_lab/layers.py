@@ -23,7 +23,7 @@ from .errors import InputError
 
 # An additive mask, lengths of each row's segments, or nothing; and whether plain causality is enough.
 Mask = tuple[Tensor | list[list[int]] | None, bool]
-DENSE_UP_TO = 8192  # tokens of packed rows for which one mask is built; longer ones are attended segment by segment
+DENSE_UP_TO = 8192  # tokens of packed rows for which one mask is built, but on a CPU: see `apart`
 
 
 class RMSNorm(nn.Module):
@@ -165,8 +165,8 @@ def attention_bias(
     """What attention needs to know beside its inputs: (additive mask or None, is_causal), for all layers at once.
 
     inputs: (batch, new, dim). attention_mask: (batch, new) or (batch, past + new), 1 for real tokens. segment_ids:
-    (batch, new), tokens see only their own segment. The mask is (batch, 1, new, past + new), or for long packed rows
-    the lengths of each row's segments, for at 32,768 tokens a mask would take gigabytes.
+    (batch, new), tokens see only their own segment. The mask is (batch, 1, new, past + new), or for packed rows that
+    are long or on a CPU (`apart`) the lengths of each row's segments: at 32,768 tokens a mask would take gigabytes.
     Padding on the left sees nothing at all; attention then gives zeros there, as in the reference.
     """
     batch, new = inputs.shape[:2]

@@ -115,14 +115,17 @@ def test_layers_that_someone_replaced_are_run_as_they_are():
     assert Stepper(decoder, head, cache).direct is None
 
 
-def test_masks_are_built_only_where_needed():
+def test_masks_are_built_only_where_needed(monkeypatch):
     x = torch.zeros(2, 4, 8)
     right, left = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
     assert layers.attention_bias(x, None, None, None) == (None, True)
     assert layers.attention_bias(x, right, None, None) == (None, True)
     bias, causal = layers.attention_bias(x, left, None, None)
     assert not causal and (bias[0, 0, 3] == 0).tolist() == [False, False, True, True]
-    bias, _ = layers.attention_bias(x, None, torch.tensor([[0, 0, 1, 1], [0, 0, 0, 0]]), None)
+    packed = torch.tensor([[0, 0, 1, 1], [0, 0, 0, 0]])
+    assert layers.attention_bias(x, None, packed, None) == ([[2, 2], [4]], True)
+    monkeypatch.setattr(layers, "apart", lambda inputs: False)
+    bias, _ = layers.attention_bias(x, None, packed, None)
     assert (bias[0, 0, 3] == 0).tolist() == [False, False, True, True]
     with pytest.raises(InputError, match="segment_ids"):
         layers.attention_bias(x, None, torch.zeros(1, 4), None)

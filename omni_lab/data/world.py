@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from . import sample as sample_module
 from .sample import Sample
 from .splits import check_split, generator
@@ -82,12 +82,28 @@ def schedule(
     """Which task the mixture's position `index` holds, and which of its samples.
 
     Tasks are drawn by their weights, those without media `text` times as often, those named in `emphasis` so many times
-    as often; a sample's own index is the position, so that no sample comes twice.
+    as often; a sample's own index is the position, so that no sample comes twice. Raises ConfigError where all weights
+    are 0.
     """
     factors = [(1.0 if TASKS[task].gives else text) * (emphasis or {}).get(task, 1.0) for task in tasks]
     weights = np.array([TASKS[task].weight for task in tasks]) * factors
     order = generator("schedule", "|".join(tasks), seed, index)
+    if not weights.sum():
+        raise ConfigError(f"all of {', '.join(tasks)} have the weight 0: nothing is left to draw from")
     return tasks[int(order.choice(len(tasks), p=weights / weights.sum()))], index
+
+
+def emphasised(text: str) -> dict[str, float]:
+    """What `ThinkerSettings.emphasis` says: task -> factor. Raises ConfigError."""
+    try:
+        pairs = [pair.split(":") for pair in text.split()]
+        factors = {task: float(factor) for task, factor in pairs}
+    except ValueError as error:
+        raise ConfigError(f'emphasis is {text!r}, expected as "sound_events:4 picture_qa:0.5"') from error
+    unknown = sorted(set(factors) - set(TASKS))
+    if unknown or any(factor < 0 for factor in factors.values()):
+        raise ConfigError(f"emphasis is {text!r}: " + (f"no task {unknown[0]}" if unknown else "a factor is negative"))
+    return factors
 
 
 def samples(

@@ -65,6 +65,9 @@ def train(
             result = run(made, out / name, resume or shared, device, left, tensorboard)
             rows.append((name, result.step, result.seconds, result.figures))
             finished = result.finished
+            if finished and result.heard and name != names[-1]:  # when the last step was done
+                typer.echo(f"stopped behind {name}; --resume goes on from here")
+                finished = False
             if not finished:
                 break
     if group.first:

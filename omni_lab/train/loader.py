@@ -15,6 +15,7 @@ from .recipe import Batch, Recipe
 
 TOLERATED = 0.01  # share of bad samples that a run survives
 REPORTED = 20  # lines of the list that are shown
+HOPELESS = 50  # samples in a row of which none can be used
 
 
 class Batches(Dataset):
@@ -79,6 +80,16 @@ def usable(makers: Iterable[Callable[[], Any]], bad: list[str]) -> list[Any]:
         except (DataError, InputError) as error:  # MediaError is an InputError
             bad.append(str(error))
     return made
+
+
+def still_hoping(idle: int, made: list[Any], bad: list[str]) -> int:
+    """How many tries in a row have given nothing, after one more that gave `made`.
+
+    Raises DataError, with the last line of `bad`, when that is so many that no more is to be expected."""
+    idle = 0 if made else idle + 1
+    if idle == HOPELESS:
+        raise DataError(f"{idle} samples in a row are bad, stopping: {bad[-1] if bad else 'they are empty'}")
+    return idle
 
 
 class BadData:

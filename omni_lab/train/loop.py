@@ -8,7 +8,7 @@ of bad data; the learning rate is a function of the step.
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .. import layers
 from ..errors import ConfigError, OmniLabError
-from ..runtime import Hardware, free_memory, seed_everything, set_threads
+from ..runtime import Hardware, free_memory, seed_everything, threads
 from . import checkpoints
 from .distributed import Gathered, Processes, clip_gradients, on_all_weights, processes, reshard, shard, total, union
 from .loader import BadData, indexes, load, to_device
@@ -42,6 +42,7 @@ class Result:
     model: nn.Module  # with the averaged weights, in eval mode
     step: int  # optimiser steps done
     finished: bool  # False: stopped by a signal or by the clock, to be resumed
+    heard: bool  # a signal to stop, which may have come when the last step was done
     seconds: float  # of training, all sittings together
     figures: dict[str, float]  # the last evaluation
 
@@ -60,10 +61,12 @@ def train(
     resume: go on from the newest checkpoint in `out`, if there is one. minutes: save and stop after so long.
     Raises ConfigError if `out` holds a run and `resume` is not asked for, or if its settings were others.
     """
-    with processes(device) as (group, here), stop_signal() as stop:
+    with processes(device) as (group, here):
         run = Run(recipe, Path(out), resume, group, here, progress, tensorboard)
         try:
-            return run.go(stop, minutes)
+            # Not while the model is built: there is nothing to save, and who stops it need not wait.
+            with stop_signal() as stop, run.few_threads():
+                return run.go(stop, minutes)
         finally:
             run.log.close()
 
@@ -75,10 +78,10 @@ class Run:
         self, recipe: Recipe, out: Path, resume: bool, group: Processes, here: Hardware, progress: bool, board: bool
     ):
         self.recipe, self.out, self.group, self.here = recipe, out, group, here
-        self.settings = check(recipe.settings, group)
+        self.settings = check(recipe.settings, group, recipe.least)
         self.dtype = here.dtype if self.settings.dtype == "auto" else DTYPES[self.settings.dtype]
         if here.device.type == "cuda":
-            for_a_card(self.settings.workers)
+            for_a_card()
         precision = "float32" if self.dtype == torch.float32 else "autocast"
         recipe.need_to_fit(free_memory(here), precision, group.world)
         seed_everything(recipe.seed)
@@ -94,7 +97,7 @@ class Run:
         self.step, self.seconds, self.bad = 0, 0.0, BadData()
         self.figures: dict[str, float] = {}
         self.sums: dict[str, Tensor] = {}  # what the log's next row is the mean of
-        self.reported = 0.0  # seconds of training when the log was last written
+        self.reported, self.logged = 0.0, 0  # seconds of training, and the step, when the log was last written
         self.torch_before = torch.__version__  # that the checkpoint was saved with
         self.restore(resume)
         title = f"{recipe.name} on {here.name}"
@@ -146,7 +149,10 @@ class Run:
         checkpoints.load(self.out, steps[-1], self.tensors())
         self.step, self.seconds, self.bad = state["step"], state["seconds"], BadData(state["bad_data"])
         self.figures, self.reported = state["figures"], state["reported"]
-        self.sums = {name: torch.tensor(value, device=self.here.device) for name, value in state["sums"].items()}
+        # Older checkpoints do not say when, but with which setting.
+        self.logged = state.get("logged", self.step - self.step % state["settings"]["log_every"])
+        if self.group.first:  # the sums are of all processes
+            self.sums = {name: torch.tensor(value, device=self.here.device) for name, value in state["sums"].items()}
         if state["scaler"]:  # empty where the run so far was in another type: bf16 needs no scale
             self.scaler.load_state_dict(state["scaler"])
         self.torch_before = state["torch"]
@@ -166,8 +172,9 @@ class Run:
             "scaler": self.scaler.state_dict(),
             "bad_data": self.bad.state,
             "figures": self.figures,
-            "sums": {name: value.item() for name, value in self.sums.items()},
+            "sums": self.all_sums(),
             "reported": self.reported,
+            "logged": self.logged,
             "processes": self.group.world,
         }
         checkpoints.save(self.out, self.step, self.tensors(), state)
@@ -197,12 +204,12 @@ class Run:
             if leave and not done:
                 self.log.say(f"stopped at step {self.step} of {settings.steps}; --resume goes on from here")
                 break
-        finished = self.step == settings.steps
+        finished, heard = self.step == settings.steps, total(bool(stop), self.here.device) > 0
         self.average.swap()  # for good: what leaves the run is the average
         self.model.eval()
         if finished:
             self.finish()
-        return Result(self.model, self.step, finished, self.seconds, self.figures)
+        return Result(self.model, self.step, finished, heard, self.seconds, self.figures)
 
     def one_step(self, micro: list[tuple[int, Batch]]) -> None:
         """One optimiser step per optimiser over this process's micro-batches."""
@@ -249,9 +256,10 @@ class Run:
             for p in group["params"]:  # Adam's moments wait for it as well, and the norm is of what moves
                 p.grad = None
         if not parameters:
-            return self.add({"gradient norm": torch.zeros(())}, 1)
+            return self.add({"gradient norm": torch.zeros((), device=self.here.device)}, 1)
         self.scaler.unscale_(optimiser)
-        self.add({"gradient norm": clip_gradients(parameters, self.settings.clip)}, 1)
+        # The norm is of all processes' gradients, and each of them adds it.
+        self.add({"gradient norm": clip_gradients(parameters, self.settings.clip)}, 1 / self.group.world)
         self.scaler.step(optimiser)
 
     @torch.no_grad()
@@ -261,16 +269,23 @@ class Run:
             value = value.detach().float() * weight
             self.sums[name] = self.sums[name].to(value.device) + value if name in self.sums else value
 
+    def all_sums(self) -> dict[str, float]:
+        """What was summed up for the log since it was last written, by all processes."""
+        device, nothing = self.here.device, torch.zeros(())
+        return {name: total(self.sums.get(name, nothing).item(), device) for name in union(self.sums)}
+
+    def few_threads(self) -> Any:
+        """The context in which steps are taken: on a card the cores are the workers'."""
+        return threads(2) if self.here.device.type == "cuda" and self.settings.workers else nullcontext()
+
     def report(self) -> None:
         """Log the means since the last report; stop when the loss is no number."""
-        steps = self.step % self.settings.log_every or self.settings.log_every
-        device, nothing = self.here.device, torch.zeros(())
-        means = {name: total(self.sums.get(name, nothing).item(), device) / steps for name in union(self.sums)}
-        means["gradient norm"] /= self.group.world
+        steps = self.step - self.logged
+        means = {name: value / steps for name, value in self.all_sums().items()}
         means["samples/s"] = means.pop("samples") * steps / max(self.seconds - self.reported, 1e-9)
         if self.bad.skipped:
             means["skipped"] = self.bad.skipped
-        self.sums, self.reported = {}, self.seconds
+        self.sums, self.reported, self.logged = {}, self.seconds, self.step
         for name, value in means.items():
             if name.endswith("loss") and not math.isfinite(value):
                 raise OmniLabError(f"{name} is {value} near step {self.step}: lower the learning rate, then --resume")
@@ -300,14 +315,12 @@ class Run:
             self.recipe.finish(self.model)
 
 
-def for_a_card(workers: int) -> None:
+def for_a_card() -> None:
     """Settings of torch for training on a CUDA device."""
     torch.set_float32_matmul_precision("high")  # TF32: what is left in float32 need not be exact to the last bit
     # torch 2.11 prefers cuDNN's attention, which plans anew for every shape (packed rows have a new one at each step),
     # and may make NaN of rows that see nothing: padding on the left.
     torch.backends.cuda.enable_cudnn_sdp(False)
-    if workers:
-        set_threads(2)  # the cores are the workers'
 
 
 def batch_seed(seed: int, index: int) -> int:
@@ -315,9 +328,9 @@ def batch_seed(seed: int, index: int) -> int:
     return (seed * 0x9E3779B97F4A7C15 + index * 0xD1B54A32D192ED03 + 1) % 2**63
 
 
-def check(settings: Settings, group: Processes) -> Settings:
-    """Raise ConfigError for settings that no run can have."""
-    for name, least in LEAST.items():
+def check(settings: Settings, group: Processes, least_of_recipe: Mapping[str, int]) -> Settings:
+    """Raise ConfigError for settings that no run, or none of this recipe, can have."""
+    for name, least in {**LEAST, **least_of_recipe}.items():
         value = getattr(settings, name)
         if value < least:
             raise ConfigError(f"{name} {value}: expected at least {least}")
@@ -342,10 +355,17 @@ def same_run(saved: dict[str, Any], now: dict[str, Any], out: Path) -> None:
 
 @contextmanager
 def stop_signal() -> Iterator[list[int]]:
-    """A list that a first Ctrl-C or SIGTERM makes non-empty, so that the loop can save before it leaves."""
+    """A list that a first Ctrl-C or SIGTERM makes non-empty, so that the loop can save before it leaves. A second
+    Ctrl-C raises KeyboardInterrupt."""
     heard: list[int] = []
+
+    def hear(number: int, _: Any) -> None:
+        if number == signal.SIGINT and number in heard:
+            raise KeyboardInterrupt
+        heard.append(number)
+
     try:
-        before = {s: signal.signal(s, lambda n, _: heard.append(n)) for s in (signal.SIGINT, signal.SIGTERM)}
+        before = {s: signal.signal(s, hear) for s in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not in the main thread: signals go elsewhere, and nobody can send us one
         before = {}
     try:

@@ -129,7 +129,7 @@ def training_memory(
 
     checkpointed: layers are recomputed in the backward pass. labelled: tokens with a label (default: all), for only
     those get logits. parameters, learning: of the whole model, where more than the decoder is there. averaged: with a
-    running average of what learns.
+    running average of what learns. accumulate: micro-batches a step that each process takes.
     """
     parameters = decoder_parameters(config) if parameters is None else parameters
     learning = parameters if learning is None else learning

@@ -22,7 +22,7 @@ def warmup_cosine(step: int, settings: Settings) -> float:
 
 
 def decay_groups(named: Iterable[tuple[str, Tensor]], settings: Settings, **options: Any) -> list[dict[str, Any]]:
-    """Two AdamW groups: matrices with weight decay; vectors (norms, biases) and embeddings without.
+    """Two AdamW groups: matrices with weight decay; vectors (norms, biases) and what is called an embedding without.
 
     `options` (e.g. lr=1e-4) go into both.
     """

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from .. import tmrope
 from ..config import ThinkerConfig
 from ..errors import ConfigError
+from .nano import processor
 
 IGNORED = -100
 MOST_PASSED = 200  # samples in a row that no row of the batch could hold
@@ -112,3 +113,21 @@ def join_sounds(features: list[Tensor], masks: list[Tensor]) -> dict[str, Tensor
         "input_features": torch.cat([F.pad(f, (0, longest - f.shape[2])) for f in features]),
         "feature_attention_mask": torch.cat([F.pad(m, (0, longest - m.shape[1])) for m in masks]),
     }
+
+
+def reply_length(encoded: Encoded) -> int:
+    """Tokens of the last reply, thought and end included."""
+    labelled = encoded["labels"][0] != IGNORED
+    return int(labelled.flip(0).long().cumprod(0).sum())
+
+
+def thought_length(encoded: Encoded) -> int:
+    """Tokens of the last reply up to the end of its thought; 0 without one."""
+    reply = encoded["input_ids"][0, -reply_length(encoded) :]
+    ends = (reply == processor().tokenizer.convert_tokens_to_ids("</think>")).nonzero()
+    return int(ends[-1]) + 1 if len(ends) else 0
+
+
+def answer_length(encoded: Encoded) -> int:
+    """Tokens of the last answer, which is what is said of a reply, its end included."""
+    return reply_length(encoded) - thought_length(encoded)

@@ -61,6 +61,7 @@ class Recipe:
     optimisers: ClassVar[tuple[str, ...]] = ("main",)
     reads: ClassVar[tuple[str, ...]] = ()  # parts (parts.py) that must be trained before
     writes: ClassVar[tuple[str, ...]] = ()  # parts that `finish` leaves
+    least: ClassVar[Mapping[str, int]] = {}  # setting -> the smallest value that it can have
     device = torch.device("cpu")  # where it trains: the loop says so before `build`
 
     def __init__(self, settings: Settings, seed: int = 0, parts: Path | None = None):

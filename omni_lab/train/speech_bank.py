@@ -183,6 +183,9 @@ class Supply:
     sentences: int = SENTENCES  # in a shard
 
 
+LEAST = {"shards": 1}  # settings of recipes that can do nothing without the bank
+
+
 def drawn(supply: Supply, seed: int, index: int) -> tuple[tuple[tuple[Clip, Clip], ...], np.random.Generator]:
     """The shard from which micro-batch `index` draws, and its random numbers."""
     rng = generator("speech batch", "train", seed, index)

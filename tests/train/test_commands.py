@@ -89,7 +89,7 @@ def test_of_several_processes_the_first_joins_the_model(small, tmp_path: Path, c
     for rank in (0, 1):
         others = nullcontext((distributed.Processes(rank, 2), None))
         small.setattr(distributed, "processes", lambda device, others=others: others)
-        small.setattr(commands, "run", lambda *given: Result(None, 2, True, 1.0, {}))
+        small.setattr(commands, "run", lambda *given: Result(None, 2, True, False, 1.0, {}))
         commands.train("codec", "gpu", tmp_path / "run", device="cpu")
         assert ("the whole model" in capsys.readouterr().out) == (rank == 0)
 

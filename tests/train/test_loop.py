@@ -19,7 +19,7 @@ from torch import nn
 from omni_lab.errors import CheckpointError, ConfigError, DataError, OmniLabError
 from omni_lab.train import checkpoints
 from omni_lab.train.log import read_log
-from omni_lab.train.loop import batch_seed, train
+from omni_lab.train.loop import batch_seed, stop_signal, train
 from omni_lab.train.optimise import warmup_cosine
 
 from .toy import TOY, TinyGAN, Toy
@@ -118,6 +118,51 @@ def test_a_signal_saves_before_the_run_leaves(tmp_path: Path) -> None:
     result = run(tmp_path, steps=100_000, save_every=10**6)
     assert not result.finished and checkpoints.saved_steps(tmp_path) == [result.step]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+class AskedToStop(Toy):
+    """Is told to stop when its last step is done: in the evaluation at its end."""
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        signal.raise_signal(signal.SIGTERM)
+        return {}
+
+
+def test_a_signal_at_the_very_end_is_told_to_who_has_more_to_do(tmp_path: Path) -> None:
+    result = run(tmp_path / "asked", AskedToStop, steps=7)
+    assert result.finished and result.heard
+    assert not run(tmp_path / "left alone", steps=7).heard
+
+
+def test_a_second_ctrl_c_is_obeyed_at_once() -> None:
+    with stop_signal() as heard:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        assert len(heard) == 2
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("log_every", [3, 5, 40])
+def test_what_is_logged_is_a_mean_whenever_it_is_logged(tmp_path: Path, log_every: int) -> None:
+    """How often may change where a run is resumed, between two rows of the log."""
+    run(tmp_path / "whole", log_every=1)
+    run(tmp_path / "cut", minutes=0)  # stops behind the first step
+    run(tmp_path / "cut", log_every=log_every, resume=True)
+    each = [float(row["value"]) for row in read_log(tmp_path / "whole" / "log.csv") if row["name"] == "loss"]
+    rows = [row for row in read_log(tmp_path / "cut" / "log.csv") if row["name"] == "loss"]
+    ends = [int(row["step"]) for row in rows]
+    for start, row in zip([0, *ends], rows, strict=False):
+        assert float(row["value"]) == pytest.approx(sum(each[start : int(row["step"])]) / (int(row["step"]) - start), rel=1e-5)
+
+
+class Needy(Toy):
+    least = {"broken": 2}
+
+
+def test_a_recipe_may_ask_more_of_its_settings(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^broken 0: expected at least 2$"):
+        run(tmp_path, Needy)
 
 
 def test_refuses_to_mix_runs(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from omni_lab.codec.speech_tokenizer import SpeechTokenizer
 from omni_lab.config import SpeechTokenizerConfig
 from omni_lab.data import world
 from omni_lab.data.sample import assistant
+from omni_lab.data.world import emphasised
 from omni_lab.errors import CheckpointError, ConfigError, DataError
 from omni_lab.runtime import SCALES
 from omni_lab.thinker import Thinker
@@ -23,7 +24,6 @@ from omni_lab.train.nano import processor
 from omni_lab.train.recipes import ALL, GROUPS, RECIPES, find
 from omni_lab.train.recipes import speech_tokenizer as recipe_of_tokenizer
 from omni_lab.train.recipes.talker_dpo import own_first
-from omni_lab.train.recipes.thinker import emphasised
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -281,6 +281,23 @@ def test_some_tasks_can_be_drawn_more_often_than_others() -> None:
     for wrong in ("sound_events", "sound_events:loud", "sound_events:-1", "sound:2"):
         with pytest.raises(ConfigError, match="emphasis is"):
             emphasised(wrong)
+
+
+def test_a_mixture_of_which_nothing_is_left_is_told() -> None:
+    with pytest.raises(ConfigError, match="all of text_qa, equation have the weight 0"):
+        world.schedule(("text_qa", "equation"), 0, 0, text=0.0)
+
+
+def test_a_world_of_which_no_sample_can_be_used_ends_in_a_line(monkeypatch) -> None:
+    """It was asked for more for ever: rows that nothing fills are never full."""
+    recipe = find("language").at("smoke")
+
+    def broken(*_):
+        raise DataError("no samples here")
+
+    monkeypatch.setattr(recipe, "sample", broken)
+    with pytest.raises(DataError, match="50 samples in a row are bad, stopping: no samples here"):
+        recipe.batch(0)
 
 
 def test_a_task_that_is_never_drawn_is_evaluated_all_the_same() -> None:

@@ -1,6 +1,7 @@
 """What the recipes of codec and talker draw: the source voice alone, another rendition's codes, parts to go on from."""
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from omni_lab.codec.speaker import SpeakerEncoder
 from omni_lab.codec.speech_tokenizer import SpeechTokenizer, pairs
 from omni_lab.config import preset
 from omni_lab.data import music, recordings, unit_selection
+from omni_lab.data.sample import Sample, user
 from omni_lab.errors import ConfigError, DataError
 from omni_lab.talker import Talker
 from omni_lab.thinker import Thinker
-from omni_lab.train import parts, phoneme_bank, speech_bank, transcripts
+from omni_lab.train import packing, parts, phoneme_bank, speech_bank, transcripts
 from omni_lab.train.nano import processor
 from omni_lab.train.recipes import find
 from omni_lab.train.recipes import speech_tokenizer as recipe_of_tokenizer
+from omni_lab.train.recipes import talker as recipes
 from omni_lab.train.recipes.hearing import BESIDE
 
 NANO = preset("nano")
@@ -238,6 +241,46 @@ def test_the_talker_learns_the_source_voices_codes_under_anybodys_token(coded: P
         assert torch.equal(row.codes, expected[row.sample.answer]) and 0 <= row.given < len(row.codes)
     assert {row.given > 0 for row in spoken} == {False, True}
     assert all(row.given == 0 for row in at("talker", coded, continued=0.0).spoken(0, []))
+
+
+def test_a_cut_sentence_has_no_end(coded: Path) -> None:
+    recipe = at("talker", coded, longest=20)
+    end = recipe.config.talker_config.tts_codec_end_token_id
+    conversation = recipes.said("A dog.")
+    cut, whole = (recipes.Spoken(conversation, torch.arange(count), 0) for count in (20, 12))
+    targets = recipe.pack([cut, whole])["targets"]
+    assert (targets[0] == end).sum() == 0 and targets[1].tolist()[:13] == [*range(12), end]
+
+
+def test_what_is_thought_is_neither_said_nor_in_the_talkers_context(coded: Path, tmp_path: Path) -> None:
+    """As when it speaks: the context is the prompt, the reply what stands behind the thought."""
+    shutil.copytree(coded, tmp_path / "parts")
+    parts.save_part(tmp_path / "parts", "thinker_1", Thinker(NANO.thinker_config))
+    parts.save_part(tmp_path / "parts", "talker", Talker(NANO.talker_config))
+    recipe = at("joint", tmp_path / "parts")
+    with torch.no_grad():
+        model, tokenizer = recipe.build().eval(), processor().tokenizer
+        question, codes = [user("What is two and two?")], torch.arange(5)
+        thinks, knows = (
+            recipes.Spoken(Sample(question, "spoken_reply", "four", thought=thought), codes, 0)
+            for thought in ("two and two make four", "")
+        )
+        short = recipes.Spoken(Sample([user("A?")], "spoken_reply", "four"), codes, 0)
+        batch = recipe.pack([thinks, knows, short])
+        heard = model["thinker"](**batch["thinker"], logits_to_keep=0)
+        context, reply = recipes.talker_view(model["thinker"], model["talker"], heard, batch)
+        alone = recipe.pack([thinks])
+        states = model["thinker"](**alone["thinker"], logits_to_keep=0)
+    prompts = [ids[mask.bool()].tolist() for ids, mask in zip(context.input_ids, context.attention_mask, strict=True)]
+    assert prompts[0] == prompts[1] and tokenizer.decode(prompts[0]).endswith("assistant\n")
+    assert (context.attention_mask.diff(dim=1) >= 0).all(), "padded on the left alone"
+    assert batch["reply_lengths"].tolist() == 3 * [len(tokenizer("four").input_ids)]
+    said = (states.last_hidden_state + states.inputs_embeds)[0, alone["before"]]
+    assert torch.allclose(reply[0, 0], said, atol=1e-5) and not torch.allclose(reply[1, 0], said, atol=1e-2)
+    taught = batch["labels"][0][batch["labels"][0] != packing.IGNORED]
+    assert "two and two make four" in tokenizer.decode(taught), "the thinker goes on learning to think"
+    visual = {id(p) for p in model["thinker"].visual.parameters()}
+    assert not any(id(p) in visual for group in recipe.groups(model)["main"] for p in group["params"])
 
 
 def test_a_speakers_sentences_come_from_the_bank_and_others_are_said_anew(coded: Path, monkeypatch) -> None:

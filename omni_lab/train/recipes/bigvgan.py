@@ -100,6 +100,7 @@ class BigVGANRecipe(Recipe):
             dtype="float32",
         ),
     }
+    least = speech_bank.LEAST
     settings: BigVGANSettings
 
     def build(self) -> nn.Module:

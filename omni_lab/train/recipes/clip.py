@@ -110,6 +110,9 @@ class ClipRecipe(Recipe):
         text = replace(config.text, vocab_size=self.tokenizer.get_vocab_size())
         return clip.CLIP(replace(config, text=text), self.tokenizer)
 
+    def warm(self) -> None:
+        _ = self.pairs if self.settings.captioned else (self.pictures, self.present, self.flips)
+
     def batch(self, index: int) -> Batch:
         """Two pictures and a caption of each concept: (2 * concepts, 3, size, size), (concepts, length)."""
         rng = np.random.default_rng([self.seed, index])

@@ -87,6 +87,7 @@ class DiTRecipe(Recipe):
         "t4": replace(CPU, batch_size=32, shards=60, workers=2, reference_frames=240),
         "gpu": replace(CPU, batch_size=64, shards=60, workers=3, reference_frames=240, save_every=500),
     }
+    least = speech_bank.LEAST
     settings: DiTSettings
 
     @cached_property
@@ -206,8 +207,8 @@ class DiTRecipe(Recipe):
         return loss, figures
 
     def missed(self, mel: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-        """What the reader cannot read off mels, in nats a frame. Behind a clip's end it has learned silence, and
-        nothing is asked of the DiT there."""
+        """What the reader cannot read off mels, in nats a frame. Behind a clip's end stand zeros, as when it learned,
+        and nothing is asked of the DiT there."""
         return unread(self.reader(mel.masked_fill(~mask[..., None], 0.0)), labels)
 
     def own_mel(self, dit: Any, seen: tuple[Tensor, Tensor, Tensor], mask: Tensor) -> Tensor:

@@ -89,6 +89,7 @@ class Hearing(Recipe):
         "t4": replace(CPU, steps=4000, batch_size=48, shards=60, growth=0.05, workers=2, evaluate_every=1000),
         "gpu": replace(CPU, steps=2500, batch_size=128, shards=60, growth=0.05, workers=12, evaluate_every=500),
     }
+    least = speech_bank.LEAST
     settings: HearingSettings
 
     def build(self) -> nn.Module:

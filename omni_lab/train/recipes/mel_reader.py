@@ -45,6 +45,7 @@ class MelReaderRecipe(Recipe):
         "t4": replace(CPU, batch_size=32, workers=2),
         "gpu": replace(CPU, batch_size=64, workers=3),
     }
+    least = speech_bank.LEAST
     settings: MelReaderSettings
 
     def build(self) -> nn.Module:

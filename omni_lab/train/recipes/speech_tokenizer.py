@@ -72,6 +72,7 @@ class SpeechTokenizerRecipe(Recipe):
         "t4": replace(CPU, batch_size=32, workers=2),
         "gpu": replace(CPU, batch_size=64, workers=3),
     }
+    least = speech_bank.LEAST
     settings: SpeechTokenizerSettings
 
     def build(self) -> nn.Module:

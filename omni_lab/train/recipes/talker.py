@@ -25,6 +25,7 @@ from ...data.sample import Sample, assistant, user
 from ...data.speech import REPLY_SPEAKERS
 from ...data.splits import generator, pick
 from ...data.spoken import reply_speaker
+from ...errors import DataError
 from ...talker import IGNORE, Talker, TalkerContext, code_targets, context_vectors
 from ...thinker import Thinker
 from .. import packing, reading, speech_bank
@@ -82,7 +83,7 @@ SCALES = {
 
 @dataclass
 class Spoken:
-    """One example: a conversation, its answer aloud."""
+    """One example: a conversation, its answer aloud. What is thought before it is not said."""
 
     sample: Sample
     codes: Tensor  # (n,) int64
@@ -92,7 +93,7 @@ class Spoken:
     @cached_property
     def encoded(self) -> packing.Encoded:
         """Conversation and answer as the thinker's tensors; what the template writes behind the answer is not said."""
-        messages = [*self.sample.messages, assistant(self.sample.answer)]
+        messages = [*self.sample.messages, assistant(self.sample.reply)]
         encoded = dict(processor()(messages=messages, labels=True, longest_audio=True))
         last = int((encoded["labels"][0] != packing.IGNORED).nonzero()[-1]) + 1
         for name in ("input_ids", "attention_mask", "labels"):
@@ -108,6 +109,7 @@ class TalkerRecipe(Recipe):
     starts_from: ClassVar[tuple[str, ...]] = ()  # talkers to go on from, the furthest trained first
     writes: ClassVar[tuple[str, ...]] = ("talker",)
     scales = SCALES
+    least = speech_bank.LEAST
     settings: TalkerSettings
 
     @property
@@ -171,6 +173,8 @@ class TalkerRecipe(Recipe):
     def batch(self, index: int) -> Batch:
         bad: list[str] = []
         spoken = self.spoken(index, bad)
+        if not spoken:
+            raise DataError(f"none of {self.settings.batch_size} samples in a row can be used: {bad[-1]}")
         packed = self.pack(spoken) | {"samples": self.settings.batch_size, "skipped": bad}
         if self.settings.reading:
             aloud = [self.said(each) for each in spoken]
@@ -181,7 +185,7 @@ class TalkerRecipe(Recipe):
         """Examples -> prompts padded on the left, answers and codes on the right, media in row order."""
         config, pad_id = self.config, processor().tokenizer.pad_token_id or 0
         encoded = [each.encoded for each in spoken]
-        sizes = [(e["input_ids"].shape[1] - answer_length(e), answer_length(e)) for e in encoded]
+        sizes = [(e["input_ids"].shape[1] - packing.answer_length(e), packing.answer_length(e)) for e in encoded]
         before, after = max(p for p, _ in sizes), max(a for _, a in sizes)
         rows = torch.full((len(spoken), before + after), pad_id)
         mask, labels = torch.zeros_like(rows), torch.full_like(rows, packing.IGNORED)
@@ -192,12 +196,17 @@ class TalkerRecipe(Recipe):
         codes = torch.nn.utils.rnn.pad_sequence([s.codes for s in spoken], True, IGNORE)
         given = torch.tensor([s.given for s in spoken])
         targets = continuation_targets(codes, given, config.talker_config.tts_codec_end_token_id)
+        for row, each in enumerate(spoken):
+            if len(each.codes) >= self.settings.longest:  # cut there: nobody has heard it end
+                targets[row, len(each.codes)] = IGNORE
         first = processor().tokenizer.convert_tokens_to_ids("<spk_0>")
         return {
             "thinker": {"input_ids": rows, "attention_mask": mask, **packing.join_media(encoded)},
             "labels": labels,
             "speakers": torch.tensor([first + s.speaker for s in spoken]),
             "before": before,
+            # Tokens of each row, the last ones before the answer.
+            "thoughts": torch.tensor([packing.thought_length(e) for e in encoded]),
             # The token that ends the answer is never fed back, so the talker has no vector of it.
             "reply_lengths": torch.tensor([answer - 1 for _, answer in sizes]),
             "codes": codes,
@@ -227,7 +236,7 @@ class TalkerRecipe(Recipe):
 
     def said(self, spoken: Spoken) -> Tensor:
         """Place in the reply of the token that is about to be said at each code, (codes + 1,)."""
-        ids = spoken.encoded["input_ids"][0, -answer_length(spoken.encoded) : -1].tolist()
+        ids = spoken.encoded["input_ids"][0, -packing.answer_length(spoken.encoded) : -1].tolist()
         words = [processor().tokenizer.decode([token]) for token in ids]
         letters = [sum(sign.isalnum() for sign in word) for word in words]
         return reading.said_at(self.tokenizer.mel(spoken.codes), letters, self.settings.ahead)
@@ -316,7 +325,9 @@ class Joint(Speakers):
     }  # fmt: skip
 
     def groups(self, model: Any) -> dict[str, list[dict[str, Any]]]:
-        return {"main": decay_groups(model.named_parameters(), self.settings)}
+        """All but the vision encoder: no sample holds a picture."""
+        named = [(name, p) for name, p in model.named_parameters() if not name.startswith("thinker.visual.")]
+        return {"main": decay_groups(named, self.settings)}
 
     def loss(self, model: Any, batch: Batch, optimiser: str) -> tuple[Tensor, dict[str, Tensor]]:
         heard = model["thinker"](**batch["thinker"], labels=batch["labels"], logits_to_keep=0)
@@ -348,25 +359,23 @@ def place_of(speaker: str | None) -> int:
     return REPLY_SPEAKERS.index(speaker) if speaker in REPLY_SPEAKERS else 0
 
 
-def answer_length(encoded: packing.Encoded) -> int:
-    """Tokens of the last answer, its end included."""
-    labelled = encoded["labels"][0] != packing.IGNORED
-    return int(labelled.flip(0).long().cumprod(0).sum())
-
-
 def talker_view(thinker: Thinker, talker: Talker, heard: Any, batch: Batch) -> tuple[TalkerContext, Tensor]:
-    """What the talker is given of a thinker's pass over prompts and answers: context, reply (batch, longest, dim)."""
+    """What the talker is given of a thinker's pass over prompts and answers: context, reply (batch, longest, dim).
+
+    As when it speaks, the context is the prompt alone: thoughts, (batch,) tokens behind it, are taken out."""
     ids, mask, before = batch["thinker"]["input_ids"], batch["thinker"]["attention_mask"], batch["before"]
     vectors = context_vectors(heard.last_hidden_state, heard.inputs_embeds, ids, talker.config)
+    from_place = torch.arange(before, device=ids.device) - batch["thoughts"][:, None]  # (batch, before)
+    real, from_place = from_place >= 0, from_place.clamp(min=0)
     embeds = thinker.model.embed_tokens.weight
     sounds = batch["thinker"].get("feature_attention_mask")
     context = TalkerContext(
-        embeds=vectors[:, :before],
-        input_ids=ids[:, :before],
+        embeds=vectors.take_along_dim(from_place[..., None], 1),
+        input_ids=ids.gather(1, from_place),
         speaker_bos=embeds[batch["speakers"]],
         text_eos=embeds[talker.config.tts_text_end_token_id],
         text_pad=embeds[talker.config.tts_text_pad_token_id],
-        attention_mask=mask[:, :before],
+        attention_mask=mask.gather(1, from_place) * real,
         image_grid_thw=batch["thinker"].get("image_grid_thw"),
         audio_seqlens=None if sounds is None else sounds.sum(1),
     )

@@ -23,11 +23,11 @@ from tqdm import tqdm
 from ...codec.token2wav import Token2Wav
 from ...data import sentences, speech
 from ...data.splits import generator, pick
-from ...errors import ConfigError
+from ...errors import ConfigError, DataError
 from ...evaluate import ears, metrics
 from ...evaluate.asking import POINTS
 from ...talker import IGNORE, Talker
-from .. import preferences, reading
+from .. import preferences, reading, speech_bank
 from ..loader import to_device
 from ..optimise import decay_groups
 from ..parts import DRAWN, TEMPERATURE, need_part, of_replies, part_path, reference_speaker, save_part
@@ -82,6 +82,7 @@ class TalkerDPO(TalkerRecipe):
         "t4": replace(CPU, steps=150, batch_size=16, workers=2),
         "gpu": replace(CPU, workers=4),  # the schedule that was measured: ten epochs on about 240 pairs
     }
+    least = {**speech_bank.LEAST, "texts": 1}
     settings: DPOSettings
 
     def build(self) -> nn.Module:
@@ -90,6 +91,8 @@ class TalkerDPO(TalkerRecipe):
         model["reference"] = Talker(self.config.talker_config).requires_grad_(False)
         model["reference"].load_state_dict(model["talker"].state_dict())
         self.triples = self.find_triples(model)
+        if not self.triples:
+            raise DataError(f"none of {self.settings.texts} sentences gave a pair to prefer from: --set texts=N, more")
         return model
 
     def groups(self, model: Any) -> dict[str, list[dict[str, Any]]]:

@@ -21,11 +21,10 @@ from ...data.speech import heard, in_any_room
 from ...data.splits import generator, pick
 from ...data.spoken import TRANSCRIBE, prompt, to_say
 from ...data.wordings import in_other_words
-from ...errors import ConfigError
 from ...thinker import Thinker, next_tokens
 from .. import looking, memory, naming, packing, places, speech_bank, transcripts
 from ..balance import balance, beyond
-from ..loader import to_device, usable
+from ..loader import still_hoping, to_device, usable
 from ..nano import processor
 from ..optimise import decay_groups
 from ..parts import need_part, save_part
@@ -39,6 +38,7 @@ SPELLED = ("ocr",)  # answered letter by letter, as pictures spell: each letter 
 ADAPTERS = r"visual\.merger\.|audio_tower\.(proj|ln_post)\."
 LOUDEST = 10.0  # times the embedding table's root mean square: what an encoder's tokens may have for nothing
 STRETCH = 100_000  # positions of the mixture that belong to one batch: far more than fit into its rows
+LONGEST_LOOKED_AT = 4096  # tokens of a row that holds all samples of a batch, where `looking` learns
 BESIDE = ("transcripts", "named", "looks")  # of a batch: what the model is not given, only losses
 ENCODERS = r"visual\.|audio_tower\."
 
@@ -103,6 +103,7 @@ class ThinkerRecipe(Recipe):
 
     tasks: ClassVar[tuple[str, ...] | None] = None  # of world.TASKS; None: all that training may use
     learns: ClassVar[tuple[Learning, ...]] = (Learning(""),)
+    least = {"turns": 1, "named": 1}
     heard: ClassVar[bool] = False  # by the talker: its words are made as loud as its thoughts (balance.py)
     settings: ThinkerSettings
 
@@ -122,7 +123,7 @@ class ThinkerRecipe(Recipe):
             model = Thinker(self.config.thinker_config)
         memory.need_to_fit(
             available, self.config.thinker_config.text_config, chosen.batch_size, chosen.length, precision=precision,
-            checkpointed=chosen.checkpoint_activations, accumulate=chosen.accumulate, processes=processes,
+            checkpointed=chosen.checkpoint_activations, accumulate=chosen.accumulate // processes, processes=processes,
             averaged=chosen.ema > 0, **memory.counts(model, self.groups(model)),
         )  # fmt: skip
 
@@ -174,7 +175,7 @@ class ThinkerRecipe(Recipe):
 
         A line for each bad one goes to `bad`; the position of each one used to `taken`.
         """
-        position, emphasis = start, emphasised(self.settings.emphasis)
+        position, emphasis, idle = start, world.emphasised(self.settings.emphasis), 0
         while True:
             turns = range(self.settings.turns)
             drawn = [world.schedule(tasks, self.seed, position + i, self.settings.text, emphasis) for i in turns]
@@ -182,7 +183,9 @@ class ThinkerRecipe(Recipe):
             taken.extend(range(position - len(drawn), position))
             makers = [partial(self.sample, task, split, place) for task, place in drawn]
             made = usable(makers, bad)
-            yield from usable([partial(self.encode, conversation(made))] if made else [], bad)
+            encoded = usable([partial(self.encode, conversation(made))] if made else [], bad)
+            idle = still_hoping(idle, encoded, bad)
+            yield from encoded
 
     def sample(self, task: str, split: str, place: int) -> Sample:
         """Sample `place` of a task, some of training's asked for in other words."""
@@ -207,7 +210,7 @@ class ThinkerRecipe(Recipe):
         return Sample([user(TRANSCRIBE, audio(wave))], "asr", clip.text)
 
     def warm(self) -> None:
-        if "asr_recorded" in self.chosen_tasks() and emphasised(self.settings.emphasis).get("asr_recorded", 1.0):
+        if "asr_recorded" in self.chosen_tasks() and world.emphasised(self.settings.emphasis).get("asr_recorded", 1.0):
             unit_selection.places()
 
     def batch(self, index: int) -> Batch:
@@ -215,7 +218,9 @@ class ThinkerRecipe(Recipe):
         samples, length = self.drawn(self.chosen_tasks(), "train", index * STRETCH, bad, taken), self.settings.length
         filled = packing.fill(samples, self.settings.batch_size, length)
         complete(filled, self.chosen_tasks(), length, processor(), self.config.thinker_config)
-        if self.device.type == "cpu" and not self.settings.compile:
+        # What looks is compared with the whole row, so that a long one costs memory.
+        short = not self.settings.looking or self.settings.batch_size * length <= LONGEST_LOOKED_AT
+        if self.device.type == "cpu" and not self.settings.compile and short:
             filled, length = packing.end_to_end(filled)
         packed: Batch = packing.pack(filled, length, processor().tokenizer.pad_token_id or 0)
         answers = float((packed["labels"] != packing.IGNORED).sum())
@@ -295,19 +300,6 @@ class ThinkerRecipe(Recipe):
         if self.heard:
             balance(model)
         save_part(self.parts, self.name, model)
-
-
-def emphasised(text: str) -> dict[str, float]:
-    """What `ThinkerSettings.emphasis` says: task -> factor. Raises ConfigError."""
-    try:
-        pairs = [pair.split(":") for pair in text.split()]
-        factors = {task: float(factor) for task, factor in pairs}
-    except ValueError as error:
-        raise ConfigError(f'emphasis is {text!r}, expected as "sound_events:4 picture_qa:0.5"') from error
-    unknown = sorted(set(factors) - set(world.TASKS))
-    if unknown or any(factor < 0 for factor in factors.values()):
-        raise ConfigError(f"emphasis is {text!r}: " + (f"no task {unknown[0]}" if unknown else "a factor is negative"))
-    return factors
 
 
 def has_talking_film(sample: Sample) -> bool:
