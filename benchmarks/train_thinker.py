@@ -4,10 +4,10 @@
 
 Both train the nano thinker with AdamW, clipping and a cosine on the same samples of the nano world, the same number of
 them a step, in float32. The samples are encoded once beforehand, so that only training is timed. Ours packs them, mixed
-as they come, into one row, as the recipe does on a CPU. The Trainer pads a batch to its longest sample. It is measured twice: on the very batches that
-ours takes, mixed as by default, and on the same samples in batches of similar length, made by the function behind its
-own option, `group_by_length`, out of as many samples as that sorts at a time. A round's figure is the mean over all its
-steps but the first, on the same samples for all; rounds alternate.
+as they come, into one row, as the recipe does on a CPU. The Trainer pads a batch to its longest sample. It is measured
+twice: on the very batches that ours takes, mixed as by default, and on the same samples in batches of similar length,
+made by the function behind its own option, `group_by_length`, out of as many samples as that sorts at a time. A round's
+figure is the mean over all its steps but the first, on the same samples for all; rounds alternate.
 The Trainer needs `accelerate`, which the course does not install.
 """
 

@@ -218,10 +218,10 @@ def segmented_attention(query: Tensor, key: Tensor, value: Tensor, lengths: list
     sizes = [size for row in lengths for size in row]
     # All rows one after another: each tensor is then cut, and its gradient put together again, once.
     pieces = [x.transpose(1, 2).flatten(0, 1)[None].split(sizes, dim=1) for x in (query, key, value)]
-    parts = [
-        cpu_kernels.attention(*(x.transpose(1, 2) for x in piece), causal=True, grouped=grouped).transpose(1, 2)
-        for piece in zip(*pieces, strict=True)
-    ]
+    parts = []
+    for piece in zip(*pieces, strict=True):
+        q, k, v = (x.transpose(1, 2) for x in piece)
+        parts.append(cpu_kernels.attention(q, k, v, causal=True, grouped=grouped).transpose(1, 2))
     return torch.cat(parts, dim=1).view(query.shape[0], query.shape[2], *query.shape[1::2]).transpose(1, 2)
 
 

@@ -153,7 +153,8 @@ def test_what_is_logged_is_a_mean_whenever_it_is_logged(tmp_path: Path, log_ever
     rows = [row for row in read_log(tmp_path / "cut" / "log.csv") if row["name"] == "loss"]
     ends = [int(row["step"]) for row in rows]
     for start, row in zip([0, *ends], rows, strict=False):
-        assert float(row["value"]) == pytest.approx(sum(each[start : int(row["step"])]) / (int(row["step"]) - start), rel=1e-5)
+        mean = sum(each[start : int(row["step"])]) / (int(row["step"]) - start)
+        assert float(row["value"]) == pytest.approx(mean, rel=1e-5)
 
 
 class Needy(Toy):
