@@ -12,7 +12,7 @@ from . import scenes, words
 from .pictures import some_words, wanted
 from .sample import Sample, assistant, image, user
 from .scenes import GRID, Scene, Thing
-from .splits import pick
+from .splits import held_out, pick
 from .words import BY_WORD, NUMBERS, plural, with_article
 
 KINDS = ("conversation", "detail", "reasoning")
@@ -20,13 +20,31 @@ Turns = list[tuple[str, str]]  # (question, answer)
 
 
 def scene_of(rng: np.random.Generator, split: str) -> tuple[str, Scene]:
-    """(key, a scene of two to five things); the split is by the words together."""
+    """(key, a scene of two to five things); the split is by the words together. Nor does training tell what a test's
+    picture is asked (`pictures.py`): how many of one thing, where one is from another, what colour is behind it."""
     while True:
         chosen = some_words(rng, int(rng.integers(2, 5)))
         chosen += [chosen[0]] * int(rng.integers(0, 2))
         key = "dialogue " + " ".join(sorted(chosen))
-        if wanted("dialogue", key, split):
-            return key, scenes.compose(rng, chosen, split)
+        if not wanted("dialogue", key, split):
+            continue
+        scene = scenes.compose(rng, chosen, split)
+        if split == "test" or not any(held_out("picture", told) for told in tellable(scene)):
+            return key, scene
+
+
+def tellable(scene: Scene) -> list[str]:
+    """The keys of the questions on pictures that a dialogue about the scene may answer."""
+    counts = Counter(thing.word for thing in scene.things)
+    found = [f"count {counts[word]} {word} {other}" for word in counts for other in counts if other != word]
+    for one, other in zip(scene.things, scene.things[1:], strict=False):
+        if counts[one.word] == counts[other.word] == 1 and (side := scenes.relation(one, other)):
+            found.append(f"relation {side} {one.word} {other.word}")
+    last = scene.things[-1]
+    if last.colour is not None and counts[last.word] == 1:
+        others = sorted(word for word in counts if word != last.word)
+        found.append(f"colour {last.word} {last.colour} {' '.join(others)}")
+    return found
 
 
 def captions(scene: Scene) -> list[str]:

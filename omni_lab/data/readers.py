@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,6 +122,8 @@ def llava(path: str | Path, folder: str | Path, report: Report | None = None, op
         turns = record["conversations"]
         if len(turns) < 2 or turns[-1]["from"] != "gpt":
             raise DataError("the last turn is not the assistant's")
+        if turns[0]["from"] == "gpt":
+            raise DataError("the first turn is not the user's")
         media = []
         if record.get("image"):
             file = Path(folder) / record["image"]
@@ -145,12 +148,15 @@ def named(records: Any, path: str | Path) -> Iterator[tuple[str, Any]]:
 
 
 def coco(path: str | Path, folder: str | Path, report: Report | None = None) -> Iterator[Sample]:
-    """COCO: instances (a box to ground, for every annotation) or captions, by what the annotations hold."""
+    """COCO: captions, or instances: a box to ground for every annotation that its name tells from the others, so not of
+    what a picture holds twice, nor of crowds (`iscrowd`). By what the annotations hold."""
     table = load_json(path)
     try:
         pictures = {entry["id"]: entry for entry in table["images"]}
         names = {entry["id"]: entry["name"] for entry in table.get("categories", ())}
         annotations = table["annotations"]
+        if isinstance(annotations, list):
+            annotations = told_apart(annotations)
     except (KeyError, TypeError) as error:
         raise DataError(f"{path}: not a COCO table (images, annotations)") from error
 
@@ -162,7 +168,7 @@ def coco(path: str | Path, folder: str | Path, report: Report | None = None) -> 
             return Sample([user(CAPTION, picture)], "caption", entry["caption"].strip(), meta=meta)
         x, y, width, height = entry["bbox"]
         across, down = about["width"], about["height"]
-        if min(across, down) <= 0 or not all(map(math.isfinite, entry["bbox"])):
+        if min(across, down, width, height) <= 0 or not all(map(math.isfinite, entry["bbox"])):
             raise DataError(f"the box {entry['bbox']} in a picture of {across} by {down}")
         box = (x / across, y / down, (x + width) / across, (y + height) / down)
         told = ",".join(str(round(100 * edge)) for edge in box)
@@ -170,6 +176,23 @@ def coco(path: str | Path, folder: str | Path, report: Report | None = None) -> 
         return Sample([user(question, picture)], "grounding", told, meta=meta | {"box": box})
 
     return each(str(path), named(annotations, path), make, report)
+
+
+def told_apart(annotations: list[Any]) -> list[Any]:
+    """COCO's annotations without the boxes that a name does not tell from others of its picture. Malformed ones stay:
+    they are counted where they are read."""
+
+    def kind(entry: Any) -> str | None:
+        boxed = isinstance(entry, dict) and "bbox" in entry
+        return str((entry.get("image_id"), entry.get("category_id"))) if boxed else None
+
+    kinds = [kind(entry) for entry in annotations]
+    shown = Counter(kinds)
+    return [
+        entry
+        for entry, name in zip(annotations, kinds, strict=True)
+        if name is None or (shown[name] == 1 and not entry.get("iscrowd"))
+    ]
 
 
 def librispeech(folder: str | Path, report: Report | None = None, rate: int = HEARING_RATE) -> Iterator[Sample]:
@@ -207,6 +230,8 @@ def ljspeech(folder: str | Path, report: Report | None = None) -> Iterator[Sampl
 
     def make(line: bytes) -> Sample:
         fields = line.decode("utf-8").split("|")
+        if len(fields) < 2:
+            raise DataError("no | between name and text")
         text = fields[-1].strip()
         wave = open_sound(folder / "wavs" / f"{fields[0]}.wav", SPEAKING_RATE)
         return Sample([user(f"Say: {text}")], "say_this", text, wave, meta={"key": fields[0], "voice": "ljspeech"})
@@ -220,23 +245,20 @@ SOUNDS = ("flac", "wav", "mp3", "ogg", "opus")
 
 
 def from_fields(fields: dict[str, Any], name: str, rate: int = HEARING_RATE) -> Sample:
-    """A sample from named bytes: a picture or a sound (at `rate` Hz), and text (txt; or json: text, question, answer).
+    """A sample from named bytes: a picture, a sound (at `rate` Hz) or both, and text (txt; or json: text, question,
+    answer). What is shown is captioned, what is only heard written down, where there is no question.
 
     Raises DataError when there is neither picture nor sound."""
     if strange := [kind for kind in (*PICTURES, *SOUNDS) if not isinstance(fields.get(kind, b""), bytes)]:
         raise DataError(f"the {strange[0]} is no bytes but a {type(fields[strange[0]]).__name__}")
     about = json.loads(fields["json"]) if "json" in fields else {}
     text = fields["txt"].decode("utf-8") if "txt" in fields else about.get("answer", about.get("text", ""))
-    meta = {"key": name}
-    for kind in PICTURES:
-        if kind in fields:
-            picture = image(open_picture(fields[kind]))
-            return Sample([user(about.get("question", CAPTION), picture)], "caption", text.strip(), meta=meta)
-    for kind in SOUNDS:
-        if kind in fields:
-            sound = audio(open_sound(fields[kind], rate))
-            return Sample([user(about.get("question", TRANSCRIBE), sound)], "asr", text.strip(), meta=meta)
-    raise DataError(f"no picture or sound among {sorted(fields)}")
+    pictures, sounds = ([fields[kind] for kind in kinds if kind in fields] for kinds in (PICTURES, SOUNDS))
+    media = [image(open_picture(raw)) for raw in pictures[:1]] + [audio(open_sound(raw, rate)) for raw in sounds[:1]]
+    if not media:
+        raise DataError(f"no picture or sound among {sorted(fields)}")
+    task, question = ("caption", CAPTION) if pictures else ("asr", TRANSCRIBE)
+    return Sample([user(about.get("question", question), *media)], task, text.strip(), meta={"key": name})
 
 
 def webdataset(

@@ -1,6 +1,8 @@
 """Raw records out of large files: tar shards and Parquet row groups, a part for each process; Parquet off the hub."""
 
+import lzma
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ def tar_records(paths: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             with tarfile.open(path) as archive:
                 yield from grouped(archive)
-        except (tarfile.TarError, EOFError, OSError) as error:
+                need_end(archive)
+        except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
             raise DataError(f"{path}: missing, cut short or no tar file") from error
 
 
@@ -38,6 +41,16 @@ def grouped(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, Any]]]:
         fields[ending.lower()] = content.read() if content else b""
     if fields:
         yield key, fields
+
+
+def need_end(archive: tarfile.TarFile) -> None:
+    """Raise TarError unless what stopped the reading is the block of zeros that ends a tar file.
+
+    `tarfile` takes a header that cannot be read, and a file cut off between two members, for the end as well."""
+    assert archive.fileobj
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("no end")
 
 
 def parquet_rows(path: Path, rank: int = 0, world: int = 1) -> Iterator[tuple[str, dict[str, Any]]]:

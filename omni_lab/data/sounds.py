@@ -116,5 +116,5 @@ def audio_order(rng: np.random.Generator, split: str) -> Sample:
     asked = int(rng.integers(2))
     options = sorted((first, second))
     question = f"Which came {('first', 'last')[asked]}: {options[0]} or {options[1]}?"
-    meta = {"key": f"{first} {second}", "options": options}
+    meta = {"key": f"{first} {second}", "sounds": [first, second], "options": options}
     return Sample([user(question, audio(track))], "audio_order", (first, second)[asked], meta=meta)

@@ -34,7 +34,8 @@ def omnibench(path: str | Path, folder: str | Path, report: readers.Report | Non
     """
     folder = Path(folder)
 
-    def read(record: dict) -> Sample:
+    def read(line: str) -> Sample:
+        record = json.loads(line)
         options, answer = list(record["options"]), record["answer"]
         if answer not in options or len(options) != len(LETTERS):
             raise ValueError(f"the answer {answer!r} is none of {len(options)} options")
@@ -45,19 +46,7 @@ def omnibench(path: str | Path, folder: str | Path, report: readers.Report | Non
         meta = {"key": str(record["index"]), "kind": record["task type"], "options": options}
         return Sample([user(asked, picture, sound)], "omnibench", LETTERS[options.index(answer)], meta=meta)
 
-    return readers.each(str(path), ((f"line {i}", row) for i, row in rows(path)), read, report)
-
-
-def rows(path: str | Path) -> Iterator[tuple[int, dict]]:
-    """Line numbers and records of a JSON-lines file. Raises DataError naming the file and the line."""
-    for number, line in written(path):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            raise DataError(f"{path}: line {number} is not JSON") from None
-        if not isinstance(record, dict):
-            raise DataError(f"{path}: line {number} holds a {type(record).__name__}, expected a record")
-        yield number, record
+    return readers.each(str(path), ((f"line {i}", line) for i, line in written(path)), read, report)
 
 
 def written(path: str | Path) -> Iterator[tuple[int, str]]:

@@ -51,8 +51,8 @@ def reply(model: Any, sample: Sample, budget: int, longest: int = 64) -> tuple[s
         ids.append(token)
         if token == end:
             spent.fill_(-1)
-        elif token == begin and not thought:
-            spent.zero_()
+        elif token == begin:
+            spent.fill_(thought)  # a second thought has what the first has left
         elif int(spent) >= 0:
             spent += 1
             thought += 1

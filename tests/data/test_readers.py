@@ -1,7 +1,9 @@
 """Tiny files in the field's own formats give samples; broken ones are counted, and stop the reading when many."""
 
+import gzip
 import io
 import json
+import lzma
 import sys
 import tarfile
 from unittest import mock
@@ -64,6 +66,19 @@ def test_coco_boxes_and_captions(tmp_path):
     assert captioned.answer == "A red square."
 
 
+def test_coco_asks_for_no_box_that_its_name_does_not_tell_from_others(tmp_path):
+    table = coco_table()
+    written(tmp_path / "one.png", picture())
+    (box,) = table["annotations"]
+    again = box | {"id": 101, "category_id": 3, "bbox": [1, 1, 9, 9]}
+    table["categories"] += [{"id": 3, "name": "circle"}, {"id": 4, "name": "dots"}]
+    crowd = again | {"id": 102, "category_id": 4, "iscrowd": 1}
+    table["annotations"] += [again, again | {"id": 103}, crowd]
+    report = readers.Report()
+    (only,) = readers.coco(written(tmp_path / "set.json", table), tmp_path, report)
+    assert only.meta["key"] == f"coco {box['id']}" and not report.bad
+
+
 def test_librispeech_and_ljspeech_folders(tmp_path):
     chapter = tmp_path / "libri" / "84" / "121"
     chapter.mkdir(parents=True)
@@ -96,6 +111,36 @@ def test_webdataset_shards_by_rank(tmp_path):
     assert [s.answer for s in readers.webdataset(paths)] == ["a red picture", "a tone"] * 2
     ranks = [[s.meta["key"] for s in readers.webdataset(paths, rank=r, world=2)] for r in range(2)]
     assert ranks == [["a0", "b0"], ["a1", "b1"]]
+
+
+@pytest.mark.parametrize("harm", ["between two records", "header", "gzip", "xz"])
+def test_a_damaged_shard_is_not_taken_for_a_short_one(tmp_path, harm):
+    path = tmp_path / "0.tar"
+    shard(path, [("a.png", picture()), ("a.txt", b"one"), ("b.png", picture()), ("b.txt", b"two")])
+    raw = path.read_bytes()
+    place = raw.index(b"b.png")
+    if harm == "gzip":
+        raw = bytearray(gzip.compress(raw))
+        raw[len(raw) // 2] ^= 0xFF
+    elif harm == "xz":
+        raw = bytearray(lzma.compress(raw))
+        raw[len(raw) // 2] ^= 0xFF
+    else:
+        raw = raw[:place] + (b"\xff" * 512 + bytes(1024) if harm == "header" else b"")
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match=r"0\.tar: missing, cut short or no tar file"):
+        list(readers.webdataset([path]))
+    for packed in (gzip.compress, lzma.compress):
+        shard(path, [("a.png", picture()), ("a.txt", b"one")])
+        path.write_bytes(packed(path.read_bytes()))
+        assert [s.answer for s in readers.webdataset([path])] == ["one"]
+
+
+def test_a_record_may_hold_picture_and_sound(tmp_path):
+    about = json.dumps({"question": "What rings?", "answer": "a bell"}).encode()
+    shard(tmp_path / "0.tar", [("a.png", picture()), ("a.flac", sound()), ("a.json", about)])
+    (both,) = readers.webdataset([tmp_path / "0.tar"])
+    assert [p["type"] for p in both.messages[0]["content"]] == ["image", "audio", "text"] and both.answer == "a bell"
 
 
 def test_parquet_rows_by_rank(tmp_path):
@@ -202,6 +247,7 @@ def coco_table(**changed):
         ("coco", coco_table(width=0), "in a picture of 0 by 40"),
         ("coco", coco_table(bbox=[0, 0, float("inf"), 1]), "the box"),
         ("coco", coco_table(bbox=[0, 0, float("nan"), 1]), "the box"),
+        ("coco", coco_table(bbox=[0, 0, 0, 1]), "the box"),
         ("coco", coco_table(bbox=[0, 0, "wide", 1]), "1 of 1 records cannot be read"),
     ],
 )
@@ -218,7 +264,8 @@ def test_one_malformed_record_is_a_bad_record(tmp_path):
     said = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A square."}]
     dialogues = [{"id": i, "image": "one.png", "conversations": said} for i in range(150)]
     boxes, report = coco_table(), readers.Report()
-    boxes["annotations"] = [boxes["annotations"][0] | {"id": i} for i in range(150)]
+    boxes["images"] = [boxes["images"][0] | {"id": i} for i in range(150)]
+    boxes["annotations"] = [boxes["annotations"][0] | {"id": i, "image_id": i} for i in range(150)]
     boxes["annotations"][70]["bbox"] = [0, 0, float("inf"), 1]
     assert len(list(readers.llava(written(tmp_path / "a.json", [*dialogues, None]), tmp_path, report))) == 150
     assert len(list(readers.coco(written(tmp_path / "b.json", boxes), tmp_path, report))) == 149

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from omni_lab.data import recordings, scenes, sounds, speech, world
+from omni_lab.data import dialogues, recordings, scenes, sounds, speech, world
 from omni_lab.data.pictures import UNSEEN_STYLE
 from omni_lab.data.sample import Sample, check
+from omni_lab.data.splits import generator, held_out
 from omni_lab.data.words import BY_WORD, NUMBERS, plural
 from omni_lab.errors import DataError
 from omni_lab.evaluate.metrics import same_answer
@@ -313,3 +314,12 @@ def test_thoughts_lead_to_the_answer_and_only_training_is_told_them():
             if task == "av_synchrony":
                 second = sample.meta["second"]
                 assert sample.thought.startswith(f"bell {second}, ") and sample.thought.endswith(f", {second} {last}")
+
+
+def test_no_dialogue_of_training_answers_what_a_tests_picture_is_asked():
+    told: set[str] = set()
+    for index in range(150):
+        _, scene = dialogues.scene_of(generator("dialogue leak", "train", 0, index), "train")
+        told.update(dialogues.tellable(scene))
+    assert not any(held_out("picture", key) for key in told)
+    assert {key.split()[0] for key in told} == {"count", "relation", "colour"} and len(told) > 300

@@ -51,21 +51,31 @@ def test_broken_sets_are_one_line(bench, tmp_path):
     path.write_text(path.read_text().replace("a red bus", "a bus", 1))
     with pytest.raises(DataError, match="the answer 'a red bus' is none of 4 options"):
         list(published.omnibench(path, folder))
-    path.write_text('{"index": 0}\nno json')
-    with pytest.raises(DataError, match="line 2 is not JSON"):
-        list(published.rows(path))
     with pytest.raises(DataError, match="cannot be read"):
-        list(published.rows(tmp_path / "nowhere"))
+        list(published.omnibench(tmp_path / "nowhere", folder))
     path.write_bytes('{"index": "café"}'.encode("latin-1"))
     with pytest.raises(DataError, match="line 1 is not UTF-8"):
-        list(published.rows(path))
+        list(published.omnibench(path, folder))
+
+
+@pytest.mark.parametrize("broken", ["no json", "[]", '{"index": 0}'])
+def test_a_broken_line_is_a_bad_record(bench, broken):
+    path, folder = bench
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0]] * 120 + [broken] + [lines[1]]))
+    report = readers.Report()
+    assert len(list(published.omnibench(path, folder, report))) == 121
+    assert len(report.bad) == 1 and report.bad[0].startswith("line 121")
 
 
 def test_only_newlines_end_a_record(tmp_path):
     """JSON may hold a line separator as it is; `str.splitlines` cut there."""
-    path = tmp_path / "rows.jsonl"
+    path = tmp_path / "lines.txt"
     path.write_bytes('{"text": "one\u2028two\x85three"}\r\n\r\n{"text": "four"}\r\n'.encode())
-    assert list(published.rows(path)) == [(1, {"text": "one\u2028two\x85three"}), (3, {"text": "four"})]
+    assert [(n, json.loads(line)["text"]) for n, line in published.written(path)] == [
+        (1, "one\u2028two\x85three"),
+        (3, "four"),
+    ]
 
 
 @pytest.mark.parametrize(
