@@ -90,7 +90,8 @@ class Service:
 
     async def talk(self, socket: WebSocket) -> None:
         """One client, from greeting to goodbye."""
-        if not self.allowed(socket.query_params.get("token")) or not same_origin(socket):
+        called_right = same_origin(socket) and (self.token is not None or at_home(socket))
+        if not self.allowed(socket.query_params.get("token")) or not called_right:
             await socket.close(FORBIDDEN)
             return
         await socket.accept()
@@ -225,6 +226,12 @@ def same_origin(socket: WebSocket) -> bool:
     """Whether the page that opened this came from here: other sites must not talk through a visitor's browser."""
     origin = socket.headers.get("origin")
     return origin is None or urlsplit(origin).netloc == socket.headers.get("host")
+
+
+def at_home(socket: WebSocket) -> bool:
+    """Whether the service was called by a name of the loopback: a stranger's page may let its own name point here (DNS
+    rebinding), and then comes from "the same" origin."""
+    return urlsplit(f"//{socket.headers.get('host')}").hostname in LOOPBACK
 
 
 def read_request(text: str, limits: Limits) -> dict[str, Any]:

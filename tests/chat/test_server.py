@@ -7,7 +7,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from socket import SHUT_RDWR
+from contextlib import nullcontext
+from socket import SHUT_RDWR, create_connection
 
 import numpy as np
 import psutil
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 from starlette.requests import Request
 from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from omni_lab.chat.address import check_address
 from omni_lab.chat.notebook import Served
@@ -167,6 +169,12 @@ def test_token_origin_and_number_of_clients(model):
         assert hello["type"] == "hello"
         assert "too many" in talk(served, "talk?token=secret")[1]["message"]
         first.close()
+    with Served(model, **HOW) as served:
+        for name in ("localhost", "evil.example"):  # both point here
+            where = f"{name}:{served.port}"
+            line = create_connection(("127.0.0.1", served.port))
+            with nullcontext() if name == "localhost" else pytest.raises(Exception, match="403"):
+                connect(f"ws://{where}/talk", origin=f"http://{where}", sock=line).close()
     with pytest.raises(InputError, match="token"):
         check_address("0.0.0.0", None)
     check_address("0.0.0.0", "secret")
