@@ -1,11 +1,14 @@
 """What a reply can be asked for besides its question, checked before anything is computed."""
 
+import math
+import numbers
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
+from .codec import flow_matching
 from .errors import InputError
 
 TOKEN2WAV = ("num_steps", "guidance_scale", "sway_coefficient", "solver")  # of a reply that is not streamed
@@ -19,6 +22,31 @@ def check_names(given: Iterable[str], known: Iterable[str] = TOKEN2WAV) -> None:
         if name not in known:
             hint = "; how words are drawn: sampling=Sampling(temperature=0.7, top_k=40)" if name in DRAWING else ""
             raise InputError(f"unknown argument {name!r}: besides its own a reply takes {', '.join(known)}{hint}")
+
+
+def check_token2wav(given: Mapping[str, Any], known: Iterable[str] = TOKEN2WAV) -> None:
+    """Raise InputError for a setting of the sound that is not among `known`, or a value that no reply can have."""
+    check_names(given, known)
+    need_whole(2, num_steps=given.get("num_steps", 2))
+    need_whole(0, **{name: given[name] for name in ("ahead", "first_ahead") if given.get(name) is not None})
+    need_numbers(guidance_scale=given.get("guidance_scale", 0.0), sway_coefficient=given.get("sway_coefficient") or 0.0)
+    if "solver" in given:
+        flow_matching.solver_step(given["solver"])
+
+
+def need_whole(least: int, **given: Any) -> None:
+    """Raise InputError unless all of these are whole numbers of at least `least`."""
+    for name, value in given.items():
+        if not hasattr(value, "__index__") or operator.index(value) < least:
+            raise InputError(f"{name} is {value!r}, expected a whole number, at least {least}")
+
+
+def need_numbers(least: float = -math.inf, **given: Any) -> None:
+    """Raise InputError unless all of these are finite numbers of at least `least`."""
+    for name, value in given.items():
+        if not isinstance(value, numbers.Real) or not math.isfinite(value) or value < least:
+            bound = f", at least {least:g}" if least > -math.inf else ""
+            raise InputError(f"{name} is {value!r}, expected a number{bound}")
 
 
 def seed_of(given: Any) -> int:

@@ -248,9 +248,8 @@ class OmniModel(nn.Module):
         max_codes, talker_sampling: of the talker (default: 60 s, the release's); noise: (1, 2 * codes, 80), from which
         the DiT starts (default: drawn from `seed`); token2wav: num_steps, guidance_scale, sway_coefficient, solver.
         Raises InputError."""
-        arguments.check_names(token2wav)
-        if max_new_tokens < 1 or max_codes < 1:
-            raise InputError(f"max_new_tokens {max_new_tokens} and max_codes {max_codes}: expected at least 1")
+        arguments.check_token2wav(token2wav)
+        arguments.need_whole(1, max_new_tokens=max_new_tokens, max_codes=max_codes)
         seed, stops = arguments.seed_of(seed), self.stop_ids(stop_token_ids)
         inputs = self.moved(inputs)
         voice = self.voice(speaker) if speak else None

@@ -1,6 +1,8 @@
 """The whole model against the reference, end to end; each loads what the other saves; mistakes are one line."""
 
 import json
+import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -329,12 +331,25 @@ def test_requests_that_cannot_be_met_say_why(nano, arguments, message):
 def test_a_reply_of_no_tokens_is_refused_as_in_streaming(nano):
     model, ids = nano[0], {"input_ids": torch.tensor([[3, 4]])}
     for how in (dict(max_new_tokens=0), dict(max_new_tokens=-2), dict(max_codes=0)):
-        with pytest.raises(InputError, match="expected at least 1") as streamed:
+        with pytest.raises(InputError, match="is (0|-2), expected a whole number, at least 1") as streamed:
             model.stream("Hi", **how)
-        with pytest.raises(InputError, match=str(streamed.value)):
+        with pytest.raises(InputError, match=re.escape(str(streamed.value))):
             model.respond(ids, "Ada", **how)
     with pytest.raises(InputError, match="max_new_tokens 0: expected at least 1"):
         model.thinker.generate(0, **ids)
+
+
+@pytest.mark.parametrize("wrong", [
+    dict(num_steps=1), dict(num_steps=2.5), dict(solver="heun"), dict(guidance_scale="much"),
+    dict(sway_coefficient=math.nan), dict(max_codes="all"), dict(max_new_tokens=1.5),
+])  # fmt: skip
+def test_values_that_no_reply_has_are_told_before_it_is_written(nano, monkeypatch, wrong):
+    model, ids = nano[0], {"input_ids": torch.tensor([[3, 4]])}
+    monkeypatch.setattr(model.thinker, "prefill", None)  # nothing is computed
+    with pytest.raises(InputError, match=next(iter(wrong))) as caught:
+        model.respond(ids, "Ada", **wrong)
+    with pytest.raises(InputError, match=re.escape(str(caught.value))):
+        model.stream("Hi", **wrong)
 
 
 @pytest.mark.parametrize("speak", [True, False])

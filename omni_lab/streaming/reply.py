@@ -16,7 +16,6 @@ from .. import arguments, cpu_kernels, talker
 from .. import sampling as samplers
 from ..codec.dit import DiT
 from ..codec.speaker import Speaker
-from ..errors import InputError
 from ..processing.thoughts import Spoken
 from ..sampling import GREEDY, Sampling
 from ..talker import Prefilled
@@ -65,10 +64,11 @@ class ReplyStream:
         """start: prefills and gives the thinker's output; talk: prefills the talker behind it; voice: None for text
         alone. ended: called once when the reply is over, however it ended. most_blocks: of a chunk; margin, fade: of
         the vocoder; token2wav: of MelStream; the others as in `OmniModel.respond`. Raises InputError."""
-        arguments.check_names(token2wav, TOKEN2WAV)
+        arguments.check_token2wav(token2wav, TOKEN2WAV)
+        arguments.need_whole(1, max_new_tokens=max_new_tokens, max_codes=max_codes, most_blocks=most_blocks)
+        arguments.need_whole(0, margin=margin)
+        arguments.need_numbers(0.0, fade=fade)
         seed = arguments.seed_of(seed)
-        if max_new_tokens < 1 or max_codes < 1:
-            raise InputError(f"max_new_tokens {max_new_tokens} and max_codes {max_codes}: expected at least 1")
         self.model, self.voice, self.account = model, voice, account or Account()
         self.ids: list[int] = []
         self.codes: list[int] = []

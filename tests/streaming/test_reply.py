@@ -83,7 +83,12 @@ def test_an_error_inside_frees_it_too(model):
 def test_mistakes_are_named_at_once(model):
     for wrong, words in (
         ({"speaker": "Zoe"}, "no speaker named"),
-        ({"max_codes": 0}, "expected at least 1"),
+        ({"max_codes": 0}, "at least 1"),
+        ({"margin": -1}, "margin is -1"),
+        ({"fade": -0.1}, "fade is -0.1"),
+        ({"first_ahead": -2}, "first_ahead is -2"),
+        ({"ahead": 0.5}, "ahead is 0.5"),
+        ({"most_blocks": 0}, "most_blocks is 0"),
         ({"steps": 3}, "unknown argument 'steps'"),
     ):
         with pytest.raises(InputError, match=words):
