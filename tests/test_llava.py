@@ -296,6 +296,8 @@ def test_both_stages_run_on_the_fields_data(published, tmp_path):
         assert train(kind(settings, 0, tmp_path / "parts"), tmp_path / stage, device="cpu", progress=False).finished
     with pytest.raises(ConfigError):
         kind(replace(settings, instruct="")).batch(0)
+    with pytest.raises(ConfigError, match="'llava_hub_elsewhere'"):
+        kind(replace(settings, start="llava_hub_elsewhere"), 0, tmp_path / "parts").build()
     one, other = kind(settings, 0, tmp_path / "parts"), kind(replace(settings, stage="align"))
     for recipe in (one, other):  # what several processes have trained is gathered into a second one
         assert all(p is not q for p, q in zip(recipe.build().parameters(), recipe.build().parameters(), strict=True))

@@ -243,6 +243,11 @@ def test_the_talker_learns_the_source_voices_codes_under_anybodys_token(coded: P
     assert all(row.given == 0 for row in at("talker", coded, continued=0.0).spoken(0, []))
 
 
+def test_preferences_begin_with_the_talker_of_their_run(coded: Path) -> None:
+    with pytest.raises(ConfigError, match="leave `start` empty"):
+        at("talker_dpo", coded, start="elsewhere").build()
+
+
 def test_a_cut_sentence_has_no_end(coded: Path) -> None:
     recipe = at("talker", coded, longest=20)
     end = recipe.config.talker_config.tts_codec_end_token_id

@@ -107,8 +107,8 @@ class HubRecipe(Llava):
     def build(self) -> nn.Module:
         _ = self.samples  # read before there are worker processes, which then share it
         model = copy.deepcopy(self.untrained)
-        if self.stage == "instruct":
-            need_part(self.parts, part_of("align"), model, self.name)
+        if start := self.settings.start or part_of("align") * (self.stage == "instruct"):
+            need_part(self.parts, start, model, self.name)
         return model
 
     def groups(self, model: Any) -> dict[str, list[dict[str, Any]]]:

@@ -86,6 +86,8 @@ class TalkerDPO(TalkerRecipe):
     settings: DPOSettings
 
     def build(self) -> nn.Module:
+        if self.settings.start:
+            raise ConfigError(f"{self.name} begins with the talker of its own run: leave `start` empty")
         model: Any = super().build()
         need_part(self.parts, "talker", model["talker"], self.name)
         model["reference"] = Talker(self.config.talker_config).requires_grad_(False)
