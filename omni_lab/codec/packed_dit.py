@@ -29,14 +29,16 @@ Past = dict[tuple[int, int], Tensor]
 
 
 def packable(dit: "DiT", x: Tensor) -> bool:
-    """Whether a copy may stand for the layers: float32 on a CPU with oneDNN, without gradients, nothing replaced or
-    listened to."""
+    """Whether a copy may stand for the layers: float32 on a CPU with oneDNN, without gradients or dropout, nothing
+    replaced or listened to."""
     layers: Any = dit.transformer_blocks
     if torch.is_grad_enabled() or type(dit.proj_out) is not nn.Linear:
         return False
     if not cpu_kernels.applies(x, dit.proj_out.weight) or not torch.backends.mkldnn.is_available():
         return False
     if not all(type(m) in OURS for m in layers.modules()):
+        return False
+    if any(m.training and m.p > 0 for m in layers.modules() if isinstance(m, nn.Dropout)):
         return False
     # What the times do is computed once, so of those parts, too, nobody may wait for a call.
     heard = (layers, dit.proj_out, dit.norm_out, dit.time_embed)

@@ -276,6 +276,17 @@ def test_its_packed_copy_steps_aside_for_whoever_listens(part):
 
 
 @torch.no_grad()
+def test_its_packed_copy_steps_aside_for_dropout():
+    config = replace(DIT_CONFIGS["nano's proportions"], dropout=0.5)
+    model = DiT(config)
+    inputs = case(config, 9, batch=1)
+    how = (inputs["codes"], inputs["conditioning"], inputs["reference_mel"], inputs["noisy_mel"], 2)
+    assert torch.equal(model.eval().sample(*how), model.sample(*how))
+    assert packed_dit.packable(model, inputs["noisy_mel"])
+    assert not torch.equal(model.train().sample(*how), model.sample(*how))
+
+
+@torch.no_grad()
 def test_no_codes_give_no_frames(models):
     ours, _ = models
     inputs = case(ours.config, 0)
