@@ -104,6 +104,9 @@ def shortened(part: str) -> str:
 def extract(file: zipfile.ZipFile, member: Member, target: Path, so_far: Unpacked) -> None:
     """Write one member below `target`. Raises InputError for what this student may not, or nobody can, write; OSError
     for a fault of this machine."""
+    if member.info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # bzip2 and LZMA give all that a block holds at once, which may be thousands of times its size.
+        raise InputError(f"{member.parts[-1]}: packed in a way that no file manager packs zips")
     place = target.joinpath(*member.parts)
     left = LIMITS[member.ending] + 1  # one byte past the limit, whatever the header says: whoever reads it sees that
     try:

@@ -6,7 +6,7 @@ If the kernel dies or must be ended, what is finished is kept, the cell at fault
 import json
 import re
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError
@@ -18,6 +18,7 @@ from .sanitise import InvalidSubmission, Submission, notebook_to_run, read_regul
 from .scratch import scratch
 
 MAX_RUNS = 6
+MAX_DEPTH = 200  # of one answer's lists and tables
 REASONS = {
     "timeout": ("timeout", "ran longer than it may"),
     "memory": ("killed", "used more memory than it may"),
@@ -129,6 +130,7 @@ def read_results(raw: bytes, hidden: Hidden) -> dict[str, list[object]]:
     for line in raw.split(b"\n"):
         try:
             data = json.loads(line)
+            need_flat(data)
             exercise, case = data["exercise"], data["case"]
             mine = exercise in hidden.checks and type(case) is int and data["nonce"] == hidden.nonce(exercise, case)
             if mine and (exercise, case) not in found:
@@ -144,6 +146,18 @@ def read_results(raw: bytes, hidden: Hidden) -> dict[str, list[object]]:
     return lists
 
 
+def need_flat(data: object, most: int = MAX_DEPTH) -> None:
+    """Raise RecursionError for lists and tables within each other more than `most` deep: nobody's answer is, and what
+    could still be read here might not be written down again."""
+    layer = [data]
+    while layer:
+        if most < 0:
+            raise RecursionError(f"more than {MAX_DEPTH} levels")
+        most -= 1
+        inside = [entry for entry in layer if isinstance(entry, list | dict)]
+        layer = [part for entry in inside for part in (entry.values() if isinstance(entry, dict) else entry)]
+
+
 def outcome_of(packed: object) -> Outcome:
     """A case's outcome from what the sandbox wrote; anything malformed is an outcome of the kind "invalid"."""
     try:
@@ -154,7 +168,7 @@ def outcome_of(packed: object) -> Outcome:
         proper = proper and isinstance(raw["mutated"], list) and all(isinstance(m, str) for m in raw["mutated"])
         if not proper or not (raw["fault"] is None or isinstance(raw["fault"], str)):
             raise InputError("not an outcome")
-    except (InputError, RecursionError, OverflowError, MemoryError) as error:
+    except (InputError, ValueError, RecursionError, OverflowError, MemoryError) as error:
         return Outcome(fault=f"gave a result that is no plain data ({one_line(str(error))})", kind="invalid")
     fault = one_line(raw["fault"]) if raw["fault"] is not None else None
     if fault is None and raw["kind"] != "value":
@@ -220,7 +234,7 @@ def _leave_out(
 
 def to_json(result: Execution) -> bytes:
     """For the folder of answers."""
-    return json.dumps(asdict(result), sort_keys=True).encode()
+    return json.dumps(vars(result), sort_keys=True).encode()
 
 
 def from_json(raw: bytes) -> Execution:

@@ -19,7 +19,7 @@ from ..errors import DataError, InputError
 from .artefacts import MAX_BYTES as MAX_ARTEFACT
 from .artefacts import grade_artefacts, read_artefacts
 from .collect import Collected, collect
-from .execution import Execution, Room, from_json, run_submission, to_json
+from .execution import Execution, Room, from_json, one_line, run_submission, to_json
 from .gradebook import write_gradebook
 from .hidden import Hidden, draw, find_lab
 from .release import write_package
@@ -161,6 +161,9 @@ def grade_one(entry: Collected, digest: str, hidden: Hidden, run: Runner) -> tup
     except (SandboxError, OSError, MemoryError) as error:  # ours, or the machine's: to be graded again, not a zero
         message = f"could not be graded: {type(error).__name__}: {error}"
         exercises = same_for_all(hidden, "infrastructure", message)
+    except Exception as error:  # a mistake of the grader's, met in one submission: the class goes on
+        message = f"the grader failed ({type(error).__name__}: {one_line(str(error))}): please report it"
+        exercises = same_for_all(hidden, "infrastructure", message)
     if not entry.trouble:  # else the artefacts may be among what could not be unpacked
         exercises |= grade_artefacts(hidden.artefacts, artefacts, faults, hidden.seed)
     record = {
@@ -242,8 +245,8 @@ def _compared_again(out: Path, record: dict, hidden: Hidden) -> dict[str, dict]:
     exercises = grade_answers(submission, from_json(path.read_bytes()), hidden)
     for identifier, entry in exercises.items():
         old = record["exercises"].get(identifier)
-        if entry["status"] == "error" and old is not None and old["status"] == "error":
-            exercises[identifier] = old  # there was no answer to compare; its message names the cell
+        if old is not None and (old["status"] == "infrastructure" or entry["status"] == old["status"] == "error"):
+            exercises[identifier] = old  # there was no answer to compare; of an error its message names the cell
     return exercises
 
 

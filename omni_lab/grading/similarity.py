@@ -42,7 +42,10 @@ def _label(node: ast.AST) -> str:
     if isinstance(node, ast.Attribute):
         return f".{node.attr}"
     if isinstance(node, ast.Constant):
-        return f"={node.value!r}"[:40]
+        value = node.value
+        if isinstance(value, int) and abs(value) >= 10**30:  # the longest have no decimal digits
+            return f"={value:x}"[:40]
+        return f"={value!r}"[:40]
     return type(node).__name__
 
 

@@ -86,8 +86,8 @@ def test_the_limit_is_for_all_zips_of_a_folder_together(small: None, tmp_path: P
 
 
 def test_damaged_zips_are_their_students_alone(tmp_path: Path) -> None:
-    """Of each method, with bytes changed where the data lie: zlib's and lzma's errors are of no common kind."""
-    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+    """Of each method, with bytes changed where the data lie."""
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         path = tmp_path / "in" / f"student{method}.zip"
         path.parent.mkdir(exist_ok=True)
         with zipfile.ZipFile(path, "w", method) as archive:
@@ -97,9 +97,20 @@ def test_damaged_zips_are_their_students_alone(tmp_path: Path) -> None:
         path.write_bytes(raw)
     (tmp_path / "in" / "good.ipynb").write_text("{}")
     found = collected(tmp_path / "in", tmp_path / "s")
-    assert len(found) == 4 and len(found.pop("good").files) == 1
+    assert len(found) == 3 and len(found.pop("good").files) == 1
     assert all("not a readable zip" in entry.fault and not entry.trouble for entry in found.values())
     assert not list((tmp_path / "s").iterdir())
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_packings_that_give_all_at_once_are_refused(tmp_path: Path, method: int) -> None:
+    """Some kilobytes of bzip2 are gigabytes, and a reader gets no smaller piece of them than a block."""
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in" / "student.zip", "w", method) as archive:
+        archive.writestr("a.ipynb", bytes(3000))
+    (tmp_path / "in" / "good.ipynb").write_text("{}")
+    found = collected(tmp_path / "in", tmp_path / "s")
+    assert len(found["good"].files) == 1 and "no file manager" in found["student"].fault
 
 
 def test_long_names_keep_their_ending(tmp_path: Path) -> None:

@@ -142,6 +142,32 @@ def test_a_fault_of_the_machine_is_no_zero(course: Path, tmp_path: Path) -> None
     assert again["all-right"]["points"] == 20.0
 
 
+def test_a_fault_of_the_graders_own_ends_no_class(
+    course: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, real = tmp_path / "in", grading.sanitise
+    folder.mkdir()
+    for name in ("all-right", "partial"):
+        write_submission(folder, name, HOSTILE[name])
+
+    broken = {"left": 1}
+
+    def once(*given: object) -> object:
+        if broken["left"]:
+            broken["left"] -= 1
+            raise KeyError("a mistake\nof ours")
+        return real(*given)
+
+    monkeypatch.setattr(grading, "sanitise", once)
+    settings = grading.Settings(course, "90", tmp_path / "out", workers=1, trust_submissions=True, seed=SEED)
+    book = grading.grade(folder, settings, progress=False)
+    first, second = book["all-right"], book["partial"]
+    assert first["points"] is None and "KeyError" in first["exercises"][EXERCISES[0]]["message"]
+    assert second["points"] is not None
+    assert grading.regrade(settings, [])["all-right"]["points"] is None, "nothing was measured, so nothing is nought"
+    assert grading.grade(folder, settings, progress=False)["all-right"]["points"] == 20.0
+
+
 def test_store_belongs_to_one_lab_and_one_process(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.jsonl", {"lab": "01_clip", "seed": 1})
     with pytest.raises(DataError, match="another grader"):

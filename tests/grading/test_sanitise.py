@@ -1,6 +1,7 @@
 """What is left of a submitted notebook, and how its cells are matched."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omni_lab.grading.sanitise import InvalidSubmission, notebook_to_run, read_regular_file, sanitise
+from omni_lab.grading.similarity import fingerprint
 from tests.grading.hostile.make import ALL, DOUBLE, IMPORTS, MEAN, TOTAL, code, notebook
 
 FUNCTIONS = {"toy.double": "double", "toy.mean_square": "mean_square", "toy.running_total": "running_total"}
@@ -70,6 +72,22 @@ def test_no_bytes_crash_it(raw: bytes) -> None:
 def test_no_source_crashes_it(sources: list[str]) -> None:
     kept = sanitise(notebook(*sources, *ALL), FUNCTIONS)
     assert set(kept.attempted) == set(FUNCTIONS)
+
+
+def test_blank_lines_take_no_time(tmp_path: Path) -> None:
+    """Half a megabyte of them: where each line begins another search to the end, it is minutes."""
+    blank = "\n" * 500_000
+    book = json.loads(notebook(blank + "!", *ALL))
+    book["cells"].append({"cell_type": "markdown", "metadata": {}, "source": blank + "x"})
+    began = time.monotonic()
+    assert set(sanitise(json.dumps(book).encode(), FUNCTIONS).attempted) == set(FUNCTIONS)
+    assert time.monotonic() - began < 20
+
+
+def test_a_number_of_thousands_of_digits_is_no_exercise() -> None:
+    number = "0x" + "f" * 5000
+    sanitise(notebook(f"@exercise({number})\ndef f():\n    return 1", *ALL), FUNCTIONS)
+    assert fingerprint(f"def f(a, b):\n    return {number} + a + b + a * b - (a - b) / (a + 1) + b * (a + b) * (b - 1)")
 
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What crosses the wall: plain values both ways, and nothing else."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omni_lab.errors import InputError
-from omni_lab.grading.execution import outcome_of
+from omni_lab.grading.execution import Execution, outcome_of, read_results, to_json
+from omni_lab.grading.hidden import draw, find_lab
 from omni_lab.grading.inside import wire
 
 VALUES = [
@@ -39,6 +41,7 @@ def packed(dtype: object, shape: object, data: object, form: object = None) -> d
         packed("float32", [-1], ""), packed("float32", [1 << 40], ""), packed("float32", [1] * 9, "AAAAAA=="),
         packed("float32", [True], "AAAAAA=="), packed("bool", [1], "Ag=="), packed("float32", [1], "not base64"),
         packed("uint8", [4000], "AAAA" * 1333 + "AA==", [{"$array": "a"}] * 1_000_000),
+        packed("float32", [0, *[wire.MAX_BYTES] * 7], ""),
         {"form": {"$dict": [[[1], 2]]}, "arrays": {}}, {"form": {"$pickle": "x"}, "arrays": {}},
     ],
     ids=lambda data: repr(data)[:40],
@@ -66,3 +69,14 @@ JSON = st.recursive(
 def test_no_json_crashes_the_grader(data: object) -> None:
     assert isinstance(outcome_of(data).kind, str)
     assert isinstance(outcome_of({"form": data, "arrays": {}}).kind, str)
+
+
+def test_answers_nested_without_end_are_passed_over(course: Path) -> None:
+    hidden = draw(find_lab(course, "90"), 7)
+    exercise = next(iter(hidden.checks))
+    for levels in (150, 500, 100_000):
+        line = '{"exercise": "%s", "case": 0, "nonce": "%s", "outcome": %s}'
+        raw = line % (exercise, hidden.nonce(exercise, 0), "[" * levels + "]" * levels)
+        found = read_results(raw.encode(), hidden)
+        assert bool(found) == (levels < 200)
+        to_json(Execution(lines=found))  # as it is written beside the store

@@ -59,7 +59,10 @@ def _array_from_text(text: object) -> np.ndarray:
         raise InputError(f"an array says shape {tuple(shape)} of {dtype} and holds {len(raw)} bytes, not {expected}")
     if dtype == "bool" and raw.strip(b"\0\1"):
         raise InputError("an array of truth values that are neither true nor false")
-    return np.frombuffer(raw, dtype).reshape(shape)
+    try:
+        return np.frombuffer(raw, dtype).reshape(shape)
+    except ValueError:  # sizes whose product numpy cannot hold, beside one that is 0
+        raise InputError("an array without a proper shape") from None
 
 
 def _check_use(form: object, arrays: dict[str, np.ndarray]) -> None:
