@@ -12,9 +12,11 @@ import shutil
 import stat
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import permutations
 from pathlib import Path
 
 from ..errors import InputError
@@ -22,6 +24,7 @@ from .archives import LIMITS, Unpacked, extract, members, opened, unpack
 from .artefacts import ENDING
 
 MAX_DEPTH = 4  # folders below a student's folder
+MAX_WORDS = 6  # of a name that are tried in every order
 
 # "Ada Lovelace_1234567_assignsubmission_file_" (a folder, or the beginning of a file's name)
 _MOODLE = re.compile(r"(?P<name>[^_]+)_(?P<id>\d+)_assignsubmission_(?:file|onlinetext)_?")
@@ -34,6 +37,7 @@ class Collected:
     """One student's submission: its files, newest last, and what the names and the roster say about it."""
 
     name: str  # the key in the gradebook
+    called: str = ""  # the student's name as the platform writes it, which others may bear, too
     files: list[Path] = field(default_factory=list)
     artefacts: list[Path] = field(default_factory=list)  # trained ones, handed in beside the notebooks
     fault: str = ""  # why there is no notebook to grade, or what else of it could not be read, for the student
@@ -92,7 +96,10 @@ def _add(path: Path, found: dict[str, Collected], scratch: Path) -> None:
 def _student(name: str, found: dict[str, Collected]) -> Collected:
     """The student to whom an entry of this name in the submissions folder belongs."""
     key, identity, late = student_of(Path(name).stem if Path(name).suffix.lower() in LIMITS else name)
-    entry = found.setdefault(key, Collected(key))
+    called, other = key, found.get(key)
+    if identity and other is not None and other.platform_id not in ("", identity):  # a namesake
+        key = f"{key} ({identity})"
+    entry = found.setdefault(key, Collected(key, called=called))
     entry.platform_id, entry.late = identity or entry.platform_id, late or entry.late
     return entry
 
@@ -183,7 +190,12 @@ def read_roster(path: Path) -> list[dict[str, str]]:
     """Rows of a class list: a CSV with a column `name`, and perhaps `id` and `email`. Raises InputError."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = [{str(k).strip().lower(): (v or "").strip() for k, v in row.items()} for row in csv.DictReader(file)]
+            reader = csv.DictReader(file)
+            rows = []
+            for row in reader:
+                if None in row:
+                    raise InputError(f"{path}: line {reader.line_num} has more columns than the first line")
+                rows.append({str(k).strip().lower(): (v or "").strip() for k, v in row.items()})
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a readable CSV ({error})") from None
     if not rows or "name" not in rows[0]:
@@ -192,20 +204,48 @@ def read_roster(path: Path) -> list[dict[str, str]]:
 
 
 def _match_roster(found: dict[str, Collected], roster: list[dict[str, str]]) -> dict[str, Collected]:
-    """Submissions under the roster's names, matched by id, address, or name in any order of its words."""
+    """Submissions under the roster's names, matched by id, then by address, then by name in any order of its words."""
+    left, hits = dict(found), [""] * len(roster)
+    unclear: dict[int, int] = {}  # place in the roster -> how many submissions bear the name
+    for bears in (_bears_id, _bears_address, _bears_name):
+        for place, row in enumerate(roster):
+            fitting = [key for key, entry in left.items() if not hits[place] and bears(entry, row)]
+            rivals = [other for other in roster if other["name"] == row["name"]] if bears is _bears_name else [row]
+            if len(fitting) == len(rivals) == 1:
+                hits[place] = fitting[0]
+                del left[fitting[0]]
+            elif fitting:
+                unclear[place] = len(fitting)
     matched: dict[str, Collected] = {}
-    left = dict(found)
-    for row in roster:
-        keys = {_key(row["name"]), _key(row.get("id", "")), _key(row.get("email", "").partition("@")[0])} - {""}
-        hit = next((n for n, entry in left.items() if _key(n) in keys or _key(entry.platform_id) in keys), None)
-        name = printable(row["name"])
-        entry = left.pop(hit) if hit is not None else Collected(name, fault="nothing was handed in")
-        entry.name, entry.student_id, entry.email = name, row.get("id", ""), row.get("email", "")
-        matched[name] = entry
-    return {**left, **matched}
+    shared = Counter(row["name"] for row in roster)
+    for place, row in enumerate(roster):
+        name, number = printable(row["name"]), row.get("id", "") or row.get("email", "") or str(place + 1)
+        fault = "nothing was handed in"
+        if not hits[place] and place in unclear:
+            fault = f"who handed in what under the name {name} is not clear: the roster needs the platform's ids"
+        entry = found[hits[place]] if hits[place] else Collected(name, fault=fault)
+        entry.name = name if shared[row["name"]] == 1 else f"{name} ({printable(number)})"
+        entry.student_id, entry.email = row.get("id", ""), row.get("email", "")
+        matched[entry.name] = entry
+    for entry in left.values():
+        if entry.name in matched:  # a namesake on the roster is somebody else, or may be
+            entry.name = f"{entry.name} ({entry.platform_id or 'not on the roster'})"
+    return {entry.name: entry for entry in left.values()} | matched
 
 
-def _key(name: str) -> str:
-    """A name without case, punctuation and order of its words; Canvas writes "lovelaceada"."""
-    words = re.findall(r"\w+", name.lower())
-    return "".join(sorted("".join(words)))
+def _bears_id(entry: Collected, row: dict[str, str]) -> bool:
+    wanted = row.get("id", "").casefold()
+    return bool(wanted) and wanted in (entry.name.casefold(), entry.platform_id.casefold())
+
+
+def _bears_address(entry: Collected, row: dict[str, str]) -> bool:
+    address = row.get("email", "").casefold()
+    return bool(address) and entry.name.casefold() in (address, address.partition("@")[0])
+
+
+def _bears_name(entry: Collected, row: dict[str, str]) -> bool:
+    """Whether the words of the row's name make the entry's, in any order: Canvas writes "lovelaceada"."""
+    words, name = re.findall(r"\w+", row["name"].casefold()), "".join(re.findall(r"\w+", entry.called.casefold()))
+    if len(words) > MAX_WORDS:  # in the roster's order, or family name first
+        return name in ("".join(words), "".join([words[-1], *words[:-1]]))
+    return bool(words) and name in map("".join, permutations(words))

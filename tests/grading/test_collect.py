@@ -79,6 +79,31 @@ def test_roster_ids_and_platform_ids_are_kept_apart(tmp_path: Path) -> None:
     assert ada.late and len(ada.files) == len(ada.artefacts) == 1
 
 
+def test_nobody_gets_anothers_submission(tmp_path: Path) -> None:
+    """Names of the same letters, a name that is another's id, namesakes."""
+    folder, roster = tmp_path / "in", tmp_path / "roster.csv"
+    folder.mkdir()
+    for name in (
+        "nora",
+        "s2",
+        "lee_11_1_a",
+        "lee_12_2_b",
+        "Kim_5_assignsubmission_file_x",
+        "Kim_6_assignsubmission_file_x",
+    ):
+        (folder / f"{name}.ipynb").write_text("{}")
+    roster.write_text("name,id,email\nAron,s2,\nNora,,\nLee,12,\nLee,11,\nKim,,k@x.org\nS2,s9,\n")
+    found = names(folder, tmp_path / "s", roster)
+    assert found["Aron"] == ["s2.ipynb"] and found["Nora"] == ["nora.ipynb"] and found["S2"] == []
+    assert found["Lee (11)"] == ["lee_11_1_a.ipynb"] and found["Lee (12)"] == ["lee_12_2_b.ipynb"]
+    (kim,) = (entry for entry in collect(folder, tmp_path / "s", roster) if entry.name == "Kim" and entry.fault)
+    assert "the platform's ids" in kim.fault and found["Kim (5)"] and found["Kim (6)"]
+    assert sorted(map(len, found.values())) == [0, 0, 1, 1, 1, 1, 1, 1]
+    roster.write_text("name,id\nNora,1,2,3\n")
+    with pytest.raises(InputError, match="line 2 has more columns"):
+        names(folder, tmp_path / "s", roster)
+
+
 def test_zips_in_a_students_folder_are_unpacked(tmp_path: Path) -> None:
     """As Moodle gives them, in folders or in one zip; a zip within them stays closed, and what is no zip is named."""
     inner = tmp_path / "lab05.zip"
