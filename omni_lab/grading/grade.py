@@ -20,10 +20,10 @@ from .artefacts import MAX_BYTES as MAX_ARTEFACT
 from .artefacts import grade_artefacts, read_artefacts
 from .collect import Collected, collect
 from .execution import Execution, Room, from_json, one_line, run_submission, to_json
-from .gradebook import write_gradebook
+from .gradebook import kept_by_hand, write_gradebook
 from .hidden import Hidden, draw, find_lab
 from .release import write_package
-from .sandbox import Limits, SandboxError, check_sandbox
+from .sandbox import Limits, SandboxError, check_sandbox, need_hidden
 from .sanitise import MAX_BYTES, InvalidSubmission, Submission, read_regular_file, sanitise
 from .scratch import scratch
 from .store import Store, read_store, write_whole
@@ -95,6 +95,8 @@ def grade(submissions: Path, settings: Settings, roster: Path | None = None, pro
     """Grade everything in `submissions` that the store in `settings.out` does not hold yet; write the gradebook and the
     feedback pages; return the gradebook. Raises InputError, DataError, SandboxError before any work is done."""
     source = find_lab(settings.root, settings.lab)
+    if not settings.trust_submissions:
+        need_hidden(course=settings.root, out=settings.out, submissions=submissions)
     with scratch("collect") as unpacked:
         entries = collect(submissions, unpacked, roster)
         seed = settings.seed if settings.seed is not None else secrets.randbits(63)
@@ -104,17 +106,18 @@ def grade(submissions: Path, settings: Settings, roster: Path | None = None, pro
         try:
             hidden = draw(source, store.run["seed"])
             waiting = [(entry, digest_of(entry)) for entry in entries]
-            waiting = [(entry, digest) for entry, digest in waiting if not _known(store, entry, digest)]
+            cases = cases_of(hidden)
+            waiting = [(entry, digest) for entry, digest in waiting if not _known(store, entry, digest, cases)]
             with open_runner(settings, source, hidden) as (run, workers):
                 _grade_all(waiting, hidden, run, workers, store, settings, progress)
         finally:
             store.close()
-    return write_gradebook(settings.out, store.run, store.records)
+    return write_gradebook(settings.out, store.run, store.records, *kept_by_hand(settings.out))
 
 
-def _known(store: Store, entry: Collected, digest: str) -> bool:
+def _known(store: Store, entry: Collected, digest: str, cases: str) -> bool:
     record = store.records.get(entry.name)
-    if record is None or record["digest"] != digest:
+    if record is None or record["digest"] != digest or record.get("cases", cases) != cases:
         return False
     return all(exercise["status"] != "infrastructure" for exercise in record["exercises"].values())
 
@@ -171,8 +174,14 @@ def grade_one(entry: Collected, digest: str, hidden: Hidden, run: Runner) -> tup
         "student_id": entry.student_id, "email": entry.email, "exercises": exercises, "notes": execution.notes,
         "sources": submission.attempted if submission else {}, "runs": execution.runs,
         "seconds": round(time.monotonic() - started, 2), "cpu_seconds": execution.cpu_seconds,
+        "cases": cases_of(hidden),
     }  # fmt: skip
     return record, execution, artefacts
+
+
+def cases_of(hidden: Hidden) -> str:
+    """Identifies the cases, by which a changed lab is told from a repaired tolerance or message."""
+    return hashlib.sha256(hidden.cases).hexdigest()[:16]
 
 
 def choose_notebook(entry: Collected, hidden: Hidden) -> tuple[Submission, list[str]]:
@@ -227,6 +236,8 @@ def regrade(settings: Settings, names: list[str]) -> dict:
     try:
         for name in names or sorted(records):
             record = records[name]
+            if record.get("cases", cases_of(hidden)) != cases_of(hidden):
+                raise DataError(f"the cases of lab {run['lab']} have changed since {name!r} was graded: grade it again")
             exercises = record["exercises"] | _measured_again(settings.out, record, hidden)
             if record["sources"]:
                 exercises |= _compared_again(settings.out, record, hidden)
@@ -234,7 +245,7 @@ def regrade(settings: Settings, names: list[str]) -> dict:
                 store.add({**record, "exercises": exercises})
     finally:
         store.close()
-    return write_gradebook(settings.out, store.run, store.records)
+    return write_gradebook(settings.out, store.run, store.records, *kept_by_hand(settings.out))
 
 
 def _compared_again(out: Path, record: dict, hidden: Hidden) -> dict[str, dict]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from ..errors import InputError
 from .store import write_whole
 
+BY_HAND = "by_hand.json"  # beside the gradebook: what the last report was told
 PAGE_HEAD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
@@ -70,6 +71,20 @@ def write_gradebook(
         page = feedback_page(name, entry, records[name], run["lab"])
         write_whole(out / "feedback" / feedback_name(name), page.encode("utf-8", "replace"))
     return book
+
+
+def keep_by_hand(out: Path, manual: dict[str, dict], per_day: float) -> None:
+    """Keep what a report was told, so that the next grading does not forget it."""
+    text = json.dumps({"manual": manual, "late_per_day": per_day}, indent=1, sort_keys=True) + "\n"
+    write_whole(out / BY_HAND, text.encode())
+
+
+def kept_by_hand(out: Path) -> tuple[dict[str, dict], float]:
+    """(points and comments given by hand, share lost a day) of the last report; nothing where there was none."""
+    if not (out / BY_HAND).is_file():
+        return {}, 0.0
+    kept = json.loads((out / BY_HAND).read_bytes())
+    return kept["manual"], kept["late_per_day"]
 
 
 def gradebook_csv(book: dict) -> bytes:

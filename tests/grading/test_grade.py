@@ -88,13 +88,25 @@ def test_report_with_manual_points(course: Path, hostile_run: HostileRun, tmp_pa
         (commonest, times), *_ = wrong.most_common(1)
         assert f"<td>{times}</td><td>{html.escape(commonest)}</td>" in text
     assert "<script" not in text and text.count("<svg") >= 4
-    grading.regrade(grading.Settings(course, "90", hostile_run.out), [])  # the books of the other tests again
+    again = grading.regrade(grading.Settings(course, "90", hostile_run.out), [])
+    assert again == book, "what was given by hand is not forgotten"
+    book, _ = write_report(hostile_run.out, course)  # without any: the books of the other tests again
+    assert book == hostile_run.book
     manual.write_text("submission,points\nnobody,3\n")
     with pytest.raises(InputError, match="nobody"):
         write_report(hostile_run.out, course, manual)
     manual.write_text("submission,points\none-wrong,nan\n")
     with pytest.raises(InputError, match="nan"):
         read_manual(manual)
+
+
+def test_other_cases_are_no_repaired_tolerance(
+    course: Path, hostile_run: HostileRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shutil.copytree(hostile_run.out, tmp_path / "out")
+    monkeypatch.setattr(grading, "cases_of", lambda hidden: "others")
+    with pytest.raises(DataError, match="have changed since .* was graded: grade it again"):
+        grading.regrade(grading.Settings(course, "90", tmp_path / "out"), [])
 
 
 def test_likeness_sees_through_names() -> None:

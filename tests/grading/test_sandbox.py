@@ -1,9 +1,11 @@
 """What the sandbox is given: nobody at its controls, and no other copy of the package."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from omni_lab.errors import InputError
 from omni_lab.grading import sandbox
 from omni_lab.lab import explorers
 
@@ -29,3 +31,24 @@ def test_every_installed_copy_of_the_package_is_hidden(monkeypatch: pytest.Monke
     for place in copies:
         path = str(tmp_path / place / "omni_lab")
         assert command[command.index(path) - 1] == "--tmpfs" and command.index(path) > command.index(str(tmp_path))
+
+
+def test_the_first_bubblewrap_that_works_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An old one of the system's does not stand in the way of the bundled one."""
+    old, good = tmp_path / "old", tmp_path / "good"
+    old.write_text("#!/bin/sh\necho bwrap: Unknown option --size >&2\nexit 1\n")
+    good.write_text('#!/bin/sh\ncase "$*" in *--size*--tmpfs*) exit 0;; esac\nexit 1\n')
+    for path in (old, good):
+        path.chmod(0o755)
+    monkeypatch.setattr(sandbox, "find_bubblewraps", lambda: [str(old), str(good)])
+    assert sandbox.check_sandbox() == str(good)
+    monkeypatch.setattr(sandbox, "find_bubblewraps", lambda: [str(old)])
+    with pytest.raises(sandbox.SandboxError, match=r"Unknown option --size\).*0\.8 or newer"):
+        sandbox.check_sandbox()
+
+
+def test_what_every_sandbox_sees_is_no_place_for_a_class(tmp_path: Path) -> None:
+    sandbox.need_hidden(course=tmp_path)
+    for name, folder in {"course": Path("/usr/src/app"), "out": Path(sys.prefix) / "grades"}.items():
+        with pytest.raises(InputError, match=f"could read this {name} folder"):
+            sandbox.need_hidden(**{name: folder})
