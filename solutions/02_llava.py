@@ -318,7 +318,8 @@ lab.explore(cost, alt="Tokens against the size of a picture, two curves; {side} 
 # \log p_i(\text{label}_{i+1})$$
 #
 # ### Exercise 2.7 - The loss of the answer  (difficulty 2 of 3, 10 minutes, 10 points)
-# One mean over all learned tokens of the batch.
+# One mean over all learned tokens of the batch: #learned counts the terms of the sum. A label in the first place is no
+# term, since no logits come before it.
 
 
 # %% tags=["exercise"]
@@ -335,9 +336,9 @@ def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
 # ## Three trainings
 # | | what learns | on what |
 # |---|---|---|
-# | before | the language model | pictures told in words: each place's thing and the colour of its card, or nothing |
+# | before | the language model | all of what follows, its pictures told in words: each place's thing, or nothing |
 # | stage 1, `align` | W | captions |
-# | stage 2, `instruct` | W and the language model | conversations, descriptions, reasoning, science |
+# | stage 2, `instruct` | W and the language model | captions, conversations, descriptions, reasoning, science |
 #
 # The image tower never learns (section 4.2). The first row is ours: Vicuna and Qwen have read the world's text and know
 # what stands left of what. Our language model is tiny and reads a world of its own.
@@ -629,9 +630,9 @@ def option_scores(logits: Tensor, labels: Tensor) -> Tensor:
 
 # %% [markdown]
 # Yours at work: with the picture, with the picture of another question, and with none. What do you expect of the last,
-# when chance is 25 %? If the first bar stands above the other two, the model looks. What the last two have above chance
-# comes from the questions alone: most animals with legs have four. (The plot needs your exercise 2.10; without it the
-# next cells show nothing.)
+# when chance is 25 %? If the lowest bar is longer than the other two, the model looks. What the other two have above
+# chance comes from the questions alone: most animals with legs have four. (The plot needs your exercise 2.10; without
+# it the next cells show nothing.)
 
 
 # %%
@@ -691,6 +692,10 @@ here.set(title="yours", xlabel="step of stage 2", ylabel="held-out loss (nats a 
 before.set(title=f"recorded {record['date']}", xlabel="step of stage 2")
 here.legend()
 lab.show(figure, alt="Held-out loss over the steps of stage 2, with stage 1 before it and without; yours and recorded.")
+for name, label in (("instruct", "after stage 1"), ("skipped", "stage 1 skipped")):
+    if name in record["curves"]:
+        _, right, other = record["curves"][name][-1]
+        print(f"recorded, {label}: {right:.2f} nats with the right picture, {other:.2f} with another's")
 
 # %% [markdown]
 # As recorded, the loss stays higher without stage 1, to the end, and the gap between the right picture and another's is

@@ -37,7 +37,6 @@ class Collected:
     """One student's submission: its files, newest last, and what the names and the roster say about it."""
 
     name: str  # the key in the gradebook
-    called: str = ""  # the student's name as the platform writes it, which others may bear, too
     files: list[Path] = field(default_factory=list)
     artefacts: list[Path] = field(default_factory=list)  # trained ones, handed in beside the notebooks
     fault: str = ""  # why there is no notebook to grade, or what else of it could not be read, for the student
@@ -47,6 +46,7 @@ class Collected:
     student_id: str = ""  # from the roster
     email: str = ""  # from the roster
     late: bool = False
+    called: str = ""  # the student's name as the platform writes it, which others may bear, too
 
 
 def collect(source: Path, scratch: Path, roster: Path | None = None) -> list[Collected]:

@@ -84,7 +84,8 @@ EXERCISES = [
         "clip.reciprocal_rank", "1.10", "A fair rank", points=15, difficulty=3, minutes=20,
         hints=(
             "If three keys tie for places 4, 5 and 6, at which place does each stand on average?",
-            "`above = (scores > true).sum(dim=1)` counts keys in front; `(scores == true).sum(dim=1)` those beside.",
+            "`above = (scores > true).sum(dim=1)` counts keys in front; `(scores == true).sum(dim=1)` those "
+            "that share its place, the true key among them.",
         ),
     ),
 ]  # fmt: skip
@@ -333,7 +334,7 @@ def no_clamp(logit_scale):
     return torch.exp(-logit_scale)
 
 
-@wrong("clip.temperature", "You clamped the parameter at 100; it is the scale, its exponential, that stays below 100.")
+@wrong("clip.temperature", "The scale may reach 100, and the parameter log(100), about 4.6: yours is held lower.")
 def clamp_before_exp(logit_scale):
     return torch.exp(-logit_scale.clamp(max=4.0))
 

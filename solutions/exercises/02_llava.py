@@ -218,6 +218,7 @@ def _(rng):
         case("before a comma", "It is a {b}, I think, and no {a}"),
         case("two invented, the later first", "here a {c} and a {b} and then the {a}"),
         case("nothing invented", "The {a} and the {c} look at other {as_} .", 2),
+        case("signs of every kind", 'Is that a {b}? No: a {a} ({c}!) and "{as_}"'),
     ]
 
 
@@ -248,6 +249,11 @@ def capitals_count(answer, present, plurals):
 @wrong("llava.absent", "A comma or a full stop still hangs on some words: take it off before you compare.")
 def with_punctuation(answer, present, plurals):
     return _absent(set(answer.lower().split()), present, plurals)
+
+
+@wrong("llava.absent", "Commas and full stops are not all that stands at words: there are ?, !, brackets and quotes.")
+def only_commas_and_stops(answer, present, plurals):
+    return _absent(set(answer.lower().replace(",", " ").replace(".", " ").split()), present, plurals)
 
 
 @wrong("llava.absent", "Things that are in the picture may be mentioned: leave those in `present` out.")
@@ -998,7 +1004,7 @@ def _blocks(features):
     return features.view(batch, side // 2, 2, side // 2, 2, dim)
 
 
-@wrong("llava.merge_places", "Neighbours in the list are no square: every fourth of them lies in another row.")
+@wrong("llava.merge_places", "Four neighbours in the list are no square: they lie side by side, not two over two.")
 def by_reshape(features):
     return features.reshape(features.shape[0], features.shape[1] // 4, -1)
 

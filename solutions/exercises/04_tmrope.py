@@ -462,6 +462,9 @@ def _(rng):
     def film(frames, step, start, height=1, width=2):
         return _grid(torch.arange(frames) * step, height, width) + start
 
+    def named(ids, token):
+        return torch.cat((ids, torch.full((1, ids.shape[1]), token)))
+
     return [
         Case("4 s from 0", video=film(4, 25, 0), sound=sound(n, 0), start=0, ids_per_chunk=50),
         Case("later in the dialogue", video=film(8, 12, start), sound=sound(96, start), start=start, ids_per_chunk=50),
@@ -469,7 +472,11 @@ def _(rng):
         Case("the video is longer", video=film(9, 25, start), sound=sound(m, start), start=start, ids_per_chunk=50),
         Case("chunks of 1 s", video=film(5, 20, start, 2), sound=sound(90, start), start=start, ids_per_chunk=25),
         Case("less than one chunk", video=film(2, 12, start), sound=sound(20, start), start=start, ids_per_chunk=50),
-    ]
+        Case(
+            "a fourth row names the tokens", video=named(film(6, 20, start), 7), sound=named(sound(n, start), 8),
+            start=start, ids_per_chunk=50,
+        ),
+    ]  # fmt: skip
 
 
 def _chunks(ids, start, size):
@@ -507,6 +514,12 @@ def one_after_the_other(video, sound, start, ids_per_chunk=50):
 @wrong("tmrope.interleave", "The chunk's length is an argument: yours is fixed to 50 ids.")
 def always_50(video, sound, start, ids_per_chunk=50):
     return _alternate(_chunks(video, start, 50), _chunks(sound, start, 50))
+
+
+@wrong("tmrope.interleave", "Cut all rows alike: what stands in a fourth is lost.")
+def three_rows(video, sound, start, ids_per_chunk=50):
+    chunks = _alternate(_chunks(video, start, ids_per_chunk), _chunks(sound, start, ids_per_chunk))
+    return [torch.stack((chunk[0], chunk[1], chunk[2])) for chunk in chunks]
 
 
 @wrong("tmrope.interleave", "Return the list of chunks, not one tensor of all.")

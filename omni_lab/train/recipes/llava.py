@@ -2,7 +2,7 @@
 the language model learn from instructions (stage 2). The image tower is lab 01's and never changes.
 
 Notable: a language model of billions of words has read tables and maps. Ours is tiny, so its own training tells it
-pictures as tables of words: a place's thing and its colour. What stage 1 then teaches W is to write such a table: a
+pictures as tables of words: each place's thing. What stage 1 then teaches W is to write such a table: a
 "visual tokenizer", as section 4.2 of the paper calls it.
 """
 
