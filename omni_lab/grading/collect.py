@@ -15,12 +15,12 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 from pathlib import Path
 
 from ..errors import InputError
-from .archives import LIMITS, Unpacked, extract, members, opened, unpack
+from .archives import LIMITS, Member, Unpacked, extract, members, opened, unpack
 from .artefacts import ENDING
 
 MAX_DEPTH = 4  # folders below a student's folder
@@ -122,7 +122,10 @@ def _unpack_class(source: Path, scratch: Path, found: dict[str, Collected]) -> P
     Raises InputError for what is no zip: it comes from the platform, and its damage is no student's."""
     target = Path(tempfile.mkdtemp(dir=scratch))
     with opened(source) as file:
-        for member in members(file):
+        inside = list(members(file))
+        if _in_one_folder(inside):
+            inside = [replace(member, parts=member.parts[1:]) for member in inside]
+        for member in inside:
             entry = _student(member.parts[0], found)
             if not entry.fault and not entry.trouble:
                 with _blame(entry, source, scratch):
@@ -131,6 +134,23 @@ def _unpack_class(source: Path, scratch: Path, found: dict[str, Collected]) -> P
                 if entry.fault or entry.trouble:  # make room for the others
                     _remove(target / member.parts[0])
     return target
+
+
+def _in_one_folder(inside: list[Member]) -> bool:
+    """Whether a class lies in one folder of its zip, as file managers pack a folder. Raises InputError where that might
+    be one student's folder, too."""
+    tops = {member.parts[0] for member in inside}
+    if len(tops) != 1 or any(len(member.parts) == 1 for member in inside) or student_of(min(tops))[1]:
+        return False
+    # Name in that folder -> whether it may hold a student's work of its own; a trained file goes with its notebook.
+    entries = {member.parts[1]: len(member.parts) > 2 or member.ending == ".zip"
+               for member in inside if len(member.parts) > 2 or member.ending != ENDING}  # fmt: skip
+    if any(student_of(name)[1] for name in entries) or (len(entries) > 1 and all(entries.values())):
+        return True
+    if len(entries) > 1:
+        raise InputError(f"all lies in one folder, {visible(min(tops))}, which may be one student's or the class's: "
+                         "unpack it, and give the folder with a notebook or folder for each student")  # fmt: skip
+    return False
 
 
 def _remove(path: Path) -> None:
@@ -204,14 +224,14 @@ def read_roster(path: Path) -> list[dict[str, str]]:
 
 
 def _match_roster(found: dict[str, Collected], roster: list[dict[str, str]]) -> dict[str, Collected]:
-    """Submissions under the roster's names, matched by id, then by address, then by name in any order of its words."""
+    """Submissions under the roster's names, matched by id, then by address, then by name in any order of its words;
+    what more than one row may mean is given to none."""
     left, hits = dict(found), [""] * len(roster)
     unclear: dict[int, int] = {}  # place in the roster -> how many submissions bear the name
-    for bears in (_bears_id, _bears_address, _bears_name):
+    for bears in (_bears_id, _bears_address, _bears_words, _bears_name):
         for place, row in enumerate(roster):
             fitting = [key for key, entry in left.items() if not hits[place] and bears(entry, row)]
-            rivals = [other for other in roster if other["name"] == row["name"]] if bears is _bears_name else [row]
-            if len(fitting) == len(rivals) == 1:
+            if len(fitting) == 1 and sum(bears(left[fitting[0]], other) for other in roster) == 1:
                 hits[place] = fitting[0]
                 del left[fitting[0]]
             elif fitting:
@@ -243,9 +263,19 @@ def _bears_address(entry: Collected, row: dict[str, str]) -> bool:
     return bool(address) and entry.name.casefold() in (address, address.partition("@")[0])
 
 
+def _words(name: str) -> list[str]:
+    return re.findall(r"[^\W_]+", name.casefold())
+
+
+def _bears_words(entry: Collected, row: dict[str, str]) -> bool:
+    return bool(_words(row["name"])) and sorted(_words(row["name"])) == sorted(_words(entry.called))
+
+
 def _bears_name(entry: Collected, row: dict[str, str]) -> bool:
     """Whether the words of the row's name make the entry's, in any order: Canvas writes "lovelaceada"."""
-    words, name = re.findall(r"\w+", row["name"].casefold()), "".join(re.findall(r"\w+", entry.called.casefold()))
+    words, name = _words(row["name"]), "".join(_words(entry.called))
+    if len(name) != sum(map(len, words)):
+        return False
     if len(words) > MAX_WORDS:  # in the roster's order, or family name first
         return name in ("".join(words), "".join([words[-1], *words[:-1]]))
     return bool(words) and name in map("".join, permutations(words))

@@ -151,7 +151,7 @@ def grade_one(entry: Collected, digest: str, hidden: Hidden, run: Runner) -> tup
     submission makes it fail."""
     started = time.monotonic()
     execution, submission = Execution(), None
-    artefacts, faults = read_artefacts(hidden.artefacts, entry.artefacts)
+    artefacts: dict[str, bytes] = {}
     try:
         if entry.trouble:
             raise OSError(entry.trouble)
@@ -165,10 +165,10 @@ def grade_one(entry: Collected, digest: str, hidden: Hidden, run: Runner) -> tup
         message = f"could not be graded: {type(error).__name__}: {error}"
         exercises = same_for_all(hidden, "infrastructure", message)
     except Exception as error:  # a mistake of the grader's, met in one submission: the class goes on
-        message = f"the grader failed ({type(error).__name__}: {one_line(str(error))}): please report it"
-        exercises = same_for_all(hidden, "infrastructure", message)
+        exercises = same_for_all(hidden, "infrastructure", _our_mistake(error))
     if not entry.trouble:  # else the artefacts may be among what could not be unpacked
-        exercises |= grade_artefacts(hidden.artefacts, artefacts, faults, hidden.seed)
+        graded, artefacts = _measure(entry, hidden)
+        exercises |= graded
     record = {
         "submission": entry.name, "digest": digest, "late": entry.late, "platform_id": entry.platform_id,
         "student_id": entry.student_id, "email": entry.email, "exercises": exercises, "notes": execution.notes,
@@ -177,6 +177,20 @@ def grade_one(entry: Collected, digest: str, hidden: Hidden, run: Runner) -> tup
         "cases": cases_of(hidden),
     }  # fmt: skip
     return record, execution, artefacts
+
+
+def _measure(entry: Collected, hidden: Hidden) -> tuple[dict[str, dict], dict[str, bytes]]:
+    """(an entry for each artefact of the lab, the artefacts as handed in)."""
+    try:
+        artefacts, faults = read_artefacts(hidden.artefacts, entry.artefacts)
+        return grade_artefacts(hidden.artefacts, artefacts, faults, hidden.seed), artefacts
+    except Exception as error:  # the machine's fault, or a mistake of the lab's metric: no zero, either
+        nothing = same_for_all(hidden, "infrastructure", _our_mistake(error))
+        return {identifier: nothing[identifier] for identifier in hidden.artefacts}, {}
+
+
+def _our_mistake(error: Exception) -> str:
+    return f"the grader failed ({type(error).__name__}: {one_line(str(error))}): please report it"
 
 
 def cases_of(hidden: Hidden) -> str:
@@ -266,4 +280,5 @@ def _measured_again(out: Path, record: dict, hidden: Hidden) -> dict[str, dict]:
     paths = {identifier: answers_path(out, record["submission"], identifier) for identifier in hidden.artefacts}
     contents = {identifier: path.read_bytes() for identifier, path in paths.items() if path.is_file()}
     graded = grade_artefacts(hidden.artefacts, contents, {}, hidden.seed)
-    return {identifier: entry for identifier, entry in graded.items() if identifier in contents}
+    old = {identifier: entry["status"] for identifier, entry in record["exercises"].items()}
+    return {i: entry for i, entry in graded.items() if i in contents and old.get(i) != "infrastructure"}

@@ -93,7 +93,11 @@ def check_sandbox() -> str:
         # With each option that some version does not know.
         sized = ["--size", "65536", "--perms", "1777", "--tmpfs", "/tmp"]
         trial = [path, *_namespaces(), "--ro-bind", "/", "/", "--proc", "/proc", *sized, "--", "/bin/true"]
-        ran = subprocess.run(trial, env={}, capture_output=True, text=True, timeout=30)
+        try:
+            ran = subprocess.run(trial, env={}, capture_output=True, text=True, timeout=30)
+        except (OSError, subprocess.TimeoutExpired) as error:  # made for another processor, say
+            faults.append(f"{type(error).__name__}: {error}")
+            continue
         if ran.returncode == 0:
             return path
         faults.append((ran.stderr.strip().splitlines() or ["no message"])[-1])

@@ -171,6 +171,11 @@ def test_what_did_not_fit_gives_no_points_and_is_graded_again(
     for exercise in book["all-right"]["exercises"].values():  # the artefact is among them
         assert (exercise["points"], exercise["status"]) == (None, "infrastructure")
         assert "could not be unpacked" in exercise["message"]
+    path = grading.answers_path(tmp_path / "out", "all-right", "toy.line")
+    path.write_bytes(b"left from another time")
+    again = grading.regrade(settings, [])["all-right"]["exercises"]
+    assert {exercise["status"] for exercise in again.values()} == {"infrastructure"}
+    path.unlink()
     entry = Collected("all-right", [folder / "all-right.ipynb"], fault="more.zip: not a readable zip")
     again = grading.grade(folder, settings, progress=False)
     assert "more.zip: not a readable zip" in read_store(tmp_path / "out" / "store.jsonl")[1]["all-right"]["notes"]

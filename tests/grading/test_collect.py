@@ -55,6 +55,26 @@ def test_a_whole_class_in_one_zip(tmp_path: Path) -> None:
     assert names(tmp_path / "class.zip", tmp_path / "s") == {"one": ["a.ipynb"], "two": ["two.ipynb"]}
 
 
+def test_a_class_may_lie_in_one_folder_of_its_zip(tmp_path: Path) -> None:
+    """As a file manager packs a folder. What may be one student's folder too is asked for in another form."""
+
+    def found(*inside: str) -> dict[str, list[str]]:
+        with zipfile.ZipFile(tmp_path / "class.zip", "w") as archive:
+            for name in inside:
+                archive.writestr(name, "{}")
+        return names(tmp_path / "class.zip", tmp_path / "s")
+
+    assert found("in/one/a.ipynb", "in/two/b.ipynb", "__MACOSX/in/a.ipynb") == {"one": ["a.ipynb"], "two": ["b.ipynb"]}
+    assert set(found("in/lee_11_1_a.ipynb", "in/mayada_12_2_a.ipynb")) == {"lee", "mayada"}
+    assert found("Lee_11_assignsubmission_file_/a.ipynb", "Lee_11_assignsubmission_file_/b.ipynb") == {
+        "Lee": ["a.ipynb", "b.ipynb"]
+    }
+    assert found("ada/a.ipynb", "ada/line.safetensors") == {"ada": ["a.ipynb"]}
+    assert found("ada/course/a.ipynb", "ada/course/b.ipynb") == {"ada": ["a.ipynb", "b.ipynb"]}
+    with pytest.raises(InputError, match=r"class.zip: all lies in one folder, in, which may be .*: unpack it"):
+        found("in/ada.ipynb", "in/ben.ipynb")
+
+
 def test_bad_input_gives_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         collect(tmp_path / "absent", tmp_path)
@@ -102,6 +122,17 @@ def test_nobody_gets_anothers_submission(tmp_path: Path) -> None:
     roster.write_text("name,id\nNora,1,2,3\n")
     with pytest.raises(InputError, match="line 2 has more columns"):
         names(folder, tmp_path / "s", roster)
+
+
+def test_a_name_that_two_rows_may_mean_is_given_to_none(tmp_path: Path) -> None:
+    folder, roster = tmp_path / "in", tmp_path / "roster.csv"
+    folder.mkdir()
+    for name in ("annamos_11_1_a", "Mos Bea_7_assignsubmission_file_a", "B_Eamos"):
+        (folder / f"{name}.ipynb").write_text("{}")
+    roster.write_text("name\nAnn Amos\nAnna Mos\nBea Mos\nB Eamos\n")
+    entries = {entry.name: entry for entry in collect(folder, tmp_path, roster)}
+    assert entries["annamos"].files and all("not clear" in entries[name].fault for name in ("Ann Amos", "Anna Mos"))
+    assert entries["Bea Mos"].platform_id == "7" and entries["B Eamos"].files[0].name == "B_Eamos.ipynb"
 
 
 def test_zips_in_a_students_folder_are_unpacked(tmp_path: Path) -> None:

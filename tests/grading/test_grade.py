@@ -180,6 +180,22 @@ def test_a_fault_of_the_graders_own_ends_no_class(
     assert grading.grade(folder, settings, progress=False)["all-right"]["points"] == 20.0
 
 
+def test_a_mistake_in_a_metric_ends_no_class(course: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_submission(folder, "all-right", HOSTILE["all-right"])
+
+    def broken(*given: object) -> dict:
+        raise TypeError("a metric of nothing")
+
+    monkeypatch.setattr(grading, "grade_artefacts", broken)
+    settings = grading.Settings(course, "90", tmp_path / "out", workers=1, trust_submissions=True, seed=SEED)
+    exercises = grading.grade(folder, settings, progress=False)["all-right"]["exercises"]
+    assert sum(exercises[identifier]["points"] for identifier in EXERCISES) == 20.0
+    (artefact,) = (entry for identifier, entry in exercises.items() if identifier not in EXERCISES)
+    assert artefact["points"] is None and "TypeError: a metric of nothing" in artefact["message"]
+
+
 def test_store_belongs_to_one_lab_and_one_process(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.jsonl", {"lab": "01_clip", "seed": 1})
     with pytest.raises(DataError, match="another grader"):

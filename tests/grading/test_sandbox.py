@@ -38,9 +38,11 @@ def test_the_first_bubblewrap_that_works_is_taken(monkeypatch: pytest.MonkeyPatc
     old, good = tmp_path / "old", tmp_path / "good"
     old.write_text("#!/bin/sh\necho bwrap: Unknown option --size >&2\nexit 1\n")
     good.write_text('#!/bin/sh\ncase "$*" in *--size*--tmpfs*) exit 0;; esac\nexit 1\n')
-    for path in (old, good):
+    foreign = tmp_path / "foreign"
+    foreign.write_bytes(b"\x7fELF of another processor")
+    for path in (old, foreign, good):
         path.chmod(0o755)
-    monkeypatch.setattr(sandbox, "find_bubblewraps", lambda: [str(old), str(good)])
+    monkeypatch.setattr(sandbox, "find_bubblewraps", lambda: [str(old), str(foreign), str(good)])
     assert sandbox.check_sandbox() == str(good)
     monkeypatch.setattr(sandbox, "find_bubblewraps", lambda: [str(old)])
     with pytest.raises(sandbox.SandboxError, match=r"Unknown option --size\).*0\.8 or newer"):
