@@ -498,9 +498,10 @@ for guess in ("the octopus is right of the snake", "the octopus is right", "a ca
 # 2006). Nobody says which vector is which letter. Each vector writes a letter or a blank, repeats are joined (their
 # section 3.1), and the loss counts every way of writing that gives the sentence (section 4): "hh-e-l-ll-o" is "hello".
 #
-# It learns from recordings of one person and from shipped sentences, and is asked about prompts it never heard. With
-# `SPOKEN` set above it learns from the field's own speech instead: a folder in LibriSpeech's or LJSpeech's layout, or
-# Parquet files from the hub. Every fifth sentence is kept for asking. Many people speak there: expect more errors.
+# It learns from recordings of one person and from shipped sentences of a synthetic voice, and is asked about prompts of
+# that person which it never heard. With `SPOKEN` set above it learns from the field's own speech instead: a folder in
+# LibriSpeech's or LJSpeech's layout, or Parquet files from the hub. Every fifth sentence is kept for asking. Many
+# people speak there: expect more errors.
 
 # %%
 train, test = recordings.prompts("train"), recordings.prompts("test")
@@ -564,15 +565,16 @@ lab.show(
 )
 
 # %% [markdown]
-# The untouched decoder breaks: it never met vectors made in blocks. The adapter, trained on them, gets many words wrong
-# at any length (one wrong letter spoils a word), but short blocks add little. Qwen2.5-Omni trains its encoder further
-# too (section 3). The report's model reaches 1.8 / 3.4 % WER on LibriSpeech test-clean / test-other (its table 2), with
-# a far larger encoder.
+# In blocks of 2 s and less the untouched decoder breaks: it never met vectors made in them. The adapter, trained on
+# them, gets many words wrong at any length (one wrong letter spoils a word), but short blocks add little. Qwen2.5-Omni
+# trains its encoder further too (section 3). The report's model reaches 1.8 / 3.4 % WER on LibriSpeech test-clean /
+# test-other (its table 2), with a far larger encoder.
 #
 # ## Your own voice
 # Press **Record**, allow the microphone, say an English sentence slowly, and press **Stop**. The adapter has heard one
-# person only: how much of you does it spell? How much does Whisper read? Your voice goes to this notebook's kernel and
-# to nobody else; once you save the notebook, its player holds it. Only the first 20 s are used.
+# person and a synthetic voice (with `SPOKEN`, that set's people): how much of you does it spell? How much does Whisper
+# read? Your voice goes to this notebook's kernel and to nobody else; once you save the notebook, its player holds it.
+# Only the first 20 s are used.
 #
 # Without a microphone choose a file, or set `MY_VOICE` to its path.
 

@@ -464,11 +464,11 @@ lab.show(figure, alt="Right answers against the length of the clip for four sche
 # %% [markdown]
 # With time in the ids, a bell and its frame differ by nothing on the time axis. The model learns that once, and it
 # holds in every chunk at every frame rate. Without it the model has numbers of frames, places in the row, or (time
-# removed) no more than the order in which tokens come. None of these tells the moment at every frame rate. Then why
-# more than chance at training's length? When a bell is read, few frames have come: naming the commonest thing among
-# them is right more often than one time in eight. Sequential ids get more out of the order than that (tokens of sound
-# tell how much time has passed), and lose it as the clip grows. All four had equally many steps; more of them, or a
-# larger model, may get more out of it.
+# removed) a clock for the sound alone: of frames it has no more than the order. None of these tells a frame's moment at
+# every frame rate. Then why more than chance at training's length? When a bell is read, few frames have come: naming
+# the commonest thing among them is right more often than one time in eight. Sequential ids get more out of the order
+# than that (tokens of sound tell how much time has passed), and lose it as the clip grows. All four had equally many
+# steps; more of them, or a larger model, may get more out of it.
 #
 # What fails at ten times the length? There are two steps: the bell finds its frame, and the question finds its bell.
 # The model was trained to answer at each bell too. So you can ask there. Predict which of the two steps fails.

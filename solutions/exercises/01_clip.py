@@ -329,12 +329,13 @@ def the_scale(logit_scale):
     return logit_scale.clamp(max=math.log(100)).exp()
 
 
-@wrong("clip.temperature", "The clamp is missing: without it the scale can grow until training becomes unstable.")
+# Whoever clamps the parameter at 100, not the scale, gets the same numbers: the sentence must be true of both.
+@wrong("clip.temperature", "The scale passes 100: clamp the scale at 100, or the parameter at math.log(100).")
 def no_clamp(logit_scale):
     return torch.exp(-logit_scale)
 
 
-@wrong("clip.temperature", "The scale may reach 100, and the parameter log(100), about 4.6: yours is held lower.")
+@wrong("clip.temperature", "The scale may reach 100, so the parameter may reach math.log(100): yours is held lower.")
 def clamp_before_exp(logit_scale):
     return torch.exp(-logit_scale.clamp(max=4.0))
 
