@@ -67,6 +67,7 @@ def collect(source: Path, scratch: Path, roster: Path | None = None) -> list[Col
     for student in found.values():
         if not student.files and not student.fault:
             student.fault = "no notebook was handed in"
+    found = _told_apart(found)
     if roster is not None:
         found = _match_roster(found, read_roster(roster))
     if not found:
@@ -102,6 +103,15 @@ def _student(name: str, found: dict[str, Collected]) -> Collected:
     entry = found.setdefault(key, Collected(key, called=called))
     entry.platform_id, entry.late = identity or entry.platform_id, late or entry.late
     return entry
+
+
+def _told_apart(found: dict[str, Collected]) -> dict[str, Collected]:
+    """Namesakes by the platform's ids, the first too: whose the plain name is must not hang on who else hands in."""
+    bearers = Counter(entry.called for entry in found.values())
+    for entry in found.values():
+        if bearers[entry.called] > 1 and entry.platform_id:
+            entry.name = f"{entry.called} ({entry.platform_id})"
+    return {entry.name: entry for entry in found.values()}
 
 
 @contextmanager

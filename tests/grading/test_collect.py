@@ -124,6 +124,20 @@ def test_nobody_gets_anothers_submission(tmp_path: Path) -> None:
         names(folder, tmp_path / "s", roster)
 
 
+def test_no_namesake_has_the_plain_name(tmp_path: Path) -> None:
+    """Or points given by hand to the first would go to a third who hands in later and sorts before."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("lee_11_1_a", "mia_4_4_a"):
+        (folder / f"{name}.ipynb").write_text("{}")
+    assert set(names(folder, tmp_path / "s")) == {"lee", "mia"}
+    for name in ("lee_12_2_b", "lee_10_3_c", "lee_11_5_d"):
+        (folder / f"{name}.ipynb").write_text("{}")
+    found = names(folder, tmp_path / "s")
+    assert set(found) == {"lee (10)", "lee (11)", "lee (12)", "mia"}
+    assert found["lee (11)"] == ["lee_11_1_a.ipynb", "lee_11_5_d.ipynb"]
+
+
 def test_a_name_that_two_rows_may_mean_is_given_to_none(tmp_path: Path) -> None:
     folder, roster = tmp_path / "in", tmp_path / "roster.csv"
     folder.mkdir()
