@@ -116,9 +116,12 @@ def need_hidden(**folders: Path) -> None:
 
 def _namespaces() -> list[str]:
     # As root the sandbox's first process changes to a user id of its own, which needs the outer user namespace; a user
-    # namespace made by root would map only root, whose processes the kernel does not count against a limit.
-    user = [] if os.geteuid() == 0 else ["--unshare-user", "--disable-userns"]
-    keep = ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if os.geteuid() == 0 else []
+    # namespace made by root would map only root, whose processes the kernel does not count against a limit. The root of
+    # a container without such ids is elsewhere an account like any other, and is counted.
+    own = has_own_users()
+    user = [] if own else ["--unshare-user", "--disable-userns"]
+    user += ["--uid", "65534", "--gid", "65534"] if os.geteuid() == 0 and not own else []
+    keep = ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if own else []
     rest = (
         "--unshare-ipc --unshare-pid --unshare-net --unshare-uts --unshare-cgroup-try --die-with-parent --new-session"
     )
@@ -211,6 +214,19 @@ def user_ids(grader: int) -> range:
     return range(first, first + _IDS)
 
 
+def has_own_users(proc: Path = Path("/proc/self")) -> bool:
+    """Whether this process may change to `user_ids`: as root, but not in a container to which they do not belong
+    (rootless ones, and those with remapped users)."""
+    if os.geteuid() != 0:
+        return False
+    if not (proc / "uid_map").exists():  # a kernel without user namespaces
+        return True
+    ids = user_ids(os.getpid())
+    maps = [[line.split() for line in (proc / name).read_text().splitlines()] for name in ("uid_map", "gid_map")]
+    mapped = all(any(int(a) <= ids[0] and ids[-1] < int(a) + int(n) for a, _, n in lines) for lines in maps)
+    return mapped and (proc / "setgroups").read_text().strip() == "allow"
+
+
 def execute(
     job: dict,
     reads: dict[str, Path],
@@ -225,7 +241,7 @@ def execute(
     bubblewrap: its path, or None to run without a sandbox (trusted submissions only). seconds: wall time left for this
     submission. Raises SandboxError.
     """
-    uid = user_ids(os.getpid())[next(_executions) % _IDS] if os.geteuid() == 0 and bubblewrap else 0
+    uid = user_ids(os.getpid())[next(_executions) % _IDS] if bubblewrap and has_own_users() else 0
     job = {**job, "uid": uid, "limits": limits.__dict__}
     with group(limits.memory, limits.processes) as own, seccomp_pipe() as filter_end:
         if bubblewrap:
