@@ -106,7 +106,7 @@ def order_held_out(first: str, second: str) -> bool:
 
 
 def audio_order(rng: np.random.Generator, split: str) -> Sample:
-    """Two different sounds, one after the other: which came first (or last)?"""
+    """Two different sounds, one after the other: which came first (or last)? Thought are both, as they came."""
     while True:
         first, second = (LABELS[int(n)] for n in rng.choice(len(LABELS), 2, replace=False))
         if order_held_out(first, second) == (split == "test"):
@@ -117,4 +117,5 @@ def audio_order(rng: np.random.Generator, split: str) -> Sample:
     options = sorted((first, second))
     question = f"Which came {('first', 'last')[asked]}: {options[0]} or {options[1]}?"
     meta = {"key": f"{first} {second}", "sounds": [first, second], "options": options}
-    return Sample([user(question, audio(track))], "audio_order", (first, second)[asked], meta=meta)
+    thought = f"{first}, {second}"
+    return Sample([user(question, audio(track))], "audio_order", (first, second)[asked], meta=meta, thought=thought)

@@ -99,20 +99,22 @@ def recorded(rng: np.random.Generator) -> word_cuts.Cut:
 
 
 def speech_translation(rng: np.random.Generator, split: str) -> Sample:
-    """An English sentence heard, its translation written."""
+    """An English sentence heard, its translation written. What was heard is thought first."""
     english, language, translation = sentences.sentence_pair(rng, split)
     wave, name = voice(rng, english, split)
     meta = {"key": f"{sentences.key_of(english)} {language}", "voice": name, "english": english, "language": language}
     question = f"Translate into {LANGUAGES[language]}."
-    return Sample([user(question, audio(wave))], "speech_translation", translation, meta=meta)
+    return Sample([user(question, audio(wave))], "speech_translation", translation, meta=meta, thought=english)
 
 
 def spoken_qa(rng: np.random.Generator, split: str) -> Sample:
-    """The questions of `text_qa`, asked aloud, with no text beside them. What was heard is thought, then answered."""
-    key, (question, answer, kind) = texts.question_and_answer(rng, split)
-    wave, name = voice(rng, question, split)
-    meta = {"key": key, "kind": kind, "question": question, "voice": name}
-    return Sample([user("", audio(wave))], "spoken_qa", answer, meta=meta, thought=question)
+    """The questions of `text_qa`, asked aloud, with no text beside them. Thought is what was heard, and what is looked
+    up before it is answered."""
+    key, asked = texts.question_and_answer(rng, split)
+    wave, name = voice(rng, asked.question, split)
+    meta = {"key": key, "kind": asked.kind, "question": asked.question, "voice": name}
+    thought = " ".join(filter(None, (asked.question, asked.thought)))
+    return Sample([user("", audio(wave))], "spoken_qa", asked.answer, meta=meta, thought=thought)
 
 
 def reply_speaker(rng: np.random.Generator, split: str) -> str:

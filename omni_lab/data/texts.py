@@ -1,5 +1,7 @@
 """Text dialogues: greetings, letters, arithmetic (with its reasoning), facts, translation; short, certain answers."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from . import words
@@ -8,17 +10,31 @@ from .splits import draw, held_out, pick
 from .words import BY_WORD, CONCEPTS, LANGUAGES, NAMES, NUMBERS
 
 LITTLE = ("the", "a", "is", "has", "and", "not", "to", "on", "saw", "please", "we", "where", "three", "behind")
-Proposal = tuple[str, tuple[str, str, str]]  # key, (question, answer, kind)
+
+
+class Asked(NamedTuple):
+    """A question, its answer, what kind it is of, and what is looked up before it is answered ("": nothing is)."""
+
+    question: str
+    answer: str
+    kind: str
+    thought: str = ""
+
+
+Proposal = tuple[str, Asked]  # with its key
 
 
 def text_qa(rng: np.random.Generator, split: str) -> Sample:
-    """A typed question with a short answer. The split is by question content (numbers, concept and template)."""
-    key, (question, answer, kind) = question_and_answer(rng, split)
-    return Sample([user(question)], "text_qa", answer, meta={"key": key, "kind": kind, "question": question})
+    """A typed question with a short answer. The split is by question content (numbers, concept and template).
+
+    Thought are a sum in digits, as pages have it, and the class that "Is a dog food?" asks after."""
+    key, asked = question_and_answer(rng, split)
+    meta = {"key": key, "kind": asked.kind, "question": asked.question}
+    return Sample([user(asked.question)], "text_qa", asked.answer, meta=meta, thought=asked.thought)
 
 
-def question_and_answer(rng: np.random.Generator, split: str) -> tuple[str, tuple[str, str, str]]:
-    """(key, (question, answer, kind)) of one of the kinds below, in plain words that can also be spoken."""
+def question_and_answer(rng: np.random.Generator, split: str) -> Proposal:
+    """One of the kinds below, in plain words that can also be spoken."""
     kinds = (sum_question, difference_question, class_question, legs_question, translation_question, colour_word)
     kind = pick(rng, kinds)
     return draw(rng, split, "text_qa", kind)
@@ -30,7 +46,7 @@ def sum_question(rng: np.random.Generator) -> Proposal:
     template = int(rng.integers(3))
     x, y = NUMBERS[a], NUMBERS[b]
     question = (f"What is {x} plus {y}?", f"Add {x} to {y}.", f"How much is {x} and {y}?")[template]
-    return f"sum {min(a, b)} {max(a, b)} {template}", (question, str(a + b), "sum")
+    return f"sum {min(a, b)} {max(a, b)} {template}", Asked(question, str(a + b), "sum", f"{a} + {b}")
 
 
 def difference_question(rng: np.random.Generator) -> Proposal:
@@ -40,7 +56,7 @@ def difference_question(rng: np.random.Generator) -> Proposal:
     template = int(rng.integers(3))
     x, y = NUMBERS[a], NUMBERS[b]
     question = (f"What is {x} minus {y}?", f"Take {y} from {x}.", f"How much is {x} less {y}?")[template]
-    return f"difference {a} {b} {template}", (question, str(a - b), "difference")
+    return f"difference {a} {b} {template}", Asked(question, str(a - b), "difference", f"{a} - {b}")
 
 
 def class_question(rng: np.random.Generator) -> Proposal:
@@ -53,12 +69,13 @@ def class_question(rng: np.random.Generator) -> Proposal:
     if template == 0:
         question, answer = f"What kind of thing is {name}?", concept.group
         question = question.replace("is scissors", "are scissors").replace("is grapes", "are grapes")
-        return f"class {concept.word} {template}", (question, answer, "class")
+        return f"class {concept.word} {template}", Asked(question, answer, "class")
     claimed = concept.group if rng.random() < 0.5 else pick(rng, [g for g in groups if g != concept.group])
     claim = {"animal": "an animal", "food": "food", "vehicle": "a vehicle", "thing": "a thing"}[claimed]
     question = f"{verb} {name} {claim}?" if template == 1 else f"Would you call {name} {claim}?"
     answer = "yes" if claimed == concept.group else "no"
-    return f"class {concept.word} {template} {claimed}", (question, answer, "yes or no")
+    thought = f"{concept.word} {concept.group}"
+    return f"class {concept.word} {template} {claimed}", Asked(question, answer, "yes or no", thought)
 
 
 def legs_question(rng: np.random.Generator) -> Proposal:
@@ -71,7 +88,7 @@ def legs_question(rng: np.random.Generator) -> Proposal:
         f"Tell me the number of legs of {name}.",
         f"{words.with_article(word, True)} has how many legs?",
     )[template]
-    return f"legs {word} {template}", (question, str(words.LEGS_OF[word]), "legs")
+    return f"legs {word} {template}", Asked(question, str(words.LEGS_OF[word]), "legs")
 
 
 def translation_question(rng: np.random.Generator) -> Proposal:
@@ -85,7 +102,7 @@ def translation_question(rng: np.random.Generator) -> Proposal:
         f"Give me the {name} word for the {concept.word}.",
     )[template]
     key = f"translation {concept.word} {language} {template}"
-    return key, (question, getattr(concept, language), "translation")
+    return key, Asked(question, getattr(concept, language), "translation")
 
 
 def colour_word(rng: np.random.Generator) -> Proposal:
@@ -98,7 +115,7 @@ def colour_word(rng: np.random.Generator) -> Proposal:
         f"How do you say {colour} in {name}?",
         f"Give me the {name} word for {colour}.",
     )[template]
-    return f"colour {colour} {place} {template}", (question, words.COLOUR_WORDS[colour][place], "translation")
+    return f"colour {colour} {place} {template}", Asked(question, words.COLOUR_WORDS[colour][place], "translation")
 
 
 def repeat(rng: np.random.Generator, split: str) -> Sample:
@@ -142,8 +159,9 @@ def some_word(rng: np.random.Generator) -> str:
 def text_chat(rng: np.random.Generator, split: str) -> Sample:
     """Greetings, thanks, letters for Mother's Day, rhymes on a concept: replies as a friendly assistant gives them."""
     kind = pick(rng, (greeting, mothers_day, about_concept, reasoned_sum))
-    key, (question, answer, name) = draw(rng, split, "text_chat", kind)
-    return Sample([user(question)], "text_chat", answer, meta={"key": key, "kind": name, "question": question})
+    key, asked = draw(rng, split, "text_chat", kind)
+    meta = {"key": key, "kind": asked.kind, "question": asked.question}
+    return Sample([user(asked.question)], "text_chat", asked.answer, meta=meta)
 
 
 def greeting(rng: np.random.Generator) -> Proposal:
@@ -159,7 +177,7 @@ def greeting(rng: np.random.Generator) -> Proposal:
             ("Good night, says {}.", "Good night, {}! Sleep well."),
         ),
     )
-    return f"greeting {name} {opening}", (opening.format(name), reply.format(name), "greeting")
+    return f"greeting {name} {opening}", Asked(opening.format(name), reply.format(name), "greeting")
 
 
 _LETTER_GIFTS = ("flowers", "breakfast in bed", "a cake", "a song", "a long walk", "a picture that I drew", "tea")
@@ -172,14 +190,14 @@ def mothers_day(rng: np.random.Generator) -> Proposal:
     gift, reason, name = pick(rng, _LETTER_GIFTS), pick(rng, _LETTER_REASONS), pick(rng, NAMES)
     question = f"Write a Mother's Day message from {name} with {gift}. Say that {reason}."
     answer = f"Dear Mum, happy Mother's Day! Thank you, because {reason}. Today there is {gift} for you. Love, {name}"
-    return f"mother {gift} {reason} {name}", (question, answer, "letter")
+    return f"mother {gift} {reason} {name}", Asked(question, answer, "letter")
 
 
 def about_concept(rng: np.random.Generator) -> Proposal:
     """A question: "Tell me about the bee." -> its class, legs, home, voice: whatever the table of facts holds."""
     concept = pick(rng, CONCEPTS)
     opening = pick(rng, ("Tell me about the {}.", "What do you know about the {}?", "Describe the {} to a child."))
-    return f"about {concept.word} {opening}", (opening.format(concept.word), facts(concept.word), "facts")
+    return f"about {concept.word} {opening}", Asked(opening.format(concept.word), facts(concept.word), "facts")
 
 
 def facts(word: str) -> str:
@@ -206,4 +224,4 @@ def reasoned_sum(rng: np.random.Generator) -> Proposal:
     """A sum of three numbers with the steps between <think> tags, as reasoning models write them."""
     a, b, c = (int(n) for n in rng.integers(1, 10, 3))
     answer = f"<think>{a} + {b} = {a + b}. {a + b} + {c} = {a + b + c}.</think>{a + b + c}"
-    return f"think {a} {b} {c}", (f"Think first: {a} + {b} + {c} = ?", answer, "reasoning")
+    return f"think {a} {b} {c}", Asked(f"Think first: {a} + {b} + {c} = ?", answer, "reasoning")

@@ -30,7 +30,7 @@ def some_text(rng: np.random.Generator) -> tuple[str, float]:
         return some_sentence(rng, "train"), 0.75
     if kind < 0.9:
         return texts.repeat(rng, "train").answer, 0.75
-    return texts.question_and_answer(rng, "train")[1][0], 0.75
+    return texts.question_and_answer(rng, "train")[1].question, 0.75
 
 
 def make(number: int, count: int) -> list[Clip]:

@@ -145,12 +145,13 @@ def test_french_and_spanish_contract():
 
 def test_facts_and_sums_are_right():
     for index in range(300):
-        _, (question, answer, kind) = texts.question_and_answer(generator("facts", "train", 0, index), "train")
+        _, asked = texts.question_and_answer(generator("facts", "train", 0, index), "train")
+        question, answer, kind, thought = asked
         numbers = [words.NUMBERS.index(w) for w in question.lower().strip("?.").split() if w in words.NUMBERS]
         if kind == "sum":
-            assert int(answer) == sum(numbers)
+            assert int(answer) == sum(numbers) and thought == f"{numbers[0]} + {numbers[1]}"
         if kind == "difference":
-            assert int(answer) == abs(numbers[0] - numbers[1])
+            assert int(answer) == abs(numbers[0] - numbers[1]) and thought == f"{max(numbers)} - {min(numbers)}"
     assert texts.facts("bee") == "The bee is an insect. It has six legs. It lives in the air. It says buzz."
 
 

@@ -292,11 +292,13 @@ def test_boxes_and_relations_are_true():
 
 def test_thoughts_lead_to_the_answer_and_only_training_is_told_them():
     """What a thought ends with is what the answer says; a test's answer is the answer alone."""
-    for task in ("picture_qa", "grounding", "picture_arithmetic", "video_order", "av_synchrony", "science_choice"):
-        for i in range(40):
+    seen = ("picture_qa", "grounding", "picture_arithmetic", "video_order", "av_synchrony", "science_choice")
+    for task in (*seen, "text_qa", "spoken_qa", "audio_order", "speech_translation"):
+        for i in range(40 if task in seen or task == "text_qa" else 6):
             sample = world.sample(task, "train", 5, i)
             if not sample.thought:
-                assert sample.meta.get("kind") in ("things", "name") and sample.reply == sample.answer
+                assert sample.meta.get("kind") in ("things", "name", "class", "legs", "translation")
+                assert sample.reply == sample.answer
                 continue
             assert sample.reply == f"<think> {sample.thought}</think>{sample.answer}"
             assert same_answer(sample.answer, sample.reply)
@@ -311,6 +313,19 @@ def test_thoughts_lead_to_the_answer_and_only_training_is_told_them():
             elif task == "science_choice":
                 right = dict(zip("ABCD", sample.meta["options"], strict=True))[sample.answer]
                 assert sample.thought.endswith(f", {right}")
+            elif task in ("text_qa", "spoken_qa"):
+                heard = sample.thought.removeprefix(sample.meta["question"]) if task == "spoken_qa" else sample.thought
+                if sample.meta["kind"] == "yes or no":
+                    word, group = heard.rsplit(maxsplit=1)
+                    assert BY_WORD[word.strip()].group == group
+                    assert sample.answer == ("yes" if group in sample.meta["question"].split(word)[1] else "no")
+                elif sample.meta["kind"] in ("sum", "difference"):
+                    first, sign, second = heard.split()
+                    assert sample.answer == str(int(first) + int(sign + second))
+            elif task == "audio_order":
+                assert sample.thought == ", ".join(sample.meta["sounds"]) and sample.answer in sample.meta["sounds"]
+            elif task == "speech_translation":
+                assert sample.thought == sample.meta["english"]
             if task == "av_synchrony":
                 second = sample.meta["second"]
                 assert sample.thought.startswith(f"bell {second}, ") and sample.thought.endswith(f", {second} {last}")
