@@ -22,7 +22,7 @@ from omni_lab import cpu_kernels
 from omni_lab.config import PRESETS, ThinkerConfig
 from omni_lab.encoders import audio
 from omni_lab.runtime import hardware
-from omni_lab.thinker import Thinker
+from omni_lab.thinker import IGNORE, Thinker
 from tests.thinker_reference import reference, released_names
 
 RESULTS = Path(__file__).parent / "results"
@@ -51,11 +51,12 @@ def mixed_inputs(config: ThinkerConfig, device: torch.device) -> dict[str, Tenso
 def train_step(model: torch.nn.Module, inputs: dict[str, Tensor], bf16: bool = False) -> Callable[[], None]:
     """Forward and backward, in float32 or under autocast."""
     device = inputs["input_ids"].device.type
+    labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, IGNORE)
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
-            loss = model(**inputs, labels=inputs["input_ids"]).loss
+            loss = model(**inputs, labels=labels).loss
         loss.backward()
 
     return step
@@ -67,12 +68,15 @@ def tasks(ours: Thinker, theirs: torch.nn.Module, device: torch.device) -> dict[
     text = torch.randint(0, 1000, (4, 256), device=device)
     text = dict(input_ids=text, attention_mask=torch.ones_like(text))
     mixed = mixed_inputs(config, device)
+    lengths = torch.arange(32, 257, 32, device=device)[:, None]  # of eight rows
+    ragged = torch.randint(0, 1000, (8, 256), device=device), (torch.arange(256, device=device) < lengths).long()
+    ragged = dict(zip(("input_ids", "attention_mask"), ragged, strict=True))
     prompt = {name: tensor[:1, :64] for name, tensor in text.items()}
     padded = {name: tensor[:, :64].clone() for name, tensor in text.items()}
     padded["attention_mask"][0, :20] = 0
     pixels, grid = torch.randn(16 * 256, 1176, device=device), torch.tensor([[16, 16, 16]], device=device)
     mels = torch.randn(config.audio_config.num_mel_bins, 2950, device=device)
-    lengths = torch.tensor([2000, 950], device=device)
+    clips = torch.tensor([2000, 950], device=device)
 
     def training(inputs: dict[str, Tensor], bf16: bool = False) -> tuple[Callable, Callable]:
         return train_step(ours, inputs, bf16), train_step(theirs, inputs, bf16)
@@ -85,6 +89,7 @@ def tasks(ours: Thinker, theirs: torch.nn.Module, device: torch.device) -> dict[
     return {
         "forward + backward, 4 x 256 text": training(text),
         "forward + backward, picture + 5 s sound + text": training(mixed),
+        "forward + backward, 8 x 32 to 256 text, padded": training(ragged),
         "forward + backward, 4 x 256 text, bfloat16": training(text, bf16=True),
         "forward + backward, picture + 5 s sound + text, bfloat16": training(mixed, bf16=True),
         "128 tokens, batch 1": decoding(prompt),
@@ -94,8 +99,8 @@ def tasks(ours: Thinker, theirs: torch.nn.Module, device: torch.device) -> dict[
             no_grad(lambda: theirs.model.visual(pixels, grid_thw=grid)),
         ),
         "audio encoder, 20 s + 9.5 s": (
-            no_grad(lambda: ours.audio_tower(mels, lengths)),
-            no_grad(lambda: theirs.model.audio_tower(mels, feature_lens=lengths)),
+            no_grad(lambda: ours.audio_tower(mels, clips)),
+            no_grad(lambda: theirs.model.audio_tower(mels, feature_lens=clips)),
         ),
     }
 

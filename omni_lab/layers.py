@@ -213,6 +213,18 @@ def apart(inputs: Tensor) -> bool:
     return here or inputs.shape[1] > DENSE_UP_TO
 
 
+def padded(inputs: Tensor, attention_mask: Tensor | None) -> bool:
+    """Whether padding on the right of (batch, length, dim) is left out: on a CPU, where rows are attended to apart.
+
+    Not so on the left: the reference has the last padding tell a row's first token."""
+    if attention_mask is None or attention_mask.shape != inputs.shape[:2] or torch.compiler.is_compiling():
+        return False
+    if inputs.device.type != "cpu" or not inputs.numel():
+        return False
+    real = attention_mask.bool()
+    return not bool(real.all()) and bool(real[:, 0].any()) and bool((real[:, :-1] | ~real[:, 1:]).all())
+
+
 def segmented_attention(query: Tensor, key: Tensor, value: Tensor, lengths: list[list[int]], grouped: bool) -> Tensor:
     """Causal attention in each segment of each row by itself: (batch, heads, length, head_dim) -> the same."""
     sizes = [size for row in lengths for size in row]
@@ -332,12 +344,32 @@ class Decoder(nn.Module):
             position_ids = places.expand(3, batch, length)
         elif position_ids.shape[-1] != length:
             raise InputError(f"position_ids is {tuple(position_ids.shape)}, expected (3, {batch}, {length})")
-        config = self.config
-        rotary = rotary_tables(
-            position_ids, config.head_dim, config.rope_theta, config.mrope_section, inputs_embeds.dtype
-        )
+        if cache is None and segment_ids is None and padded(inputs_embeds, attention_mask):
+            return self.unpadded(inputs_embeds, position_ids, attention_mask.bool(), collect)
         mask = attention_bias(inputs_embeds, attention_mask, segment_ids, cache)
-        return self.run(inputs_embeds, rotary, mask, cache, collect)
+        return self.run(inputs_embeds, self.rotary(position_ids, inputs_embeds.dtype), mask, cache, collect)
+
+    def rotary(self, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """`rotary_tables` of (3, batch, length) positions."""
+        config = self.config
+        return rotary_tables(position_ids, config.head_dim, config.rope_theta, config.mrope_section, dtype)
+
+    def unpadded(self, embeds: Tensor, position_ids: Tensor, real: Tensor, collect: list[Tensor] | None) -> Tensor:
+        """`forward` of the real tokens alone, all rows end to end: padding costs nothing, and comes out as zeros.
+
+        real: (batch, length) bool; the others as in `forward`."""
+        where, kept = real.flatten().nonzero().squeeze(1), None if collect is None else list[Tensor]()
+        rotary = self.rotary(position_ids.flatten(1)[:, None, where], embeds.dtype)
+        lengths = [size for size in real.sum(1).tolist() if size]
+        hidden = self.run(embeds.flatten(0, 1).index_select(0, where)[None], rotary, ([lengths], True), None, kept)
+
+        def put_back(x: Tensor) -> Tensor:
+            return x.new_zeros(real.numel(), x.shape[-1]).index_copy(0, where, x[0]).view(*real.shape, -1)
+
+        if collect is not None and kept is not None:
+            collect += [embeds, *map(put_back, kept[1:])]
+            return collect[-1]
+        return put_back(hidden)
 
     def run(
         self,

@@ -52,6 +52,38 @@ def test_rotary_turns_by_the_angle_and_keeps_lengths():
     assert torch.allclose(torch.complex(*turned.view(2, 8)), pairs, atol=1e-6)
 
 
+def test_padding_on_the_right_costs_nothing_and_changes_nothing(monkeypatch):
+    """Real tokens, states of all layers and gradients are those of a pass over everything; padding is zeros."""
+    torch.manual_seed(0)
+    decoder, real = Decoder(TEXT).train(), torch.arange(20) < torch.tensor([20, 3, 0, 11])[:, None]
+    x, grad = torch.randn(4, 20, TEXT.hidden_size, requires_grad=True), torch.randn(4, 20, TEXT.hidden_size)
+    positions = torch.randint(0, 50, (3, 4, 20)).sort(-1).values
+    seen, run = [], Decoder.run
+    monkeypatch.setattr(Decoder, "run", lambda self, h, *rest: seen.append(h.shape[:2].numel()) or run(self, h, *rest))
+
+    def outcome():
+        states, leaves = [], (x, *decoder.layers.parameters())
+        last = decoder(x, positions, real.long(), collect=states)
+        return last, states, torch.autograd.grad(last[real], leaves, grad[real])
+
+    last, states, grads = outcome()
+    monkeypatch.setattr(layers, "padded", lambda *_: False)
+    all_of_it = outcome()
+    assert seen == [34, 80]
+    assert last is states[-1] and not last[~real].any() and len(states) == len(all_of_it[1])
+    for ours, theirs in zip(states, all_of_it[1], strict=True):
+        assert relative(ours[real], theirs[real]) < 1e-5
+    for ours, theirs in zip(grads, all_of_it[2], strict=True):
+        assert relative(ours, theirs) < 1e-5
+
+
+def test_padding_on_the_left_stays():
+    x, right = torch.zeros(2, 4, 3), torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]])
+    assert layers.padded(x, right) and not layers.padded(x, right.flip(1))
+    assert not any(layers.padded(x, mask) for mask in (None, torch.ones(2, 4), torch.zeros(2, 4), torch.ones(2, 6)))
+    assert not layers.padded(x, torch.tensor([[1, 0, 1, 0], [1, 1, 1, 1]]))
+
+
 @torch.no_grad()
 def test_a_cache_that_grows_changes_nothing():
     torch.manual_seed(0)
