@@ -213,16 +213,18 @@ def apart(inputs: Tensor) -> bool:
     return here or inputs.shape[1] > DENSE_UP_TO
 
 
-def padded(inputs: Tensor, attention_mask: Tensor | None) -> bool:
-    """Whether padding on the right of (batch, length, dim) is left out: on a CPU, where rows are attended to apart.
+def without_padding(inputs: Tensor, attention_mask: Tensor | None) -> Tensor | None:
+    """Which tokens of (batch, length, dim) are real, where the padding can be left out: (batch, length) bool or None.
 
-    Not so on the left: the reference has the last padding tell a row's first token."""
+    It can on the right and on a CPU, where rows are attended to apart. On the left the reference has the last padding
+    tell a row's first token."""
     if attention_mask is None or attention_mask.shape != inputs.shape[:2] or torch.compiler.is_compiling():
-        return False
+        return None
     if inputs.device.type != "cpu" or not inputs.numel():
-        return False
+        return None
     real = attention_mask.bool()
-    return not bool(real.all()) and bool(real[:, 0].any()) and bool((real[:, :-1] | ~real[:, 1:]).all())
+    on_the_right = bool(real[:, 0].any()) and bool((real[:, :-1] | ~real[:, 1:]).all())
+    return real if on_the_right and not bool(real.all()) else None
 
 
 def segmented_attention(query: Tensor, key: Tensor, value: Tensor, lengths: list[list[int]], grouped: bool) -> Tensor:
@@ -344,8 +346,9 @@ class Decoder(nn.Module):
             position_ids = places.expand(3, batch, length)
         elif position_ids.shape[-1] != length:
             raise InputError(f"position_ids is {tuple(position_ids.shape)}, expected (3, {batch}, {length})")
-        if cache is None and segment_ids is None and padded(inputs_embeds, attention_mask):
-            return self.unpadded(inputs_embeds, position_ids, attention_mask.bool(), collect)
+        alone = cache is None and segment_ids is None
+        if alone and (real := without_padding(inputs_embeds, attention_mask)) is not None:
+            return self.unpadded(inputs_embeds, position_ids, real, collect)
         mask = attention_bias(inputs_embeds, attention_mask, segment_ids, cache)
         return self.run(inputs_embeds, self.rotary(position_ids, inputs_embeds.dtype), mask, cache, collect)
 

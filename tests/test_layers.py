@@ -67,7 +67,7 @@ def test_padding_on_the_right_costs_nothing_and_changes_nothing(monkeypatch):
         return last, states, torch.autograd.grad(last[real], leaves, grad[real])
 
     last, states, grads = outcome()
-    monkeypatch.setattr(layers, "padded", lambda *_: False)
+    monkeypatch.setattr(layers, "without_padding", lambda *_: None)
     all_of_it = outcome()
     assert seen == [34, 80]
     assert last is states[-1] and not last[~real].any() and len(states) == len(all_of_it[1])
@@ -79,9 +79,10 @@ def test_padding_on_the_right_costs_nothing_and_changes_nothing(monkeypatch):
 
 def test_padding_on_the_left_stays():
     x, right = torch.zeros(2, 4, 3), torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]])
-    assert layers.padded(x, right) and not layers.padded(x, right.flip(1))
-    assert not any(layers.padded(x, mask) for mask in (None, torch.ones(2, 4), torch.zeros(2, 4), torch.ones(2, 6)))
-    assert not layers.padded(x, torch.tensor([[1, 0, 1, 0], [1, 1, 1, 1]]))
+    assert torch.equal(layers.without_padding(x, right), right.bool())
+    holes = torch.tensor([[1, 0, 1, 0], [1, 1, 1, 1]])
+    for mask in (right.flip(1), holes, None, torch.ones(2, 4), torch.zeros(2, 4), torch.ones(2, 6)):
+        assert layers.without_padding(x, mask) is None
 
 
 @torch.no_grad()
